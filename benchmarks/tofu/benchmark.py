@@ -1,0 +1,118 @@
+"""TOFU as a benchmark: which rows are trained on, forgotten and asked, and one pass for all likelihoods."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from unlearnbench.context import Context, Preparation
+from unlearnbench.domain import Example, Measurement, Score, Task
+from unlearnbench.generation import greedy
+from unlearnbench.hyperparameters import hyperparameter
+from unlearnbench.scoring import likelihoods
+from unlearnbench.tables import Row
+
+from .metrics import scores
+
+SHARES = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One evaluation row: a question, its answer, and the other answers whose likelihood is asked."""
+
+    part: str
+    example: Example
+    paraphrase: str | None
+    perturbed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tofu:
+    """Questions about invented authors, so that the retained model is truly ignorant."""
+
+    forget_split: str = "forget10"
+    limit: int = hyperparameter(0, "score the first rows of each part; 0 scores all", low=0)
+    max_new_tokens: int = hyperparameter(200, "cap on a generated answer", low=1)
+
+    name: ClassVar[str] = "tofu"
+
+    def prepare(self, ctx: Preparation) -> Task:
+        tables = ctx.tables
+        full = _examples(tables["full"])
+        forget = _examples(tables[self.forget_split])
+        retain = _examples(tables[SHARES[self.forget_split]])
+        # Generated data only: knowledge that a pretrained model would bring along, seen by both references.
+        general = _examples(tables.get("general", []))
+        encoder = ctx.encoder(text for row in (*full, *general) for text in (row.prompt, row.answer))
+        return Task(
+            encoder=encoder,
+            training={"original": [*full, *general], "retained": [*retain, *general]},
+            forget=forget,
+            retain=retain,
+            evaluation=self._questions(tables),
+        )
+
+    def _questions(self, tables: Mapping[str, Sequence[Row]]) -> list[Question]:
+        parts = {
+            "forget": tables[f"{self.forget_split}_perturbed"],
+            "retain": tables["retain_perturbed"],
+            "real_authors": tables["real_authors_perturbed"],
+            "world_facts": tables["world_facts_perturbed"],
+        }
+        return [
+            Question(part, example, row.get("paraphrased_answer"), tuple(row["perturbed_answer"]))
+            for part, rows in parts.items()
+            for example, row in zip(_examples(rows), rows, strict=True)
+            if not self.limit or example.index < self.limit
+        ]
+
+    def measure(self, model: Any, task: Task, ctx: Context) -> Measurement:
+        questions: list[Question] = task.evaluation
+        answers = [
+            question.example.answered(answer) for question in questions for answer in _answers(question)
+        ]
+        began = time.perf_counter()
+        scored = iter(likelihoods(model, task.encoder.encode(answers), ctx.device))
+        middle = time.perf_counter()
+        written = greedy(
+            model,
+            task.encoder.prompts([question.example for question in questions]),
+            self.max_new_tokens,
+            [task.encoder.tokenizer.eos_token_id],
+            ctx.device,
+        )
+        end = time.perf_counter()
+        rows = []
+        for question, ids in zip(questions, written, strict=True):
+            row: dict[str, Any] = {
+                "part": question.part,
+                "index": question.example.index,
+                "prompt": question.example.prompt,
+                "truth": question.example.answer,
+                "generation": task.encoder.decode(ids),
+                "generated_tokens": len(ids),
+            }
+            values = [[found.loss, found.tokens] for _, found in zip(_answers(question), scored, strict=False)]
+            row["answer"] = values.pop(0)
+            if question.paraphrase is not None:
+                row["paraphrase"] = values.pop(0)
+            row["perturbed"] = values
+            rows.append(row)
+        return Measurement(tuple(rows), {"scoring": middle - began, "generation": end - middle})
+
+    def score(
+        self, unlearned: Measurement, original: Measurement | None, retained: Measurement | None
+    ) -> Iterator[Score]:
+        return scores(unlearned, retained)
+
+
+def _examples(rows: Sequence[Row]) -> list[Example]:
+    return [Example(index, row["question"], row["answer"]) for index, row in enumerate(rows)]
+
+
+def _answers(question: Question) -> list[str]:
+    paraphrase = [] if question.paraphrase is None else [question.paraphrase]
+    return [question.example.answer, *paraphrase, *question.perturbed]

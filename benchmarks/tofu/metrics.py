@@ -1,0 +1,174 @@
+"""TOFU's metrics as pure functions of rows. Maini et al. 2024, arXiv:2401.06121, §2.2.
+
+A row holds ``prompt``, ``truth``, ``generation`` and the likelihoods of its answers as ``[loss, tokens]``, loss in
+nats per token: ``answer``, ``paraphrase`` (absent for real authors and world facts, where the answer serves) and
+the list ``perturbed``. The probability p of an answer is exp(−loss).
+
+Editions differ in p(wrong), the probability of the wrong answers together: ``paper`` takes the arithmetic mean of
+their probabilities, ``as-released`` the geometric one, as every released aggregation script does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unlearnbench.domain import EDITIONS, Measurement, Score
+from unlearnbench.errors import DataError
+from unlearnbench.statistics import (
+    RESAMPLES,
+    Floats,
+    bootstrap_interval,
+    harmonic_mean,
+    interval,
+    ks_pvalue,
+    ks_pvalue_interval,
+    mean,
+)
+from unlearnbench.text import rouge_l_recall
+
+from .declaration import PARTS, TERMS, UTILITY_PARTS
+
+Row = Mapping[str, Any]
+
+
+def wrong_probability(losses: Sequence[float], edition: str) -> float:
+    """p(wrong) of one row: arithmetic (``paper``) or geometric (``as-released``) mean of exp(−loss)."""
+    if edition == "paper":
+        return mean([math.exp(-loss) for loss in losses])
+    return math.exp(-mean(losses))
+
+
+def truth_ratio(row: Row, edition: str) -> float:
+    """r = p(wrong) / p(paraphrase) of one row; infinite where the paraphrase has probability 0."""
+    right = math.exp(-_loss(row.get("paraphrase", row["answer"])))
+    wrong = wrong_probability([_loss(pair) for pair in row["perturbed"]], edition)
+    if right == 0:
+        return math.nan if wrong == 0 else math.inf
+    return wrong / right
+
+
+def term_values(part: str, term: str, rows: Sequence[Row], edition: str) -> list[float]:
+    """The per-row values whose mean is the term."""
+    if term == "rouge":
+        return [rouge_l_recall(row["truth"], row["generation"]) for row in rows]
+    if term == "probability":
+        answers = [math.exp(-_loss(row["answer"])) for row in rows]
+        if part in ("forget", "retain"):
+            return answers
+        wrong = [sum(math.exp(-_loss(pair)) for pair in row["perturbed"]) for row in rows]
+        return [p / (p + q) if p + q else math.nan for p, q in zip(answers, wrong, strict=True)]
+    ratios = [truth_ratio(row, edition) for row in rows]
+    if part == "forget":
+        return [min(r, 1 / r) if r else 0.0 for r in ratios]
+    return [math.nan if math.isnan(r) else max(0.0, 1 - r) for r in ratios]
+
+
+def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Score]:
+    """Every score in every edition. Forget quality is missing without a retained model.
+
+    Raises:
+        DataError: the two models were scored on different forget rows.
+    """
+    found = {part: unlearned.part(part) for part in PARTS}
+    values: dict[tuple[str, str, str], list[float]] = {}
+    for part, rows in found.items():
+        for term in TERMS:
+            differs = term == "truth_ratio"
+            for edition in EDITIONS:
+                if not differs and edition != EDITIONS[0]:
+                    values[part, term, edition] = values[part, term, EDITIONS[0]]
+                    continue
+                values[part, term, edition] = term_values(part, term, rows, edition)
+                per_row = values[part, term, edition]
+                yield _mean_score(f"{part}_{term}", per_row, edition if differs else None)
+    yield _mean_score("forget_rouge_l", values["forget", "rouge", EDITIONS[0]])
+    yield _mean_score("retain_rouge_l", values["retain", "rouge", EDITIONS[0]])
+    for edition in EDITIONS:
+        yield _model_utility(values, edition)
+        yield from _forget_quality(found["forget"], retained, edition)
+
+
+def _mean_score(name: str, values: Sequence[float], edition: str | None = None) -> Score:
+    if not values:
+        return Score.missing(name, "no rows of this part were scored", edition=edition)
+    undefined = sum(math.isnan(value) for value in values)
+    if undefined:
+        reason = f"{undefined} of {len(values)} rows have no defined value (probability 0)"
+        return Score(name, math.nan, len(values), tuple(values), None, edition, reason)
+    array = np.asarray(values, dtype=float)
+    bounds = bootstrap_interval(len(values), lambda draws: array[draws].mean(axis=1))
+    return Score(name, mean(values), len(values), tuple(values), bounds, edition)
+
+
+def _model_utility(values: Mapping[tuple[str, str, str], list[float]], edition: str) -> Score:
+    terms = [values[part, term, edition] for part in UTILITY_PARTS for term in TERMS]
+    n = sum(len(values[part, "rouge", edition]) for part in UTILITY_PARTS)
+    if not all(terms):
+        return Score.missing("model_utility", "a part has no rows", n, edition)
+    value = harmonic_mean([mean(term) for term in terms])
+    if math.isnan(value):
+        return Score.missing("model_utility", "one of its nine terms is missing", n, edition)
+    bounds = interval(_resampled_utility(values, edition))
+    return Score("model_utility", value, n, (), bounds, edition)
+
+
+def _resampled_utility(values: Mapping[tuple[str, str, str], list[float]], edition: str) -> Floats:
+    """(R,) model utilities with the rows of each part resampled; a part's three terms share the rows."""
+    inverse_sum = np.zeros(RESAMPLES)
+    for seed, part in enumerate(UTILITY_PARTS):
+        size = len(values[part, "rouge", edition])
+        draws = np.random.default_rng(seed).integers(0, size, (RESAMPLES, size))
+        for term in TERMS:
+            means = np.asarray(values[part, term, edition], dtype=float)[draws].mean(axis=1)
+            with np.errstate(divide="ignore"):
+                inverse_sum += 1 / means
+    found: Floats = len(UTILITY_PARTS) * len(TERMS) / inverse_sum
+    return found
+
+
+def _forget_quality(forget: Sequence[Row], retained: Measurement | None, edition: str) -> Iterator[Score]:
+    names = ("forget_quality", "forget_quality_log10")
+    if retained is None:
+        for name in names:
+            yield Score.missing(name, "needs the retained model's values", len(forget), edition)
+        return
+    reference = retained.part("forget")
+    refuse_different_rows(forget, reference)
+    mine, theirs = ([_inverse(truth_ratio(row, edition)) for row in rows] for rows in (forget, reference))
+    value = ks_pvalue(mine, theirs)
+    if math.isnan(value):
+        reason = "no rows" if not forget else "a truth ratio is undefined (both probabilities are 0)"
+        for name in names:
+            yield Score.missing(name, reason, len(forget), edition)
+        return
+    bounds = ks_pvalue_interval(mine, theirs)
+    yield Score("forget_quality", value, len(forget), tuple(mine), bounds, edition)
+    logs = None if bounds is None else (_log10(bounds[0]), _log10(bounds[1]))
+    yield Score("forget_quality_log10", _log10(value), len(forget), (), logs, edition)
+
+
+def refuse_different_rows(forget: Sequence[Row], reference: Sequence[Row]) -> None:
+    """Raise DataError unless both models were scored on the same rows in the same order."""
+    mine, theirs = ([(row["prompt"], row["truth"]) for row in rows] for rows in (forget, reference))
+    if mine != theirs:
+        shared = len(set(mine) & set(theirs))
+        raise DataError(
+            f"the unlearned model was scored on {len(mine)} forget rows and the retained model on {len(theirs)}, "
+            f"of which {shared} are shared; forget quality compares the same rows (score the shared ones with --align)"
+        )
+
+
+def _inverse(ratio: float) -> float:
+    return math.inf if ratio == 0 else 1 / ratio
+
+
+def _log10(value: float) -> float:
+    return math.log10(value) if value > 0 else -math.inf
+
+
+def _loss(pair: Sequence[Any]) -> float:
+    return float(pair[0])

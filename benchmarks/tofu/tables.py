@@ -1,0 +1,57 @@
+"""TOFU's tables, by the hub's config names, and what must hold between them."""
+
+from __future__ import annotations
+
+from unlearnbench.errors import DataError
+from unlearnbench.tables import Tables
+
+QA = ("question", "answer")
+PERTURBED = (*QA, "perturbed_answer")
+PARAPHRASED = (*PERTURBED, "paraphrased_answer")
+
+
+def table_fields(forget_split: str, retain_split: str) -> dict[str, tuple[str, ...]]:
+    """The tables of one split and the fields that are read."""
+    return {
+        "full": QA,
+        forget_split: QA,
+        retain_split: QA,
+        f"{forget_split}_perturbed": PARAPHRASED,
+        "retain_perturbed": PARAPHRASED,
+        "real_authors_perturbed": PERTURBED,
+        "world_facts_perturbed": PERTURBED,
+    }
+
+
+def check(tables: Tables) -> None:
+    """Raise DataError unless forget and retain partition the full table, and the perturbed rows match.
+
+    Rows are compared by place: one question of the real data occurs twice.
+    """
+    forget_name = next(name for name in tables if name.startswith("forget") and not name.endswith("_perturbed"))
+    retain_name = next(name for name in tables if name.startswith("retain") and not name.endswith("_perturbed"))
+    full, forget, retain = ([_pair(row) for row in tables[name]] for name in ("full", forget_name, retain_name))
+    shared = set(forget) & set(retain)
+    if shared:
+        question = min(shared)[0]
+        raise DataError(f"{forget_name} and {retain_name} overlap in {len(shared)} rows, for example {question!r}")
+    if retain + forget != full:
+        raise DataError(
+            f"{retain_name} ({len(retain)} rows) followed by {forget_name} ({len(forget)} rows) "
+            f"is not full ({len(full)} rows)"
+        )
+    _same_rows(f"{forget_name}_perturbed", forget, [_pair(row) for row in tables[f"{forget_name}_perturbed"]])
+    retained = [_pair(row) for row in tables["retain_perturbed"]]
+    _same_rows("retain_perturbed", full[: len(retained)], retained)
+
+
+def _same_rows(name: str, expected: list[tuple[str, str]], found: list[tuple[str, str]]) -> None:
+    if len(expected) != len(found):
+        raise DataError(f"{name} has {len(found)} rows, expected {len(expected)}")
+    for row, (want, have) in enumerate(zip(expected, found, strict=True)):
+        if want != have:
+            raise DataError(f"{name}, row {row} is {have[0]!r}, expected {want[0]!r}: the tables are out of step")
+
+
+def _pair(row: dict[str, str]) -> tuple[str, str]:
+    return row["question"], row["answer"]

@@ -1,0 +1,143 @@
+"""Rows of text to padded tensors, and the one rule for which tokens are the answer's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .domain import IGNORE, Example
+from .errors import UsageError
+from .prompts import PromptFormat
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of prompt and answer; the answer's (EOS included) begin at ``start``."""
+
+    ids: tuple[int, ...]
+    start: int
+
+    @property
+    def answer_tokens(self) -> int:
+        return len(self.ids) - max(self.start, 1)
+
+
+class Encoder:
+    """Turns examples into token ids in one prompt format.
+
+    The answer's tokens are counted from the length of the prompt tokenised alone, as the TOFU release does.
+    Nothing is cut: a sequence longer than ``context`` tokens is an error.
+    """
+
+    def __init__(self, tokenizer: Any, style: PromptFormat, context: int) -> None:
+        self.tokenizer = tokenizer
+        self.style = style
+        self.context = context
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        """One Encoded per example. Raises UsageError naming the row that is longer than the context."""
+        if not examples:
+            return []
+        prompts = [self.style.prompt(example.prompt, self.tokenizer) for example in examples]
+        texts = [
+            prompt + self.style.answer + example.answer
+            for prompt, example in zip(prompts, examples, strict=True)
+        ]
+        starts = [len(ids) for ids in self._tokenise(prompts)]
+        eos = self.tokenizer.eos_token_id
+        rows = [Encoded((*ids, eos), start) for ids, start in zip(self._tokenise(texts), starts, strict=True)]
+        for example, row in zip(examples, rows, strict=True):
+            if len(row.ids) > self.context:
+                raise UsageError(
+                    f"row {example.index} ({example.prompt[:40]!r}) has {len(row.ids)} tokens and the model's "
+                    f"context is {self.context}; use a model with a longer context or remove the row"
+                )
+        return rows
+
+    def prompts(self, examples: Sequence[Example]) -> list[tuple[int, ...]]:
+        """Token ids of the prompts alone, for generation."""
+        if not examples:
+            return []
+        return [tuple(i) for i in self._tokenise([self.style.prompt(e.prompt, self.tokenizer) for e in examples])]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Generated tokens as text, special tokens skipped."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _tokenise(self, texts: list[str]) -> list[list[int]]:
+        found = self.tokenizer(texts, add_special_tokens=self.style.special_tokens, return_attention_mask=False)
+        ids: list[list[int]] = found["input_ids"]
+        return ids
+
+
+@dataclass
+class Rows:
+    """Rows of equal treatment, right-padded.
+
+    Shapes: ``input_ids``, ``attention_mask``, ``labels`` are (B, T); ``logp_original`` is (B,), in nats, and
+    present where the method's ``requires.original`` is ``"logprobs"``.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    logp_original: Tensor | None = None
+
+    @property
+    def scored(self) -> Tensor:
+        """(B, T-1), true where the next token is scored."""
+        return self.labels[:, 1:] != IGNORE
+
+    @property
+    def predicts(self) -> Tensor:
+        """(B, T), true where the logits predict a scored label: one position before it."""
+        return torch.nn.functional.pad(self.scored, (0, 1), value=False)
+
+    @property
+    def answers(self) -> Tensor:
+        """(N,) the scored labels, row after row."""
+        return self.labels[:, 1:][self.scored]
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+
+def collate(encoded: Sequence[Encoded], device: torch.device | str, length: int = 0) -> Rows:
+    """Right-padded rows; the pad id is never attended to and never scored, so any id serves.
+
+    Args:
+        length: pad to this many tokens; 0 pads to the longest row.
+    """
+    width = max(length, *(len(row.ids) for row in encoded))
+    ids = torch.zeros((len(encoded), width), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, IGNORE)
+    for place, row in enumerate(encoded):
+        tokens = torch.tensor(row.ids)
+        ids[place, : len(tokens)] = tokens
+        mask[place, : len(tokens)] = 1
+        # The first token of a sequence is predicted by nothing.
+        begin = max(row.start, 1)
+        labels[place, begin : len(tokens)] = tokens[begin:]
+    return Rows(ids.to(device), mask.to(device), labels.to(device))
+
+
+def token_budget_batches(lengths: Sequence[int], budget: int, longest_first: bool = True) -> Iterator[list[int]]:
+    """Places of rows, sorted by length and grouped so that a padded batch has at most ``budget`` tokens.
+
+    Longest first, so that a batch too large for memory fails at once. A single longer row is its own batch.
+    """
+    order = sorted(range(len(lengths)), key=lambda place: lengths[place], reverse=longest_first)
+    batch: list[int] = []
+    for place in order:
+        width = max(lengths[place], lengths[batch[0]] if batch else 0)
+        if batch and width * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch

@@ -1,0 +1,383 @@
+"""The work of one process: prepare a reference model, or run one cell. The only code that meets a model."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib
+import math
+import os
+import random
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import models
+from .context import Context, Preparation, derived_seed
+from .domain import Measurement, Requires, Task, UnlearningData
+from .errors import Diverged, HarnessError, NotApplicable, PluginError, StorageError
+from .plugins import import_file
+from .records import Comparability, Cost, Identity, Record, Samples, comparability, metrics_of, score_entries
+from .specs import DataSpec, ModelSpec, resolve
+from .storage import as_storage_error, digest, read_json, read_rows, rows_as_bytes, write_bytes, write_json
+from .tables import DataSource, read_tables
+
+SAMPLES = "samples.jsonl.gz"
+
+
+def run_node(folder: str) -> int:
+    """Run the node whose ``spec.json`` lies in ``folder`` and leave ``status.json`` there.
+
+    Returns the exit status of the process: 0 where a status was written, 3 where the disk refused it.
+    """
+    path = Path(folder)
+    spec = read_json(path / "spec.json", "run the study again")
+    began = time.time()
+    clock = time.perf_counter()
+    try:
+        status = _guarded(path, spec)
+        status |= {"key": spec["key"], "content": spec["content"], "started": round(began, 3)}
+        status["seconds"] = round(time.perf_counter() - clock, 3)
+        write_json(path / "status.json", status)
+    except StorageError as error:
+        print(error, file=sys.stderr)
+        return StorageError.exit_code
+    return 0
+
+
+def _guarded(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Run, and turn every failure but a full disk into a status with its reason."""
+    try:
+        _set_threads(spec["run"].get("threads", 0))
+        notes = _prepare_model(spec) if spec["kind"] == "model" else _run_cell(path, spec)
+        return {"status": "done", "reason": "", **notes}
+    except StorageError:
+        raise
+    except NotApplicable as error:
+        return {"status": "not-applicable", "reason": str(error)}
+    except Diverged as error:
+        return {"status": "diverged", "reason": str(error)}
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return {"status": "out-of-memory", "reason": str(error) or "out of memory"}
+    except HarnessError as error:
+        traceback.print_exc()
+        return {"status": "failed", "reason": str(error), "error": type(error).__name__, "exit_code": error.exit_code}
+    except OSError as error:
+        translated = as_storage_error(error, path)
+        if isinstance(translated, StorageError):
+            raise translated from error
+        traceback.print_exc()
+        return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    except Exception as error:  # noqa: BLE001 - a method may raise anything; its cell fails alone
+        traceback.print_exc()
+        return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+
+
+def _set_threads(threads: int) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _log(message: str) -> None:
+    print(message, flush=True)
+
+
+def device_of(run: Mapping[str, Any]) -> torch.device:
+    """``auto`` is the first GPU where there is one."""
+    name = run.get("device", "auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _seed_everything(seed: int) -> None:
+    """Global generators too: a stranger's method may use them."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _model_spec(spec: Mapping[str, Any]) -> ModelSpec:
+    return ModelSpec(**{key: value for key, value in spec["model"].items() if key != "fingerprint"})
+
+
+def _load_plugin_files(spec: Mapping[str, Any]) -> None:
+    for plugin in spec["plugins"].values():
+        if os.sep in plugin["source"]:
+            import_file(Path(plugin["source"]))
+
+
+def _task(spec: Mapping[str, Any], encoder: Any) -> tuple[Any, Task]:
+    """The benchmark object and its prepared task; ``encoder`` as ``Preparation.encoder``."""
+    entry = spec["benchmark"]
+    data = entry["data"]
+    tables = read_tables(_data_spec(data), DataSource(**spec["data"]))
+    benchmark = resolve(entry["target"], entry["qualified"])(**entry["values"], **entry["fixed"])
+    return benchmark, benchmark.prepare(Preparation(tables, encoder))
+
+
+def _data_spec(data: Mapping[str, Any]) -> DataSpec:
+    fields = {key: value for key, value in data.items() if key != "fingerprints"}
+    return DataSpec(**{**fields, "tables": {name: tuple(names) for name, names in data["tables"].items()}})
+
+
+# -- reference models -------------------------------------------------------------------------------------------
+
+
+def model_folder(spec: Mapping[str, Any], key: str) -> Path:
+    """Where a prepared model lies in the cache."""
+    return Path(spec["cache"]) / "models" / key
+
+
+def _prepare_model(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Train a reference model into the cache, or check that a published one loads."""
+    _load_plugin_files(spec)
+    model_spec = _model_spec(spec)
+    folder = model_folder(spec, spec["key"])
+    if spec["published"]:
+        encoder = models.saved_encoder(model_spec, spec["published"])
+        _task(spec, lambda _: encoder)
+        models.load_checkpoint(spec["published"], model_spec)
+        write_json(folder / "published.json", {"checkpoint": spec["published"]})
+        return {"published": spec["published"]}
+    seed = derived_seed(spec["seed"], "reference")
+    _seed_everything(seed)
+    device = device_of(spec["run"])
+    benchmark, task = _task(spec, lambda corpus: models.make_encoder(model_spec, corpus))
+    rows = task.training[spec["role"]]
+    model = models.load_base(model_spec, task.encoder, spec["seed"])
+    notes = models.complete_special_tokens(task.encoder.tokenizer)
+    ctx = Context("reference", seed, device, _log, autocast=_autocast(model_spec, device))
+    adapter = bool(model_spec.lora_rank)
+    if adapter:
+        model = models.with_adapter(model, model_spec.lora_rank)
+    model = models.fine_tune(model.to(device), task.encoder, rows, spec["recipe"], ctx)
+    if adapter:
+        model = model.merge_and_unload()
+    models.save_checkpoint(folder, model.cpu(), task.encoder.tokenizer)
+    facts = {"rows": len(rows), "optimiser_steps": ctx.meter.optimiser_steps, "training_tokens": ctx.meter.tokens,
+             "final_loss": ctx.meter.losses[-1] if ctx.meter.losses else math.nan, "notes": notes}  # fmt: skip
+    write_json(folder / "reference.json", facts)
+    return facts
+
+
+def checkpoint(spec: Mapping[str, Any], key: str) -> str:
+    """Folder or hub id of a prepared reference model."""
+    folder = model_folder(spec, key)
+    if (folder / "published.json").exists():
+        return str(read_json(folder / "published.json", "clear the cache: unlearnbench cache --clear")["checkpoint"])
+    return str(folder)
+
+
+def _autocast(spec: ModelSpec, device: torch.device) -> str:
+    """Mixed precision in accelerate's words: float32 weights, forward passes in the compute type."""
+    return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(models.compute_dtype(spec, device), "no")
+
+
+# -- cells --------------------------------------------------------------------------------------------------------
+
+
+def _run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
+    clock = _Clock()
+    _load_plugin_files(spec)
+    entry = spec["method"]
+    method = resolve(entry["target"], entry["qualified"])(**entry["values"], **entry["fixed"])
+    requires = Requires(**entry["requires"])
+    model_spec = _model_spec(spec)
+    device = device_of(spec["run"])
+    start = checkpoint(spec, spec["models"][requires.start])
+    with clock("load"):
+        encoder = models.saved_encoder(model_spec, start)
+        benchmark, task = _task(spec, lambda _: encoder)
+        model = models.load_checkpoint(start, model_spec).to(device)
+        if not entry["reference"]:
+            model.requires_grad_(True)
+    seed = derived_seed(spec["seed"], entry["name"], spec["benchmark"]["name"], spec["model"]["name"])
+    _seed_everything(seed)
+    original = models.frozen_copy(model) if requires.original == "model" else None
+    ctx = Context(entry["name"], seed, device, _log, original, _autocast(model_spec, device))
+    data = UnlearningData(entry["name"], requires, encoder, task.forget, task.retain, spec["templates"])
+    with clock("unlearn"):
+        unlearned = _unlearn(method, model, model_spec, encoder.tokenizer, data, ctx, entry)
+        _synchronise(device)
+    del model, original
+    ctx = _without_original(ctx)
+    gc.collect()
+    dtype = models.compute_dtype(model_spec, device)
+    unlearned = unlearned.to(dtype=dtype).eval()
+    measurement = benchmark.measure(unlearned, task, ctx)
+    with clock("score"):
+        record = _record(path, spec, benchmark, measurement, ctx, clock, dtype, encoder)
+    if spec["run"].get("keep_model"):
+        models.save_checkpoint(path / "model", unlearned.cpu(), encoder.tokenizer)
+    write_bytes(path / "record.json", record.model_dump_json(indent=1).encode() + b"\n")
+    return {}
+
+
+def _unlearn(
+    method: Any, model: Any, spec: ModelSpec, tokenizer: Any, data: Any, ctx: Context, entry: Mapping[str, Any]
+) -> Any:
+    """The method's verb, with what it returns checked."""
+    adapted = spec.lora_rank and not entry["reference"]
+    if adapted:
+        model = models.with_adapter(model, spec.lora_rank)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    unlearned = method.unlearn(model, tokenizer, data, ctx)
+    if unlearned is None:
+        raise PluginError(entry["qualified"], "unlearn returned None; return the unlearned model")
+    if not callable(getattr(unlearned, "named_parameters", None)):
+        raise PluginError(entry["qualified"], f"unlearn returned {type(unlearned).__name__}, expected a model")
+    if adapted and hasattr(unlearned, "merge_and_unload"):
+        unlearned = unlearned.merge_and_unload()
+    models.check_finite(unlearned)
+    if unlearned.get_input_embeddings().num_embeddings != vocabulary:
+        raise PluginError(entry["qualified"], "unlearn changed the size of the vocabulary")
+    return unlearned
+
+
+def _without_original(ctx: Context) -> Context:
+    """The same context for measuring, with the frozen original model released."""
+    fresh = Context("measure", ctx.seed, ctx.device, ctx.log, None, ctx.autocast)
+    fresh.meter = ctx.meter
+    return fresh
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _record(
+    path: Path,
+    spec: Mapping[str, Any],
+    benchmark: Any,
+    measurement: Measurement,
+    ctx: Context,
+    clock: _Clock,
+    dtype: torch.dtype,
+    encoder: Any,
+) -> Record:
+    entry, model = spec["method"], spec["model"]
+    content = rows_as_bytes(measurement.rows)
+    # Scores are computed from what the sample file gives back, so that they recompute from it exactly.
+    write_bytes(path / SAMPLES, content)
+    mine = Measurement(tuple(read_rows(path / SAMPLES)))
+    others = {role: Measurement(tuple(read_rows(path.parent / key / SAMPLES)))
+              for role, key in spec["references"].items()}  # fmt: skip
+    original = mine if entry["name"] == "original" else others.get("original")
+    retained = mine if entry["requires"]["start"] == "retained" else others["retained"]
+    metrics = metrics_of(spec["benchmark"]["metrics"])
+    scores = score_entries(benchmark.score(mine, original, retained), metrics, spec["edition"])
+    keep = spec["run"].get("samples", True)
+    samples = Samples(
+        file=SAMPLES,
+        sha256=hashlib.sha256(content).hexdigest(),
+        rows=len(measurement.rows),
+        references=dict(spec["references"]),
+    )
+    clock.seconds.update(measurement.seconds)
+    values = entry["values"]
+    return Record(
+        cell=spec["key"],
+        content=spec["content"],
+        edition=spec["edition"],
+        identity=Identity(
+            method=entry["name"],
+            method_qualified=entry["qualified"],
+            method_edition=values.get("edition", ""),
+            hyperparameters={**values, **entry["fixed"]},
+            requires=entry["requires"],
+            reference=entry["reference"],
+            benchmark=spec["benchmark"]["name"],
+            benchmark_qualified=spec["benchmark"]["qualified"],
+            benchmark_version=spec["benchmark"]["version"],
+            model=model["name"],
+            seed=spec["seed"],
+        ),
+        scores=scores,
+        samples=samples if keep else None,
+        cost=Cost(
+            seconds={name: round(value, 4) for name, value in clock.seconds.items()},
+            optimiser_steps=ctx.meter.optimiser_steps,
+            training_tokens=ctx.meter.tokens,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_device_memory_bytes=_device_peak(ctx.device),
+        ),
+        comparability=_comparability(spec, dtype, encoder),
+        provenance={
+            **spec["provenance"],
+            "plugins": spec["plugins"],
+            "device": torch.cuda.get_device_name(ctx.device) if ctx.device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "model": {"path": model["path"], "revision": model["revision"], "fingerprint": model["fingerprint"]},
+            "data": spec["data"] | {"tables": spec["benchmark"]["data"]["fingerprints"]},
+            "prompt_format": encoder.style.name,
+        },
+        limits=_limits(spec),
+        notes=[],
+        losses=[round(loss, 6) for loss in ctx.meter.losses],
+    )
+
+
+def _comparability(spec: Mapping[str, Any], dtype: torch.dtype, encoder: Any) -> Comparability:
+    benchmark, model = spec["benchmark"], spec["model"]
+    return comparability(
+        {
+            "benchmark": benchmark["qualified"],
+            "benchmark_version": benchmark["version"],
+            "benchmark_settings": {**benchmark["values"], **benchmark["fixed"]},
+            "data": digest(benchmark["data"]["fingerprints"]),
+            "data_source": spec["data"]["kind"],
+            "model": model["name"],
+            "model_weights": model["fingerprint"] or digest(model["architecture"]),
+            "references": {"original": model["original"] or digest(spec["recipe"]),
+                           "retained": model["retained"] or digest(spec["recipe"])},
+            "prompt_format": encoder.style.name,
+            "precision": str(dtype).removeprefix("torch."),
+            "quantization": model["quantization"],
+            "edition": spec["edition"],
+        }
+    )  # fmt: skip
+
+
+def _limits(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What sets this run apart from a full one, for the record and the page."""
+    limits: dict[str, Any] = {}
+    if spec["benchmark"]["values"].get("limit"):
+        limits["rows of each part"] = spec["benchmark"]["values"]["limit"]
+    if spec["data"]["kind"] == "generated":
+        limits["data"] = "generated, not the published data set"
+    if spec["model"]["architecture"]:
+        limits["model"] = "trained from scratch, without pretraining"
+    return limits
+
+
+def _device_peak(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+class _Clock:
+    """Wall time by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = time.perf_counter() - began
+
+
+# Imported for the side effect: a process forked after this has the model class ready (0.3 s otherwise).
+importlib.import_module("transformers.models.llama.modeling_llama")

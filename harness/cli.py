@@ -1,0 +1,443 @@
+"""The command line. Nothing is imported before it is needed: ``list`` and ``--help`` never meet torch.
+
+Exit codes: 0 all done · 1 some cell failed · 2 interrupted, state saved · 3 internal error or full disk ·
+4 usage or configuration error · 5 nothing selected.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .errors import HarnessError, PluginError, RecordError
+
+if TYPE_CHECKING:
+    from .planning import Plan
+    from .plugins import Registry
+    from .runs import StoredCell
+    from .study import Study
+
+KINDS = ("methods", "benchmarks", "models", "plugins", "executors", "reporters")
+FAILED, INTERRUPTED, INTERNAL, USAGE = 1, 2, 3, 4
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """The exit code of a command line; every expected error is one line on stderr."""
+    click.UsageError.exit_code = USAGE
+    try:
+        code = cli.main(args=list(arguments), prog_name="unlearnbench", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except HarnessError as error:
+        return _complain(str(error), error.exit_code)
+    except click.ClickException as error:
+        return _complain(error.format_message(), USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted; what is finished is kept, and the same command resumes", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader has gone (head, less): nothing to say, and nobody to say it to.
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last resort must be a line and a code of its own
+        import traceback
+
+        traceback.print_exc()
+        return _complain(f"internal error: {type(error).__name__}: {error}", INTERNAL)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"unlearnbench: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="unlearnbench")
+def cli() -> None:
+    """Benchmark unlearning methods for large language models."""
+
+
+def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else.")(command)
+
+
+def _plugin_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="Load a plugin from a file.")(
+        command
+    )
+
+
+def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that ``plan`` and ``run`` share; each overrides a key of the study file."""
+    options = (
+        click.argument("study_file", required=False, metavar="[STUDY.toml]"),
+        click.option("-m", "--method", "methods", multiple=True, help="Method to run; 'all' for every one."),
+        click.option("-b", "--benchmark", "benchmarks", multiple=True, help="Benchmark to run on."),
+        click.option("--model", "models", multiple=True, help="Registered model, folder or hub id."),
+        click.option("--seed", "seeds", multiple=True, type=int, help="Seed; several give a spread."),
+        click.option("--data-dir", metavar="DIR", help="Read tables from a folder in the hub's layout."),
+        click.option("--data", type=click.Choice(["hub", "local", "generated"]), help="Where tables come from."),
+        click.option("--edition", type=click.Choice(["paper", "as-released"]), help="Metric edition shown."),
+        click.option("--limit", type=int, help="Score the first rows of each part only."),
+        click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
+                     help="Any key of the study, e.g. methods.npo.beta=0.1."),
+        click.option("--name", help="Name of the study and of its run folder."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return _plugin_option(command)
+
+
+def _registry(plugins: Sequence[str]) -> Registry:
+    from .plugins import load_plugins
+
+    registry = load_plugins(plugins)
+    for plugin in registry.broken:
+        print(f"warning: plugin {plugin.name} ({plugin.dist}) did not load: {plugin.error}", file=sys.stderr)
+    return registry
+
+
+def _study(options: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> Study:
+    """The study of the file, or ``base``, with the command line over it."""
+    from .study import assigned, check_study, read_study
+
+    raw: dict[str, Any] = dict(base or {})
+    if options.get("study_file"):
+        raw = read_study(options["study_file"])
+    assignments = list(options["assignments"])
+    lists = {"methods": "methods", "benchmarks": "benchmarks", "models": "models", "seeds": "seeds"}
+    for option, key in lists.items():
+        if options[option]:
+            assignments.append(f"study.{key}={json.dumps(list(options[option]))}")
+    for option, key in (("name", "study.name"), ("edition", "study.edition"), ("data_dir", "data.dir"),
+                        ("data", "data.source")):  # fmt: skip
+        if options[option]:
+            assignments.append(f"{key}={json.dumps(options[option])}")
+    if options["data_dir"] and not options["data"]:
+        assignments.append('data.source="local"')
+    if options["limit"] is not None:
+        assignments.append(f"benchmarks.*.limit={options['limit']}")
+    for option in ("jobs", "timeout", "memory_limit", "device", "keep_model"):
+        if options.get(option) is not None:
+            assignments.append(f"run.{option}={json.dumps(options[option])}")
+    return check_study(assigned(raw, assignments), options["plugins"])
+
+
+# -- looking ------------------------------------------------------------------------------------------------------
+
+
+@cli.command("list")
+@click.argument("kind", type=click.Choice(KINDS))
+@_plugin_option
+@_json_option
+def list_components(kind: str, plugins: tuple[str, ...], as_json: bool) -> None:
+    """List what is registered: methods, benchmarks, models, plugins, executors, reporters."""
+    registry = _registry(plugins)
+    if kind == "plugins":
+        rows = [
+            {"name": p.name, "dist": p.dist, "version": p.version, "status": p.error or "ok", "offers": list(p.offers)}
+            for p in registry.plugins
+        ]
+        conflicts = registry.conflicts()
+        if as_json:
+            return _print_json({"plugins": rows, "conflicts": conflicts})
+        _print_columns([(f"{r['dist']}/{r['name']}", str(r["version"]), str(r["status"])) for r in rows])
+        for name, offers in conflicts.items():
+            print(f"conflict: {name} is offered by {' and '.join(offers)}; use the qualified name")
+        return None
+    components = registry.of_kind(kind.removesuffix("s"))  # type: ignore[arg-type]
+    if as_json:
+        return _print_json({kind: [{"name": c.spec.name, "qualified": c.qualified, "summary": c.spec.summary}
+                                   for c in components]})  # fmt: skip
+    conflicted = {name for offers in registry.conflicts().values() for name in offers}
+    _print_columns([(c.qualified if c.qualified in conflicted else c.spec.name, c.spec.summary) for c in components])
+    return None
+
+
+@cli.command()
+@click.argument("name")
+@_plugin_option
+@_json_option
+def show(name: str, plugins: tuple[str, ...], as_json: bool) -> None:
+    """Show a method, benchmark or model: hyperparameters, data needs, editions, citation."""
+    from .description import described, description_lines
+
+    facts = described(_registry(plugins), name)
+    if as_json:
+        return _print_json(facts)
+    return print("\n".join(description_lines(facts)))
+
+
+@cli.command()
+@_study_options
+@_json_option
+def plan(as_json: bool, **options: Any) -> None:
+    """Show the cells of a study and what is already done, without running anything."""
+    from .planning import make_plan
+    from .runs import cache_folder, finished
+
+    study = _study(options)
+    made = make_plan(study, _registry(study.plugins))
+    run = Path("runs") / study.name
+    cache = cache_folder()
+    rows = [{"key": node.key, "kind": node.kind, "title": node.title,
+             "state": "done" if finished(run, node, cache) else "to run"} for node in made.nodes]  # fmt: skip
+    if as_json:
+        return _print_json({"study": study.name, "nodes": rows})
+    _print_columns([(row["state"], row["kind"], row["title"]) for row in rows])
+    print(f"{len(made.cells)} cells, {sum(row['state'] == 'to run' for row in rows)} of {len(rows)} nodes to run")
+    return None
+
+
+# -- running ------------------------------------------------------------------------------------------------------
+
+
+def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = (
+        click.option("-o", "--out", metavar="DIR", help="Run folder (default: runs/<name of the study>)."),
+        click.option("-j", "--jobs", type=int, help="Cells at a time."),
+        click.option("--timeout", type=float, help="Seconds a cell may take."),
+        click.option("--memory-limit", type=float, help="GiB of memory a cell may use."),
+        click.option("--device", help="cpu, cuda, cuda:1, …"),
+        click.option("--keep-model", is_flag=True, default=None, help="Keep unlearned weights."),
+        click.option("--site", metavar="DIR", help="Where the pages go (default: <run folder>/site)."),
+        click.option("--strict-plugins", is_flag=True, help="Fail where any plugin does not load."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return _json_option(command)
+
+
+@cli.command()
+@_study_options
+@_run_options
+def run(as_json: bool, strict_plugins: bool, **options: Any) -> int:
+    """Run a study: train what it needs, evaluate every pairing, render its pages. Run again to resume."""
+    study = _study(options)
+    return _run(study, options, as_json, strict_plugins)
+
+
+@cli.command()
+@click.option("--quick", is_flag=True, help="A smaller corpus, in a quarter of the time.")
+@_run_options
+def demo(quick: bool, as_json: bool, strict_plugins: bool, **options: Any) -> int:
+    """Every method on three generated TOFU splits with a tiny model: no network, no GPU, some minutes."""
+    import os
+    import tomllib
+    from importlib.resources import files
+
+    base = tomllib.loads(files("unlearnbench").joinpath("studies/demo.toml").read_text(encoding="utf-8"))
+    if quick:
+        base["study"]["name"] = "demo-quick"
+        base["data"]["scale"] = "quick"
+    base["run"].setdefault("jobs", os.cpu_count() or 1)
+    nothing: dict[str, Any] = dict.fromkeys(("study_file", "data_dir", "data", "edition", "limit", "name"))
+    nothing |= dict.fromkeys(("methods", "benchmarks", "models", "seeds", "assignments", "plugins"), ())
+    return _run(_study({**nothing, **options}, base), options, as_json, strict_plugins)
+
+
+def _run(study: Study, options: Mapping[str, Any], as_json: bool, strict: bool) -> int:
+    from .planning import make_plan
+
+    registry = _registry(study.plugins)
+    if strict and registry.broken:
+        broken = registry.broken[0]
+        raise PluginError(broken.name, f"does not load: {broken.error}")
+    made = make_plan(study, registry)
+    folder = Path(options["out"] or Path("runs") / study.name)
+    code, failures = _execute(folder, made, registry, as_json)
+    page = None
+    if not failures:
+        page = _render([folder], options["site"] or str(folder / "site"), registry, study.edition)
+    if as_json:
+        _print_json(_run_summary(folder, code, page))
+    elif page:
+        _reporter(registry, "table")(_cells([folder], study.edition))
+        print(f"page: {page}")
+    for line in failures:
+        _complain(line, USAGE)
+    return code
+
+
+def _execute(folder: Path, made: Plan, registry: Registry, quiet_stdout: bool) -> tuple[int, list[str]]:
+    """Run the plan in its folder; the exit code, and what the user must mend before anything can be shown."""
+    import signal
+
+    from .progress import Progress
+    from .runs import OK, cache_folder, execute, locked, write_plan, write_study
+    from .specs import resolve
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    executor = registry.find("executor", str(made.study.run["executor"]))
+    with locked(folder), Progress(len(made.nodes)) as progress:
+        write_plan(folder, made)
+        write_study(folder, made)
+        registry.notify("unlearnbench_run_started", progress.say, run=str(folder), cells=len(made.cells))
+
+        def observe(outcome: Any, done: int, total: int) -> None:
+            progress(outcome, done, total)
+            if outcome.node.kind == "cell":
+                status = {"status": outcome.status, "reason": outcome.reason, "seconds": outcome.seconds}
+                registry.notify("unlearnbench_cell_finished", progress.say, cell=outcome.node.key, status=status)
+
+        previous = signal.signal(signal.SIGTERM, interrupt)
+        try:
+            outcomes = execute(folder, made, cache_folder(), observe, resolve(executor.spec.target, "executor")())
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+        bad = [outcome for outcome in outcomes if outcome.status not in OK]
+        mine = [outcome for outcome in bad if outcome.node.kind == "model" and outcome.exit_code == USAGE]
+        code = USAGE if mine else FAILED if bad else 0
+        registry.notify("unlearnbench_run_finished", progress.say, run=str(folder), exit_code=code)
+    return code, [f"{outcome.node.title}: {outcome.reason}" for outcome in mine]
+
+
+def _run_summary(folder: Path, code: int, page: str | None) -> dict[str, Any]:
+    cells = _cells([folder])
+    return {
+        "run": str(folder),
+        "page": page,
+        "exit_code": code,
+        "cells": [{"key": c.key, **c.identity, "status": c.status, "reason": c.reason} for c in cells],
+        "records": [json.loads(c.record.model_dump_json()) for c in cells if c.record],
+    }
+
+
+def _cells(folders: Sequence[Path], edition: str = "") -> list[StoredCell]:
+    from .runs import stored_cells
+
+    return [cell for folder in folders for cell in stored_cells(folder, edition)]
+
+
+def _reporter(registry: Registry, name: str) -> Any:
+    from .specs import resolve
+
+    component = registry.find("reporter", name)
+    return resolve(component.spec.target, component.qualified)
+
+
+def _render(folders: Sequence[Path], out: str, registry: Registry, edition: str) -> str:
+    return str(_reporter(registry, "html")(_cells(folders, edition), Path(out)))
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…")
+@click.option("-o", "--out", default="site", show_default=True, help="Folder for the pages.")
+@click.option("--edition", type=click.Choice(["paper", "as-released"]), help="Metric edition shown.")
+@_plugin_option
+def render(runs: tuple[str, ...], out: str, edition: str | None, plugins: tuple[str, ...]) -> None:
+    """Render the pages of one or more run folders."""
+    print(_render([Path(run) for run in runs], out, _registry(plugins), edition or ""))
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…")
+@click.option("--edition", type=click.Choice(["paper", "as-released"]), help="Metric edition shown.")
+@_plugin_option
+@_json_option
+def results(runs: tuple[str, ...], edition: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
+    """Print the tables of one or more run folders."""
+    cells = _cells([Path(run) for run in runs], edition or "")
+    if as_json:
+        return _print_json({"records": [json.loads(c.record.model_dump_json()) for c in cells if c.record]})
+    _reporter(_registry(plugins), "table")(cells)
+    return None
+
+
+@cli.command()
+@click.option("--from", "log_format", required=True, metavar="FORMAT", help="Log format, for example tofu-log.")
+@click.argument("log", metavar="FILE")
+@click.option("--retained", metavar="FILE", help="The retained model's log, for forget quality.")
+@click.option("--align", is_flag=True, help="Score the rows that both logs share.")
+@click.option("--edition", type=click.Choice(["paper", "as-released"]), default="paper", show_default=True)
+@_plugin_option
+@_json_option
+def score(
+    log_format: str,
+    log: str,
+    retained: str | None,
+    align: bool,
+    edition: str,
+    plugins: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Read a publisher's evaluation log into scores."""
+    from .published_logs import scored_log
+
+    facts = scored_log(_registry(plugins), log_format, log, retained, align, edition)
+    if as_json:
+        return _print_json(facts)
+    rows = []
+    for name, entry in facts["scores"].items():
+        rows.append((name, str(entry["value"]), f"n = {entry['n']}", entry["reason"]))
+    _print_columns(rows)
+    for note in facts["notes"]:
+        print(f"note: {note}")
+    return None
+
+
+@cli.command()
+@click.option("--clear", is_flag=True, help="Delete every prepared model.")
+@_json_option
+def cache(clear: bool, as_json: bool) -> None:
+    """Show, or clear, the cache of prepared reference models."""
+    import shutil
+
+    from .runs import cache_folder
+
+    models = cache_folder() / "models"
+    folders = sorted(path for path in models.iterdir() if path.is_dir()) if models.is_dir() else []
+    sizes = {path.name: sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) for path in folders}
+    if clear:
+        for path in folders:
+            shutil.rmtree(path)
+    if as_json:
+        return _print_json({"folder": str(models), "models": sizes, "cleared": clear})
+    _print_columns([(f"{size / 2**20:.1f} MiB", name) for name, size in sizes.items()])
+    print(f"{sum(sizes.values()) / 2**20:.1f} MiB in {models}" + (", cleared" if clear else ""))
+    return None
+
+
+@cli.command("run-cell")
+@click.argument("folder")
+def run_cell(folder: str) -> int:
+    """Run the cell whose spec.json lies in FOLDER (what executors call)."""
+    if not (Path(folder) / "spec.json").is_file():
+        raise RecordError(f"{folder} has no spec.json; name the folder of a planned cell")
+    from .cells import run_node
+
+    return run_node(folder)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of a record."""
+    from .records import Record
+
+    _print_json(Record.model_json_schema())
+
+
+def _print_json(value: Any) -> None:
+    from .storage import finite
+
+    print(json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Left-aligned columns; the last one is as long as it is."""
+    if not rows:
+        return
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        print("  ".join([*cells, row[-1]]).rstrip())

@@ -1,0 +1,73 @@
+"""What a plugin is handed beside data: seeds, device, log, and the original model where it is declared."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .batches import Encoder
+from .errors import UndeclaredAccess
+from .tables import Row
+
+
+def derived_seed(seed: int, *purpose: str) -> int:
+    """A seed for one purpose, by hashing: no result depends on what ran before it."""
+    text = "\0".join([str(seed), *purpose])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+
+
+@dataclass
+class Meter:
+    """What a training run spent."""
+
+    optimiser_steps: int = 0
+    tokens: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What ``Benchmark.prepare`` is given.
+
+    ``encoder(corpus)`` is the model's encoder; a model from scratch builds its vocabulary from ``corpus``.
+    """
+
+    tables: Mapping[str, list[Row]]
+    encoder: Callable[[Iterable[str]], Encoder]
+
+
+class Context:
+    """What ``unlearn`` and ``measure`` are given."""
+
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        device: torch.device | str = "cpu",
+        log: Callable[[str], None] = print,
+        original: Any = None,
+        autocast: str = "no",
+    ) -> None:
+        self.seed = seed
+        self.device = torch.device(device)
+        self.log = log
+        self.autocast = autocast
+        self.meter = Meter()
+        self._name = name
+        self._original = original
+
+    @property
+    def original(self) -> Any:
+        """A frozen copy of the original model. Raises UndeclaredAccess unless the method declared it."""
+        if self._original is None:
+            raise UndeclaredAccess(self._name, 'touched ctx.original; declare Requires(original="model")')
+        return self._original
+
+    def rng(self, purpose: str) -> random.Random:
+        """A random stream of this cell's own, one per purpose."""
+        return random.Random(derived_seed(self.seed, self._name, purpose))

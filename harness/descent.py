@@ -1,0 +1,302 @@
+"""The one training loop, and ``Descent``: the base of methods that are a loss.
+
+A loss is written as terms: sums, each with the name of what it is averaged over. The loop divides by the counts
+of the whole optimiser batch, so batch 4 × accumulation 1 and batch 1 × accumulation 4 give the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from .batches import Encoded, Rows, collate
+from .context import Context
+from .domain import Example, Requires, UnlearningData
+from .errors import Diverged, PluginError, UsageError
+from .hyperparameters import Training
+from .logprobs import answer_logprobs
+from .scoring import likelihoods
+
+# Losses are read back every so many steps: often enough to stop a diverged run, rarely enough not to wait
+# for the device at every step.
+CHECK_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a loss.
+
+    Args:
+        value: scalar, a **sum** over what ``per`` counts.
+        per: what the sum is averaged over: ``"<part> tokens"`` (answer tokens), ``"<part> rows"``,
+            ``"<part> positions"`` (padded length × rows), ``"batches"`` (forward passes), or several of them,
+            whose counts are added.
+        weight: coefficient of the averaged term.
+    """
+
+    value: Tensor
+    per: str | tuple[str, ...]
+    weight: float = 1.0
+
+
+class Batch:
+    """One forward pass: a Rows per part, as attributes (``batch.forget``, ``batch.retain``, …).
+
+    ``original`` is the frozen original model where the method declared ``Requires(original="model")``.
+    """
+
+    def __init__(self, parts: Mapping[str, Rows], original: Any = None) -> None:
+        self.parts = dict(parts)
+        self.original = original
+
+    def __getattr__(self, part: str) -> Rows:
+        try:
+            return self.__dict__["parts"][part]  # type: ignore[no-any-return]
+        except KeyError:
+            drawn = ", ".join(self.__dict__.get("parts", {}))
+            raise AttributeError(f"this batch has no part {part!r} (drawn: {drawn})") from None
+
+    def counts(self) -> dict[str, int]:
+        """What terms can be averaged over."""
+        found = {"batches": 1}
+        for name, rows in self.parts.items():
+            found[f"{name} rows"] = len(rows)
+            found[f"{name} tokens"] = int(rows.scored.sum())
+            found[f"{name} positions"] = rows.labels.numel()
+        return found
+
+
+Drawn = Mapping[str, Sequence[Example]]
+
+
+@dataclass(frozen=True)
+class Descent(Training):
+    """Base of methods that descend a loss: a subclass writes ``loss``, and ``draw`` where it needs other rows."""
+
+    edition: str = field(default="paper", metadata={"summary": "which definition of the loss"})
+
+    name: ClassVar[str]
+    requires: ClassVar[Requires] = Requires()
+
+    def loss(self, model: Any, batch: Batch) -> Iterable[Term]:
+        """The terms of the loss on one batch."""
+        raise NotImplementedError
+
+    def draw(self, data: UnlearningData, row: Example, rng: random.Random) -> Drawn:
+        """The rows that stand for one forget row in one epoch, by part; called for all before training starts.
+
+        The default follows ``requires``: a retain row drawn uniformly, and a template answer to the same prompt.
+        """
+        parts: dict[str, Sequence[Example]] = {"forget": [row]}
+        if self.requires.template:
+            parts["template"] = [row.answered(rng.choice(data.templates))]
+        if self.requires.retain:
+            parts["retain"] = [rng.choice(data.retain)]
+        return parts
+
+    @property
+    def couples_rows(self) -> bool:
+        """True where the loss mixes the rows of a batch, so that it cannot be accumulated."""
+        return False
+
+    @property
+    def padded_to(self) -> int:
+        """Pad every batch to this many tokens; 0 pads to the longest row."""
+        return 0
+
+    def unlearn(self, model: Any, tokenizer: Any, data: UnlearningData, ctx: Context) -> Any:
+        """Minimise the loss over the forget set."""
+        if self.couples_rows and self.accumulation > 1:
+            raise UsageError(
+                f"{self.name}, edition {self.edition}: accumulation = {self.accumulation}, but this loss couples "
+                "the rows of a batch; set accumulation = 1 and batch_size to the whole batch"
+            )
+        rng = ctx.rng("draw")
+        drawn = [[self.draw(data, row, rng) for row in data.forget] for _ in range(self.epochs)]
+        encoded = _encoded(drawn, data)
+        original = ctx.original if self.requires.original == "model" else None
+        logp = self._original_logprobs(model, encoded, ctx) if self.requires.original == "logprobs" else {}
+        return train(model, self, _batches(self, encoded, logp, original, ctx), len(data.forget), ctx)
+
+    def _original_logprobs(self, model: Any, epochs: list[list[EncodedDraw]], ctx: Context) -> dict[Encoded, float]:
+        """Before the first step the model is the original model, so it scores its own reference values."""
+        rows = {row for epoch in epochs for draw in epoch for part in draw if part != "retain" for row in draw[part]}
+        unique = sorted(rows, key=lambda row: row.ids)
+        return {row: -scored.nll for row, scored in zip(unique, likelihoods(model, unique, ctx.device), strict=True)}
+
+
+@dataclass(frozen=True)
+class FineTune(Descent):
+    """Ordinary fine-tuning on the answers: how benchmarks make their reference models."""
+
+    name: ClassVar[str] = "fine-tune"
+
+    def loss(self, model: Any, batch: Batch) -> Iterator[Term]:
+        (logp,) = answer_logprobs(model, batch.forget)
+        yield Term(-logp.sum(), per="forget tokens")
+
+
+EncodedDraw = dict[str, list[Encoded]]
+
+
+def _encoded(drawn: list[list[Drawn]], data: UnlearningData) -> list[list[EncodedDraw]]:
+    """Tokens of every drawn row; each distinct (prompt, answer) is tokenised once."""
+    examples = {
+        (row.prompt, row.answer): row for epoch in drawn for draw in epoch for part in draw.values() for row in part
+    }
+    tokens = dict(zip(examples, data.encoder.encode(list(examples.values())), strict=True))
+    return [
+        [{name: [tokens[row.prompt, row.answer] for row in rows] for name, rows in draw.items()} for draw in epoch]
+        for epoch in drawn
+    ]
+
+
+def _batches(
+    recipe: Descent,
+    epochs: list[list[EncodedDraw]],
+    logp: Mapping[Encoded, float],
+    original: Any,
+    ctx: Context,
+) -> Iterator[list[Batch]]:
+    """One list of batches per optimiser step, in seeded order."""
+    order = ctx.rng("order")
+    for epoch in epochs:
+        places = list(range(len(epoch)))
+        order.shuffle(places)
+        window = recipe.batch_size * recipe.accumulation
+        for begin in range(0, len(places), window):
+            chosen = places[begin : begin + window]
+            yield [
+                _batch([epoch[place] for place in chosen[at : at + recipe.batch_size]], recipe, logp, original, ctx)
+                for at in range(0, len(chosen), recipe.batch_size)
+            ]
+
+
+def _batch(
+    draws: list[EncodedDraw], recipe: Descent, logp: Mapping[Encoded, float], original: Any, ctx: Context
+) -> Batch:
+    parts = {}
+    for name in draws[0]:
+        encoded = [row for draw in draws for row in draw[name]]
+        rows = collate(encoded, ctx.device, recipe.padded_to)
+        if logp and name != "retain":
+            rows.logp_original = torch.tensor([logp[row] for row in encoded], device=ctx.device)
+        parts[name] = rows
+    return Batch(parts, original)
+
+
+def loss_of(terms: Iterable[Term], counts: Mapping[str, int], name: str) -> Tensor:
+    """The weighted sum of the averaged terms.
+
+    Raises:
+        PluginError: a term names a count that the batch does not have, or is not a scalar.
+    """
+    total: Tensor | None = None
+    for term in terms:
+        named = (term.per,) if isinstance(term.per, str) else term.per
+        unknown = [count for count in named if count not in counts]
+        if unknown or not isinstance(term.value, Tensor) or term.value.ndim:
+            fault = f"names {unknown[0]!r}" if unknown else "is not a scalar tensor"
+            raise PluginError(name, f"a loss term {fault}; counts are: {', '.join(sorted(counts))}")
+        value = term.weight * term.value / sum(counts[count] for count in named)
+        total = value if total is None else total + value
+    if total is None:
+        raise PluginError(name, "loss yields no term")
+    return total
+
+
+def train(model: Any, recipe: Descent, steps: Iterator[list[Batch]], rows: int, ctx: Context) -> Any:
+    """Minimise ``recipe.loss``; the model is trained in place and returned.
+
+    Raises:
+        Diverged: a loss stopped being finite.
+    """
+    accelerator = Accelerator(
+        mixed_precision=ctx.autocast, cpu=ctx.device.type == "cpu", gradient_accumulation_steps=1
+    )
+    _set_training(model, recipe)
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    optimiser = torch.optim.AdamW(
+        trainable, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=_fused(trainable)
+    )
+    per_epoch = math.ceil(rows / (recipe.batch_size * recipe.accumulation))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(recipe, per_epoch))
+    model, optimiser = accelerator.prepare(model, optimiser)
+    pending: list[Tensor] = []
+    for batches in steps:
+        totals: dict[str, int] = {}
+        for batch in batches:
+            for count, number in batch.counts().items():
+                totals[count] = totals.get(count, 0) + number
+        step_loss: Tensor | float = 0.0
+        for batch in batches:
+            loss = loss_of(recipe.loss(model, batch), totals, recipe.name)
+            accelerator.backward(loss)
+            step_loss = step_loss + loss.detach()
+        if recipe.max_grad_norm:
+            accelerator.clip_grad_norm_(trainable, recipe.max_grad_norm)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad(set_to_none=True)
+        ctx.meter.optimiser_steps += 1
+        ctx.meter.tokens += sum(number for count, number in totals.items() if count.endswith(" positions"))
+        pending.append(torch.as_tensor(step_loss))
+        if len(pending) == CHECK_EVERY:
+            _read(pending, ctx)
+    _read(pending, ctx)
+    model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    model.eval()
+    return model
+
+
+def _set_training(model: Any, recipe: Descent) -> None:
+    """Dropout is off unless asked for. Checkpointing runs only in training mode, so its dropout is set to 0."""
+    if recipe.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    model.train(recipe.dropout or recipe.gradient_checkpointing)
+    if recipe.gradient_checkpointing and not recipe.dropout:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.0
+
+
+def _fused(weights: list[Tensor]) -> bool:
+    return all(weight.device.type in ("cpu", "cuda") and weight.is_floating_point() for weight in weights)
+
+
+def _read(pending: list[Tensor], ctx: Context) -> None:
+    """Bring losses back from the device, keep them, and stop where one is not finite."""
+    values = [float(loss) for loss in pending]
+    first = ctx.meter.optimiser_steps - len(values) + 1
+    pending.clear()
+    for step, value in enumerate(values, first):
+        ctx.meter.losses.append(value)
+        if not math.isfinite(value):
+            raise Diverged(f"the loss became {value} at optimiser step {step}; a lower learning_rate may help")
+    if values:
+        ctx.log(f"step {first + len(values) - 1}: loss {values[-1]:.6g}")
+
+
+def _schedule(recipe: Training, per_epoch: int) -> Any:
+    """Factor of the peak learning rate at a step: linear warm-up, then the recipe's schedule down to 0."""
+    total = per_epoch * recipe.epochs
+    warmup = min(round(recipe.warmup_epochs * per_epoch), max(total - 1, 0))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(total - warmup, 1)
+        if recipe.schedule == "constant":
+            return 1.0
+        return max(0.0, 1 - done) if recipe.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * min(done, 1)))
+
+    return factor

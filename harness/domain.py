@@ -1,0 +1,211 @@
+"""The values that methods, benchmarks, records and pages share. Importing them imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from .errors import UndeclaredAccess
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .batches import Encoder
+    from .context import Context, Preparation
+
+API_VERSION = 1
+"""Version of what plugins see: these values, the hooks, ``Requires``, terms and the benchmark contract."""
+
+IGNORE = -100
+"""Label of a position that is not scored (the value ``torch.nn.functional.cross_entropy`` skips)."""
+
+EDITIONS = ("paper", "as-released")
+"""``paper``: the definition as written. ``as-released``: what the published code computes."""
+
+Direction = Literal["higher", "lower", "target"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named question about a model, with a direction and a source.
+
+    ``better="target"`` means closest to ``target``, a number or ``"retained"``: the retained model's value.
+    """
+
+    name: str
+    label: str
+    better: Direction
+    source: str
+    definition: str
+    unit: str = ""
+    target: float | Literal["retained"] | None = None
+    headline: bool = False
+    editions: tuple[str, ...] = ()
+    """The editions in which the definition differs; empty where all agree."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The answer to a metric for one model: measured, or missing (NaN) with a reason.
+
+    ``edition`` is None where every edition agrees. ``interval`` is a 95 % bootstrap interval over rows.
+    """
+
+    metric: str
+    value: float
+    n: int
+    per_example: tuple[float, ...] = ()
+    interval: tuple[float, float] | None = None
+    edition: str | None = None
+    reason: str = ""
+
+    @classmethod
+    def missing(cls, metric: str, reason: str, n: int = 0, edition: str | None = None) -> Score:
+        return cls(metric, math.nan, n, edition=edition, reason=reason)
+
+
+@dataclass(frozen=True)
+class Requires:
+    """What a method may touch; the harness hands out nothing else.
+
+    Args:
+        retain: rows of the retain set.
+        template: refusal templates ("I don't know"), as alternative answers to forget questions.
+        original: ``"logprobs"`` puts the original model's log-probabilities of the batch's rows into the
+            batch, computed once before the first step; ``"model"`` keeps a frozen copy of the original model.
+        start: the model that ``unlearn`` is handed; only a reference method starts from the retained model.
+    """
+
+    retain: bool = False
+    template: bool = False
+    original: Literal["none", "logprobs", "model"] = "none"
+    start: Literal["original", "retained"] = "original"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row: a prompt and its answer, in plain text, before any prompt format.
+
+    ``index`` is the row's place in its split; rows are told apart by it, because questions can repeat.
+    """
+
+    index: int
+    prompt: str
+    answer: str
+
+    def answered(self, answer: str) -> Example:
+        """The same prompt with another answer."""
+        return replace(self, answer=answer)
+
+
+class UnlearningData:
+    """What a method is given: the forget set, and what else its ``requires`` declares.
+
+    What was not declared is not held back by convention: it is not in the object.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        requires: Requires,
+        encoder: Encoder,
+        forget: Sequence[Example],
+        retain: Sequence[Example],
+        templates: Sequence[str],
+    ) -> None:
+        self._method = method
+        self.encoder = encoder
+        self.forget = tuple(forget)
+        self._retain = tuple(retain) if requires.retain else None
+        self._templates = tuple(templates) if requires.template else None
+
+    @property
+    def retain(self) -> tuple[Example, ...]:
+        """Rows that must still be known. Raises UndeclaredAccess unless ``Requires(retain=True)``."""
+        if self._retain is None:
+            raise UndeclaredAccess(self._method, "touched data.retain; declare Requires(retain=True)")
+        return self._retain
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Refusal answers. Raises UndeclaredAccess unless ``Requires(template=True)``."""
+        if self._templates is None:
+            raise UndeclaredAccess(self._method, "touched data.templates; declare Requires(template=True)")
+        return self._templates
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark made ready for one model: what to train on, what to forget, what to ask.
+
+    Args:
+        encoder: text to tokens, in the model's prompt format.
+        training: rows that the reference models are fine-tuned on, by role (``original``, ``retained``).
+        forget, retain: the splits that methods may be given.
+        evaluation: whatever the benchmark's own ``measure`` needs; the harness does not look inside.
+    """
+
+    encoder: Encoder
+    training: Mapping[str, Sequence[Example]]
+    forget: Sequence[Example]
+    retain: Sequence[Example]
+    evaluation: Any
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one model did on one benchmark: a JSON-able mapping per row. Scores are computed from it alone."""
+
+    rows: tuple[Mapping[str, Any], ...]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Wall time by stage (``scoring``, ``generation``)."""
+
+    def part(self, name: str) -> list[Mapping[str, Any]]:
+        """The rows of one part of the benchmark, in order."""
+        return [row for row in self.rows if row.get("part") == name]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Turns an original model into an unlearned one. Its dataclass fields are its hyperparameters."""
+
+    name: str
+    requires: Requires
+
+    def unlearn(self, model: Any, tokenizer: Any, data: UnlearningData, ctx: Context) -> Any:
+        """Return the unlearned model; ``model`` is the caller's own copy and may be changed in place."""
+        ...
+
+
+@runtime_checkable
+class Benchmark(Protocol):
+    """Data, and the metrics that judge. ``score`` is pure, so results can be recomputed without a model."""
+
+    name: str
+
+    def prepare(self, ctx: Preparation) -> Task:
+        """Read the splits and encode what evaluation needs."""
+        ...
+
+    def measure(self, model: Any, task: Task, ctx: Context) -> Measurement:
+        """Per-row values; the only part that touches a model."""
+        ...
+
+    def score(
+        self, unlearned: Measurement, original: Measurement | None, retained: Measurement
+    ) -> Iterable[Score]:
+        """Scores in every edition. ``original`` is None while the retained model itself is scored."""
+        ...
+
+
+@dataclass(frozen=True)
+class LogFile:
+    """A publisher's evaluation log read into measurements, ready for a benchmark's ``score``."""
+
+    path: Path
+    benchmark: Any
+    unlearned: Measurement
+    retained: Measurement | None
+    notes: tuple[str, ...] = ()

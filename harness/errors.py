@@ -1,0 +1,89 @@
+"""Everything that can go wrong on purpose; every message names the value at fault and the remedy.
+
+HarnessError                  one line for the user; carries the exit code of the command
+├── UsageError                a study, option or hyperparameter that cannot be used
+│   └── UnknownName           no such method, benchmark, model or key; names the nearest
+├── NothingSelected           a valid request that selects no cell
+├── DataError                 a data set that is missing, incomplete or inconsistent
+├── ModelError                a model or tokenizer that cannot be loaded as asked
+├── RecordError               a run folder, plan or record that cannot be read
+├── StorageError              the disk refused a write
+├── PluginError               a plugin broke its promise; carries the plugin's name
+│   └── UndeclaredAccess      a method touched what its ``requires`` does not declare
+├── NotApplicable             this pairing makes no sense; the reason goes in the record
+└── Diverged                  a loss or the weights stopped being finite
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HarnessError(Exception):
+    """Base of all errors that are shown to the user as one line."""
+
+    exit_code = 4
+
+
+class UsageError(HarnessError):
+    """The request itself is wrong."""
+
+
+class UnknownName(UsageError):
+    """A name that is not registered, with the nearest that are."""
+
+    def __init__(self, kind: str, name: str, available: Iterable[str], hint: str = "") -> None:
+        self.name = name
+        super().__init__(f"unknown {kind} {name!r}{_suggestion(name, available)}{hint}")
+
+
+class NothingSelected(HarnessError):
+    """The request is valid and selects nothing."""
+
+    exit_code = 5
+
+
+class DataError(HarnessError):
+    """A data set is missing, incomplete or inconsistent."""
+
+
+class ModelError(HarnessError):
+    """A model or tokenizer cannot be loaded as asked."""
+
+
+class RecordError(HarnessError):
+    """A run folder, plan or record cannot be read."""
+
+
+class StorageError(HarnessError):
+    """The disk refused a write."""
+
+    exit_code = 3
+
+
+class PluginError(HarnessError):
+    """A plugin does not load, or broke what it promised."""
+
+    def __init__(self, plugin: str, message: str) -> None:
+        self.plugin = plugin
+        super().__init__(f"plugin {plugin}: {message}")
+
+
+class UndeclaredAccess(PluginError):
+    """A method touched data or a model that its ``requires`` does not declare."""
+
+
+class NotApplicable(HarnessError):
+    """This pairing makes no sense; the message is the reason shown in the empty cell."""
+
+
+class Diverged(HarnessError):
+    """A loss or the weights stopped being finite."""
+
+
+def _suggestion(name: str, available: Iterable[str]) -> str:
+    names = sorted(available)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{meant} (available: {', '.join(names) or 'none'})"

@@ -1,0 +1,89 @@
+"""Runs nodes on this machine: a process each, forked from a server that has torch imported, killed when it must be."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psutil
+
+GRACE = 2.0
+"""Seconds between SIGTERM and SIGKILL."""
+
+
+@dataclass
+class Job:
+    """A node that is running."""
+
+    key: str
+    folder: Path
+    process: BaseProcess
+    began: float
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def memory(self) -> int:
+        """Resident bytes of the process and its children."""
+        try:
+            top = psutil.Process(self.process.pid)
+            return sum(int(process.memory_info().rss) for process in (top, *top.children(recursive=True)))
+        except psutil.Error:
+            return 0
+
+
+class LocalExecutor:
+    """A forkserver: importing torch and transformers costs seconds once, a process some thirty milliseconds."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["unlearnbench.cells"])
+
+    def start(self, key: str, folder: Path) -> Job:
+        """Run the node in ``folder`` in a process group of its own; its output goes to ``log.txt`` there."""
+        process = self._context.Process(target=_child, args=(str(folder),), name=key, daemon=False)
+        process.start()
+        return Job(key, folder, process, time.monotonic())
+
+    def kill(self, job: Job) -> None:
+        """Stop a job and all it started: SIGTERM, then SIGKILL to the group."""
+        _signal_group(job, signal.SIGTERM)
+        job.process.join(GRACE)
+        _signal_group(job, signal.SIGKILL)
+        job.process.join()
+
+
+def _signal_group(job: Job, number: signal.Signals) -> None:
+    pid = job.process.pid
+    if pid is None:
+        return
+    try:
+        # Before setsid has run the child shares the server's group, which must live.
+        group = os.getpgid(pid)
+        if group == pid:
+            os.killpg(group, number)
+        else:
+            os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _child(folder: str) -> None:
+    """Entry of the forked process."""
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    log = os.open(os.path.join(folder, "log.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    from .cells import run_node
+
+    sys.exit(run_node(folder))

@@ -1,0 +1,255 @@
+"""Base models, their tokenizers, and the two reference models of a benchmark: trained once, then cached."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from .batches import Encoder
+from .context import Context, derived_seed
+from .descent import FineTune
+from .domain import Example, Requires, UnlearningData
+from .errors import Diverged, ModelError
+from .prompts import prompt_format
+from .specs import ModelSpec, Value
+from .storage import as_storage_error
+
+
+def make_encoder(spec: ModelSpec, corpus: Iterable[str]) -> Encoder:
+    """The encoder of a base model; a model from scratch gets a byte-level BPE vocabulary built from ``corpus``."""
+    if spec.architecture:
+        tokenizer = _bpe(corpus, spec.architecture["vocabulary"])
+        return Encoder(tokenizer, prompt_format(spec.prompt_format, tokenizer), spec.architecture["context"])
+    with _explained(spec.path):
+        tokenizer = AutoTokenizer.from_pretrained(spec.path, **_where(spec))
+    return _encoder(spec, tokenizer, spec.path, _where(spec))
+
+
+def saved_encoder(spec: ModelSpec, folder: str) -> Encoder:
+    """The encoder that was saved with a model (a folder of the cache, or a published checkpoint)."""
+    with _explained(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
+    return _encoder(spec, tokenizer, folder, {"trust_remote_code": spec.trust_remote_code})
+
+
+def _encoder(spec: ModelSpec, tokenizer: Any, path: str, where: dict[str, Any]) -> Encoder:
+    from transformers import AutoConfig
+
+    complete_special_tokens(tokenizer)
+    with _explained(path):
+        config = AutoConfig.from_pretrained(path, **where)
+    context = int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 2**31)
+    return Encoder(tokenizer, prompt_format(spec.prompt_format, tokenizer), context)
+
+
+def complete_special_tokens(tokenizer: Any) -> list[str]:
+    """Give a tokenizer the EOS and pad tokens that it lacks; returns what was made, in words."""
+    made = []
+    if tokenizer.eos_token_id is None:
+        tokenizer.add_special_tokens({"eos_token": "<|end|>"})
+        made.append(f"the tokenizer has no EOS; made {tokenizer.eos_token!r} (id {tokenizer.eos_token_id})")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        made.append(f"the tokenizer has no pad token; using {tokenizer.pad_token!r}")
+    return made
+
+
+def load_base(spec: ModelSpec, encoder: Encoder, seed: int) -> Any:
+    """The base model in float32, on the CPU; from scratch its weights come from ``seed``.
+
+    Raises:
+        ModelError: no weights, broken weights, or pickle weights without ``allow_pickle``.
+    """
+    if spec.architecture:
+        return _from_scratch(spec.architecture, encoder, seed)
+    quantized = _quantization(spec)
+    model = _load(spec.path, spec, **quantized, **_where(spec))
+    if spec.gguf_file:
+        model = _plain(model)
+    _fit_vocabulary(model, encoder)
+    return model
+
+
+def load_checkpoint(folder: str, spec: ModelSpec) -> Any:
+    """A reference model, in float32, on the CPU."""
+    return _load(folder, spec, **_quantization(spec), trust_remote_code=spec.trust_remote_code)
+
+
+def fine_tune(
+    model: Any, encoder: Encoder, rows: Sequence[Example], recipe: Mapping[str, Value], ctx: Context
+) -> Any:
+    """Fine-tune on ``rows`` with the same loop that methods use."""
+    data = UnlearningData("fine-tune", Requires(), encoder, rows, (), ())
+    trained = FineTune(**recipe).unlearn(model, encoder.tokenizer, data, ctx)  # type: ignore[arg-type]
+    check_finite(trained)
+    return trained
+
+
+def check_finite(model: Any) -> None:
+    """Raise Diverged where a weight is NaN or infinite."""
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and not torch.isfinite(weight).all():
+            raise Diverged(f"the weights of {name} are not finite")
+
+
+def save_checkpoint(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Model and tokenizer in a folder that is either whole or absent."""
+    temporary = ""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise as_storage_error(error, folder) from error
+    except Exception as error:
+        # safetensors reports a full disk as an error of its own, with the system's words inside.
+        if "No space left" in str(error):
+            raise as_storage_error(OSError(28, "No space left on device"), folder) from error
+        raise
+    finally:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def with_adapter(model: Any, rank: int) -> Any:
+    """The model with a LoRA adapter on its linear layers (Hu et al. 2021, arXiv:2106.09685), alpha = 2 rank."""
+    try:
+        import peft
+    except ImportError as error:
+        raise ModelError("lora_rank needs the package peft: pip install 'unlearnbench[peft]'") from error
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return peft.get_peft_model(model, config)
+
+
+def frozen_copy(model: Any) -> Any:
+    """A copy in evaluation mode whose weights take no gradient."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def compute_dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 on a GPU that has it, float32 elsewhere."""
+    if spec.dtype != "auto":
+        return getattr(torch, spec.dtype)  # type: ignore[no-any-return]
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def _bpe(corpus: Iterable[str], size: int) -> Any:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    # A merge seen twice is worth having, which the trainer's default (0 = no bound) would also take once.
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=2,
+        special_tokens=["<|end|>", "<|pad|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
+
+
+def _from_scratch(sizes: Mapping[str, int], encoder: Encoder, seed: int) -> Any:
+    config = LlamaConfig(
+        vocab_size=len(encoder.tokenizer),
+        hidden_size=sizes["width"],
+        intermediate_size=sizes["hidden"],
+        num_hidden_layers=sizes["layers"],
+        num_attention_heads=sizes["heads"],
+        max_position_embeddings=sizes["context"],
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=encoder.tokenizer.eos_token_id,
+        pad_token_id=encoder.tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "base model"))
+        return LlamaForCausalLM(config)
+
+
+def _where(spec: ModelSpec) -> dict[str, Any]:
+    where: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if spec.revision:
+        where["revision"] = spec.revision
+    if spec.gguf_file:
+        where["gguf_file"] = spec.gguf_file
+    return where
+
+
+def _load(path: str, spec: ModelSpec, **where: Any) -> Any:
+    with _explained(path):
+        return AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=torch.float32,
+            use_safetensors=None if spec.allow_pickle or spec.gguf_file else True,
+            **where,
+        )
+
+
+def _quantization(spec: ModelSpec) -> dict[str, Any]:
+    if not spec.quantization:
+        return {}
+    if not spec.lora_rank:
+        raise ModelError(f"model {spec.name}: quantization needs lora_rank above 0, because its weights are frozen")
+    from transformers import BitsAndBytesConfig
+
+    bits = {"load_in_8bit": True} if spec.quantization == "8bit" else {"load_in_4bit": True}
+    return {"quantization_config": BitsAndBytesConfig(**bits)}
+
+
+def _plain(model: Any) -> Any:
+    """A model read from GGUF as an ordinary one: transformers refuses to save it otherwise."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    fresh = type(model)(config).to(torch.float32)
+    fresh.load_state_dict(model.state_dict())
+    fresh.tie_weights()
+    fresh.generation_config = copy.deepcopy(model.generation_config)
+    return fresh
+
+
+def _fit_vocabulary(model: Any, encoder: Encoder) -> None:
+    """Room for an EOS that had to be made; embeddings are never shrunk."""
+    if encoder.tokenizer.eos_token_id >= model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(encoder.tokenizer.eos_token_id + 1)
+
+
+@contextmanager
+def _explained(path: str) -> Any:
+    """Loading errors in the user's words, with a remedy."""
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error).split())
+        remedy = "name a folder or hub id with config.json, a tokenizer and safetensors weights"
+        if os.path.isdir(path):
+            names = os.listdir(path)
+            has_pickle = any(name.endswith((".bin", ".pt", ".pth")) for name in names)
+            if has_pickle and not any(name.endswith(".safetensors") for name in names):
+                remedy = "the weights are pickle files, which can run code; set models.<name>.allow_pickle = true"
+            elif "safetensors" in type(error).__module__ or "Safetensor" in type(error).__name__:
+                remedy = "the safetensors file is truncated or damaged; copy it again"
+        raise ModelError(f"cannot load {path!r}: {type(error).__name__}: {text[:300]}; {remedy}") from error

@@ -1,0 +1,60 @@
+"""Where a result came from: versions, commit, machine. Read without importing torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("unlearnbench", "torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy", "scipy",
+            "rouge-score", "nltk", "pluggy")  # fmt: skip
+
+
+@cache
+def provenance() -> dict[str, Any]:
+    """Package versions, the harness's git commit where it runs from a checkout, and the machine."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "git": _git(Path(__file__).resolve().parent),
+        "machine": {
+            "system": f"{platform.system()} {platform.release()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether tracked files differ from it; None outside a checkout of this project."""
+    if not (folder.parent / ".git").exists():
+        return None
+
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in text.split("\n") if line.startswith("model name")]
+    return names[0] if names else platform.processor()

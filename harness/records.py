@@ -1,0 +1,175 @@
+"""One record per cell: what was run, what came out, what it cost, and what it may be compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .domain import Metric, Score
+from .errors import RecordError
+from .storage import digest, read_json
+
+RECORD_SCHEMA = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class EditionScore(_Strict):
+    """A metric's value in one edition; ``interval`` is a 95 % bootstrap interval over rows."""
+
+    value: float
+    n: int
+    interval: tuple[float, float] | None = None
+    reason: str = ""
+
+
+class ScoreEntry(EditionScore):
+    """A metric's value in the record's edition, with every edition beside it."""
+
+    edition: str
+    label: str
+    better: str
+    headline: bool = False
+    editions: dict[str, EditionScore]
+
+
+class Identity(_Strict):
+    """Which pairing this is."""
+
+    method: str
+    method_qualified: str
+    method_edition: str
+    hyperparameters: dict[str, bool | int | float | str]
+    requires: dict[str, Any]
+    reference: bool
+    benchmark: str
+    benchmark_qualified: str
+    benchmark_version: str
+    model: str
+    seed: int
+
+
+class Samples(_Strict):
+    """The file that every score recomputes from, and the retained model's, which forget scores compare with."""
+
+    file: str
+    sha256: str
+    rows: int
+    references: dict[str, str]
+    """Role to the key of the cell whose samples were compared with."""
+
+
+class Cost(_Strict):
+    """What the cell spent; ``unlearn`` alone is the method's time."""
+
+    seconds: dict[str, float]
+    optimiser_steps: int
+    training_tokens: int
+    peak_memory_bytes: int
+    peak_device_memory_bytes: int | None = None
+
+
+class Comparability(_Strict):
+    """Everything that must agree before two rows may be ranked together, and its hash."""
+
+    key: dict[str, Any]
+    sha256: str
+
+
+class Record(_Strict):
+    """What a cell leaves behind."""
+
+    schema_version: int = RECORD_SCHEMA
+    cell: str
+    content: str
+    edition: str
+    identity: Identity
+    scores: dict[str, ScoreEntry]
+    samples: Samples | None
+    cost: Cost
+    comparability: Comparability
+    provenance: dict[str, Any]
+    limits: dict[str, Any]
+    """Restrictions of this run that a published number would not have; empty where there are none."""
+    notes: list[str]
+    losses: list[float] = []
+
+    def in_edition(self, edition: str) -> Record:
+        """The same record with another edition asked for; the measurement holds both."""
+        if edition == self.edition:
+            return self
+        scores = {}
+        for name, entry in self.scores.items():
+            chosen = entry.editions.get(edition, entry.editions.get(entry.edition))
+            if chosen is None:
+                raise RecordError(f"record {self.cell} has no edition {edition!r} of {name}")
+            scores[name] = entry.model_copy(update={**chosen.model_dump(), "edition": edition})
+        key = {**self.comparability.key, "edition": edition}
+        return self.model_copy(
+            update={"edition": edition, "scores": scores, "comparability": comparability(key)}
+        )
+
+
+def comparability(key: Mapping[str, Any]) -> Comparability:
+    """The mapping with its hash."""
+    return Comparability(key=dict(key), sha256=digest(key))
+
+
+def score_entries(scores: Iterable[Score], metrics: Sequence[Metric], edition: str) -> dict[str, ScoreEntry]:
+    """Scores by metric name, the asked edition on top, all of them under ``editions``.
+
+    Raises:
+        RecordError: a score of a metric that the benchmark does not declare, or a declared one without a score.
+    """
+    declared = {metric.name: metric for metric in metrics}
+    found: dict[str, dict[str, EditionScore]] = {}
+    for score in scores:
+        if score.metric not in declared:
+            raise RecordError(f"score of {score.metric!r}, which the benchmark does not declare")
+        if math.isnan(score.value) and not score.reason:
+            raise RecordError(f"{score.metric} is NaN without a reason")
+        entry = EditionScore(value=score.value, n=score.n, interval=score.interval, reason=score.reason)
+        for name in [score.edition] if score.edition else declared[score.metric].editions or [edition]:
+            found.setdefault(score.metric, {})[name] = entry
+    missing = declared.keys() - found.keys()
+    if missing:
+        raise RecordError(f"the benchmark yields no score of {', '.join(sorted(missing))}")
+    entries = {}
+    for name, metric in declared.items():
+        chosen = found[name].get(edition) or next(iter(found[name].values()))
+        entries[name] = ScoreEntry(
+            **chosen.model_dump(),
+            edition=edition,
+            label=metric.label,
+            better=metric.better,
+            headline=metric.headline,
+            editions=found[name],
+        )
+    return entries
+
+
+def read_record(path: Path) -> Record:
+    """Raises RecordError where the file is absent, truncated, invalid, or of a newer schema."""
+    raw = read_json(path, "run the study again to make it")
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > RECORD_SCHEMA:
+        raise RecordError(
+            f"{path} has record schema {version}; this unlearnbench reads up to {RECORD_SCHEMA}: upgrade it"
+        )
+    try:
+        return Record.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecordError(f"{path} is not a record: {where}: {first['msg']}; run the study again") from error
+
+
+def metrics_of(entries: Sequence[Mapping[str, Any]]) -> tuple[Metric, ...]:
+    """Metrics from their JSON form in a plan."""
+    return tuple(Metric(**{**entry, "editions": tuple(entry["editions"])}) for entry in entries)

@@ -1,0 +1,308 @@
+"""A run is a folder, and the folder is the truth: what is planned, what is done, what is stale.
+
+    runs/<name>/study.toml  plan.json  models/<key>/  cells/<key>/{spec,status,record}.json samples.jsonl.gz log.txt
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from .errors import RecordError, StorageError, UsageError
+from .execution import Job, LocalExecutor
+from .planning import PLAN_SCHEMA, Node, Plan
+from .records import Record, read_record
+from .storage import as_storage_error, read_json, write_bytes, write_json
+
+POLL = 0.02
+STATUSES = ("done", "failed", "timed-out", "out-of-memory", "diverged", "not-applicable")
+OK = ("done", "not-applicable")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a node ended."""
+
+    node: Node
+    status: str
+    reason: str = ""
+    seconds: float = 0.0
+    cached: bool = False
+    exit_code: int = 1
+
+
+def cache_folder() -> Path:
+    """Prepared reference models: ``$UNLEARNBENCH_CACHE``, or a folder in the user's cache."""
+    named = os.environ.get("UNLEARNBENCH_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(named) if named else Path(base) / "unlearnbench"
+
+
+def folder_of(run: Path, node: Node) -> Path:
+    """Where a node lives in the run."""
+    return run / ("cells" if node.kind == "cell" else "models") / node.key
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """One writer at a time. Raises UsageError while another process runs in this folder."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / ".lock").open("a")
+    except OSError as error:
+        raise as_storage_error(error, run) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another process is running the study in {run}; wait for it or choose --out") from None
+        yield
+
+
+def write_plan(run: Path, plan: Plan) -> None:
+    """Store the plan and the study.
+
+    Raises:
+        UsageError: the folder holds another study.
+        RecordError: its plan is broken or of a newer schema.
+    """
+    path = run / "plan.json"
+    if path.exists():
+        stored = read_plan(run)
+        if stored["study"] != plan.study.name:
+            raise UsageError(
+                f"{run} holds the study {stored['study']!r}, not {plan.study.name!r}; choose another --out"
+            )
+    write_json(
+        path,
+        {
+            "schema_version": PLAN_SCHEMA,
+            "study": plan.study.name,
+            "edition": plan.study.edition,
+            "raw": plan.study.raw,
+            "plugins": plan.study.plugins,
+            "nodes": [
+                {key: value for key, value in asdict(node).items() if key != "spec"} | {"identity": _identity(node)}
+                for node in plan.nodes
+            ],
+        },
+    )
+
+
+def _identity(node: Node) -> dict[str, Any]:
+    spec = node.spec
+    return {
+        "method": spec["method"]["name"] if node.kind == "cell" else spec["role"],
+        "benchmark": spec["benchmark"]["name"],
+        "model": spec["model"]["name"],
+        "seed": spec["seed"],
+    }
+
+
+def read_plan(run: Path) -> dict[str, Any]:
+    """The stored plan. Raises RecordError where it is absent, broken or of a newer schema."""
+    path = run / "plan.json"
+    plan = read_json(path, "is this a run folder? if its plan was damaged, delete plan.json and run the study again")
+    if not isinstance(plan, dict) or not isinstance(plan.get("schema_version"), int):
+        raise RecordError(f"{path} is not a plan; delete it and run the study again")
+    if plan["schema_version"] > PLAN_SCHEMA:
+        raise RecordError(
+            f"{path} has plan schema {plan['schema_version']}; this unlearnbench reads up to {PLAN_SCHEMA}: upgrade it"
+        )
+    return plan
+
+
+@dataclass(frozen=True)
+class StoredCell:
+    """A planned cell as its folder tells it; ``record`` is present where the status is done."""
+
+    key: str
+    identity: Mapping[str, Any]
+    status: str
+    reason: str
+    folder: Path
+    record: Record | None
+
+
+def stored_cells(run: Path, edition: str = "") -> list[StoredCell]:
+    """Every cell of the run's plan, with its record in the edition asked for (the plan's own by default)."""
+    plan = read_plan(run)
+    cells = []
+    for node in plan["nodes"]:
+        if node["kind"] != "cell":
+            continue
+        folder = run / "cells" / node["key"]
+        status = _status(folder)
+        record = None
+        if status.get("status") == "done":
+            record = read_record(folder / "record.json").in_edition(edition or plan["edition"])
+        cells.append(
+            StoredCell(
+                node["key"], node["identity"], status.get("status", "pending"), status.get("reason", ""), folder, record
+            )
+        )
+    return cells
+
+
+def _status(folder: Path) -> dict[str, Any]:
+    path = folder / "status.json"
+    if not path.exists():
+        return {}
+    status = read_json(path, "delete the cell's folder and run the study again")
+    return status if isinstance(status, dict) else {}
+
+
+def finished(run: Path, node: Node, cache: Path) -> Outcome | None:
+    """The stored outcome of a node, if it is done with the same content and what it left is still there."""
+    folder = folder_of(run, node)
+    if node.kind == "model":
+        prepared = cache / "models" / node.key
+        whole = any((prepared / name).is_file() for name in ("reference.json", "published.json"))
+        return Outcome(node, "done", cached=True) if whole else None
+    try:
+        status = _status(folder)
+        if status.get("status") not in OK or status.get("content") != node.content:
+            return None
+        if status["status"] == "done":
+            record = read_record(folder / "record.json")
+            if record.samples and not (folder / record.samples.file).is_file():
+                return None
+    except RecordError:
+        # A damaged record is measured again; nothing else is lost.
+        return None
+    return Outcome(node, status["status"], status["reason"], status["seconds"], cached=True)
+
+
+Observer = Callable[[Outcome, int, int], None]
+
+
+def execute(
+    run: Path, plan: Plan, cache: Path, observe: Observer, executor: LocalExecutor | None = None
+) -> list[Outcome]:
+    """Run every node that is not finished, each after those it needs; one failure never stops another.
+
+    Raises:
+        KeyboardInterrupt: after every running node was killed; what is finished stays finished.
+        StorageError: the disk refused a write.
+    """
+    executor = executor or LocalExecutor()
+    outcomes: dict[str, Outcome] = {}
+    waiting = {node.key: node for node in plan.nodes}
+    running: list[tuple[Node, Job]] = []
+    settings = plan.study.run
+    jobs = settings["jobs"]
+    threads = settings["threads"] or max(1, (os.cpu_count() or 1) // jobs)
+
+    def conclude(outcome: Outcome) -> None:
+        outcomes[outcome.node.key] = outcome
+        observe(outcome, len(outcomes), len(plan.nodes))
+
+    for node in plan.nodes:
+        stored = finished(run, node, cache)
+        if stored:
+            del waiting[node.key]
+            conclude(stored)
+    try:
+        while waiting or running:
+            for node in list(waiting.values()):
+                blocked = [outcomes[key] for key in node.needs if key in outcomes and outcomes[key].status != "done"]
+                if blocked:
+                    del waiting[node.key]
+                    conclude(_blocked(run, node, blocked[0]))
+                elif len(running) < jobs and all(key in outcomes for key in node.needs):
+                    del waiting[node.key]
+                    running.append((node, _start(executor, run, node, cache, threads)))
+            wait([job.process.sentinel for _, job in running], timeout=POLL)
+            for node, job in list(running):
+                ended = _ended(executor, job, node, settings)
+                if ended:
+                    running.remove((node, job))
+                    conclude(ended)
+    finally:
+        for _, job in running:
+            executor.kill(job)
+    return [outcomes[node.key] for node in plan.nodes]
+
+
+def _start(executor: LocalExecutor, run: Path, node: Node, cache: Path, threads: int) -> Job:
+    folder = folder_of(run, node)
+    for stale in ("status.json", "record.json"):
+        (folder / stale).unlink(missing_ok=True)
+    spec = {**node.spec, "kind": node.kind, "cache": str(cache.resolve())}
+    spec["run"] = {**node.spec["run"], "threads": threads}
+    write_json(folder / "spec.json", spec)
+    return executor.start(node.key, folder)
+
+
+def _blocked(run: Path, node: Node, cause: Outcome) -> Outcome:
+    reason = f"needs {cause.node.title}, which ended as {cause.status}: {cause.reason}"
+    return _conclude(run, node, "failed", reason, 0.0, cause.exit_code)
+
+
+def _conclude(run: Path, node: Node, status: str, reason: str, seconds: float, exit_code: int = 1) -> Outcome:
+    """Write a status for a node that could not write its own."""
+    facts = {"status": status, "reason": reason, "key": node.key, "content": node.content, "seconds": round(seconds, 3)}
+    write_json(folder_of(run, node) / "status.json", facts)
+    return Outcome(node, status, reason, seconds, exit_code=exit_code)
+
+
+def _ended(executor: LocalExecutor, job: Job, node: Node, settings: Mapping[str, Any]) -> Outcome | None:
+    """The outcome of a job that ended or overstepped a limit; None while it runs."""
+    code = job.process.exitcode
+    run = job.folder.parent.parent
+    if code is None:
+        timeout, limit = settings["timeout"], settings["memory_limit"]
+        if timeout and job.seconds > timeout:
+            executor.kill(job)
+            return _conclude(run, node, "timed-out", f"took longer than --timeout {timeout:g} s", job.seconds)
+        if limit and job.memory > limit * 2**30:
+            executor.kill(job)
+            return _conclude(run, node, "out-of-memory", f"used more than --memory-limit {limit:g} GiB", job.seconds)
+        return None
+    job.process.join()
+    if code == StorageError.exit_code:
+        words = (job.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip()
+        raise StorageError(words.rpartition("\n")[2] or f"cannot write to {job.folder}")
+    try:
+        status = _status(job.folder)
+    except RecordError as error:
+        return _conclude(run, node, "failed", str(error), job.seconds)
+    if not status:
+        cause = f"its process was killed by signal {-code}" if code < 0 else f"its process ended with exit code {code}"
+        return _conclude(run, node, "failed", f"{cause}; see {job.folder / 'log.txt'}", job.seconds)
+    return Outcome(node, status["status"], status["reason"], status["seconds"], exit_code=status.get("exit_code", 1))
+
+
+def study_as_toml(raw: Mapping[str, Any]) -> str:
+    """The study with all options applied, to be run again."""
+    lines = []
+    for section, content in raw.items():
+        plain = {key: value for key, value in content.items() if not isinstance(value, Mapping)}
+        if plain or not content:
+            lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in plain.items()), ""]
+        for name, values in content.items():
+            if isinstance(values, Mapping):
+                lines += [f'[{section}."{name}"]', *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return repr(value)
+
+
+def write_study(run: Path, plan: Plan) -> None:
+    """Keep the study beside its results."""
+    write_bytes(run / "study.toml", study_as_toml(plan.study.raw).encode())

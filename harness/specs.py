@@ -1,0 +1,282 @@
+"""Light descriptions of what plugins offer: enough to list, show, validate and plan without importing torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .domain import Metric, Requires
+from .errors import PluginError, UnknownName, UsageError
+
+Value = bool | int | float | str
+Kind = Literal["method", "benchmark", "model", "executor", "reporter"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One hyperparameter: its type, its default, and what is allowed.
+
+    ``low`` and ``high`` are inclusive; ``above`` is an exclusive lower bound.
+    """
+
+    name: str
+    type: type[bool] | type[int] | type[float] | type[str]
+    default: Value
+    summary: str = ""
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    choices: tuple[Value, ...] = ()
+
+    def parse(self, value: object, where: str) -> Value:
+        """The value with the parameter's type, or UsageError naming ``where`` it came from."""
+        if self.type is float and type(value) is int:
+            value = float(value)
+        if type(value) is not self.type:
+            raise UsageError(
+                f"{where}.{self.name} = {value!r}: expected {self.type.__name__}, got {type(value).__name__}"
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{where}.{self.name} = {value!r}: must be finite")
+        if self.choices and value not in self.choices:
+            allowed = ", ".join(repr(choice) for choice in self.choices)
+            raise UsageError(f"{where}.{self.name} = {value!r}: must be one of {allowed}")
+        if isinstance(value, int | float) and self._outside(value):
+            raise UsageError(f"{where}.{self.name} = {value!r}: must be {self.range}")
+        return value  # type: ignore[return-value]
+
+    def _outside(self, value: float) -> bool:
+        return (
+            (self.low is not None and value < self.low)
+            or (self.high is not None and value > self.high)
+            or (self.above is not None and value <= self.above)
+        )
+
+    @property
+    def range(self) -> str:
+        """The allowed values in words; empty where the type alone decides."""
+        if self.choices:
+            return "one of " + ", ".join(str(choice) for choice in self.choices)
+        bounds = (("above ", self.above), ("at least ", self.low), ("at most ", self.high))
+        return " and ".join(f"{words}{bound:g}" for words, bound in bounds if bound is not None)
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """An unlearning method by name. ``fixed`` are fields of the target that this name sets."""
+
+    name: str
+    target: str
+    summary: str
+    requires: Requires = Requires()
+    parameters: tuple[Parameter, ...] = ()
+    fixed: Mapping[str, Value] = field(default_factory=dict)
+    citation: str = ""
+    editions: tuple[str, ...] = ("paper",)
+    reference: bool = False
+    """True for the two ends of every scale, which are shown but never ranked."""
+    api_version: int = 1
+
+    kind: typing.ClassVar[Kind] = "method"
+
+    @classmethod
+    def of(cls, target: type, **more: Any) -> MethodSpec:
+        """The spec of a method class, read from its fields: for plugins that need not be listed cheaply."""
+        parameters = tuple(_parameters(target))
+        editions = next((p.choices for p in parameters if p.name == "edition" and p.choices), ("paper",))
+        more.setdefault("summary", _first_line(target))
+        more.setdefault("editions", tuple(str(edition) for edition in editions))
+        return cls(
+            name=_declared_name(target),
+            target=f"{target.__module__}:{target.__qualname__}",
+            requires=getattr(target, "requires", Requires()),
+            parameters=parameters,
+            **more,
+        )
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Where a benchmark's tables come from: the hub, a folder in the hub's layout, or a generator.
+
+    Args:
+        tables: fields that every row of a table must have, by table (hub config) name.
+        hub: data set id; ``revision`` a commit, so that a moved branch cannot change a result.
+        generator: ``"pkg.mod:function"``, called with a seed, returning every table as a list of rows.
+        check: ``"pkg.mod:function"``, called with the tables; raises DataError where they contradict each other.
+    """
+
+    tables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hub: str = ""
+    revision: str = ""
+    licence: str = ""
+    generator: str = ""
+    check: str = ""
+
+
+@dataclass(frozen=True)
+class BenchmarkSpec:
+    """A benchmark by name: its data, its metrics, and which table each reference model is trained on."""
+
+    name: str
+    target: str
+    summary: str
+    metrics: tuple[Metric, ...]
+    version: str = "1"
+    data: DataSpec = DataSpec()
+    training: Mapping[str, str] = field(default_factory=dict)
+    """Role (``original``, ``retained``) to the table that identifies what this reference model saw."""
+    parameters: tuple[Parameter, ...] = ()
+    fixed: Mapping[str, Value] = field(default_factory=dict)
+    recipe: Mapping[str, Value] = field(default_factory=dict)
+    citation: str = ""
+    samples: Literal["public", "redacted", "none"] = "public"
+    log_readers: Mapping[str, str] = field(default_factory=dict)
+    """Publishers' log formats that ``score --from`` reads, to ``"pkg.mod:function"``."""
+    reference: bool = False
+    api_version: int = 1
+
+    kind: typing.ClassVar[Kind] = "benchmark"
+
+    @property
+    def editions(self) -> tuple[str, ...]:
+        """The editions in which this benchmark's metrics come."""
+        return tuple(sorted({edition for metric in self.metrics for edition in metric.editions})[::-1])
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A base model by name, and how it is prompted, trained and loaded.
+
+    Args:
+        path: hub id or folder; empty for a model built from ``architecture`` and trained from scratch.
+        architecture: sizes of a model from scratch (layers, width, heads, hidden, vocabulary, context).
+        prompt_format: a name in ``unlearnbench.prompts``, or ``"auto"``: the chat template if there is one.
+        dtype: of the forward passes; ``"auto"`` is bfloat16 on a GPU that has it and float32 elsewhere.
+        original, retained: published checkpoints to use instead of fine-tuning; ``{split}`` in the name
+            stands for the benchmark's training table (``full``, ``retain95``).
+        lora_rank: above 0, methods train a LoRA adapter of this rank, merged before evaluation.
+        quantization: ``""``, ``"8bit"`` or ``"4bit"`` (needs LoRA, a GPU and bitsandbytes).
+        recipe: fine-tuning of the reference models, over the benchmark's own.
+        method_defaults: hyperparameters that suit this model, below whatever a study sets.
+    """
+
+    name: str
+    summary: str
+    path: str = ""
+    revision: str = ""
+    gguf_file: str = ""
+    prompt_format: str = "auto"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    original: str = ""
+    retained: str = ""
+    lora_rank: int = 0
+    quantization: str = ""
+    architecture: Mapping[str, int] = field(default_factory=dict)
+    recipe: Mapping[str, Value] = field(default_factory=dict)
+    method_defaults: Mapping[str, Value] = field(default_factory=dict)
+    citation: str = ""
+    api_version: int = 1
+
+    kind: typing.ClassVar[Kind] = "model"
+    parameters: typing.ClassVar[tuple[Parameter, ...]] = (
+        Parameter("path", str, "", "hub id or folder"),
+        Parameter("revision", str, "", "branch, tag or commit on the hub"),
+        Parameter("gguf_file", str, "", "a GGUF file inside the folder or repository"),
+        Parameter("prompt_format", str, "auto", "how questions are put"),
+        Parameter("dtype", str, "auto", "of forward passes", choices=("auto", "float32", "bfloat16", "float16")),
+        Parameter("trust_remote_code", bool, False, "run the repository's own model code"),
+        Parameter("allow_pickle", bool, False, "load pickle weights, which can run code"),
+        Parameter("original", str, "", "published original model"),
+        Parameter("retained", str, "", "published retained model; {split} is the training table"),
+        Parameter("lora_rank", int, 0, "train a LoRA adapter of this rank; 0 trains all weights", low=0),
+        Parameter("quantization", str, "", "load the weights in fewer bits", choices=("", "8bit", "4bit")),
+    )
+
+
+@dataclass(frozen=True)
+class ExecutorSpec:
+    """Something that arranges for ``unlearnbench run-cell`` to run."""
+
+    name: str
+    target: str
+    summary: str
+    parameters: tuple[Parameter, ...] = ()
+    api_version: int = 1
+
+    kind: typing.ClassVar[Kind] = "executor"
+
+
+@dataclass(frozen=True)
+class ReporterSpec:
+    """Something that turns runs into pages: ``target(runs, out) -> path of the first page``."""
+
+    name: str
+    target: str
+    summary: str
+    parameters: tuple[Parameter, ...] = ()
+    api_version: int = 1
+
+    kind: typing.ClassVar[Kind] = "reporter"
+
+
+Spec = MethodSpec | BenchmarkSpec | ModelSpec | ExecutorSpec | ReporterSpec
+
+
+def resolve(target: str, plugin: str) -> Any:
+    """The object that ``"pkg.mod:Name"`` names. Raises PluginError naming the plugin that promised it."""
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise PluginError(plugin, f"cannot load {target}: {type(error).__name__}: {error}") from error
+
+
+def parse_parameters(
+    parameters: tuple[Parameter, ...], given: Mapping[str, object], where: str
+) -> dict[str, Value]:
+    """Every parameter's value: the given ones checked, the others at their defaults."""
+    known = {parameter.name: parameter for parameter in parameters}
+    for name in given:
+        if name not in known:
+            raise UnknownName(f"key of {where}", name, known)
+    values = {name: parameter.default for name, parameter in known.items()}
+    return values | {name: known[name].parse(value, where) for name, value in given.items()}
+
+
+def _first_line(target: type) -> str:
+    return (inspect.getdoc(target) or target.__name__).splitlines()[0]
+
+
+def _declared_name(target: type) -> str:
+    name = getattr(target, "name", None)
+    if not isinstance(name, str):
+        raise PluginError(target.__module__, f"{target.__qualname__} has no class attribute 'name'")
+    return name
+
+
+def _parameters(target: type) -> list[Parameter]:
+    """Dataclass fields as parameters; the metadata of a field holds bounds, choices and a summary."""
+    if not dataclasses.is_dataclass(target):
+        return []
+    hints = typing.get_type_hints(target)
+    found = []
+    for item in dataclasses.fields(target):
+        kind = hints[item.name]
+        if item.name == "name" or kind not in (bool, int, float, str):
+            if isinstance(kind, types.UnionType) or item.default is dataclasses.MISSING:
+                raise PluginError(
+                    target.__module__, f"{target.__qualname__}.{item.name} must be bool, int, float or str"
+                )
+            continue
+        found.append(Parameter(item.name, kind, item.default, **dict(item.metadata)))
+    return found

@@ -1,0 +1,94 @@
+"""Statistics of scores, in float64. Undefined is NaN, never a default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean; NaN of nothing."""
+    return float(np.mean(np.asarray(values, dtype=float))) if len(values) else math.nan
+
+
+def harmonic_mean(values: Sequence[float]) -> float:
+    """Harmonic mean of non-negative values; 0 where one is 0, NaN where one is missing."""
+    array = np.asarray(values, dtype=float)
+    if not len(array) or np.isnan(array).any():
+        return math.nan
+    return 0.0 if (array == 0).any() else float(len(array) / np.sum(1 / array))
+
+
+def ks_pvalue(a: Sequence[float], b: Sequence[float]) -> float:
+    """p-value of the two-sided two-sample Kolmogorov–Smirnov test, scipy's defaults; NaN of nothing."""
+    if not len(a) or not len(b) or np.isnan(a).any() or np.isnan(b).any():
+        return math.nan
+    return float(stats.ks_2samp(a, b).pvalue)
+
+
+def bootstrap_interval(
+    size: int, statistic: Callable[[NDArray[np.int64]], Floats], seed: int = 0
+) -> tuple[float, float] | None:
+    """95 % percentile interval over resampled rows; None where the statistic is undefined for some resample.
+
+    Args:
+        size: number of rows.
+        statistic: (R, size) row indices → (R,) values.
+    """
+    if size < 2:
+        return None
+    draws = np.random.default_rng(seed).integers(0, size, (RESAMPLES, size))
+    return interval(statistic(draws))
+
+
+def interval(values: Floats) -> tuple[float, float] | None:
+    """The central 95 % of resampled values."""
+    if np.isnan(values).any():
+        return None
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def resampled_means(values: Sequence[float], seed: int = 0) -> Floats:
+    """(R,) means of resampled rows."""
+    array = np.asarray(values, dtype=float)
+    draws = np.random.default_rng(seed).integers(0, len(array), (RESAMPLES, len(array)))
+    found: Floats = array[draws].mean(axis=1)
+    return found
+
+
+def ks_pvalue_interval(a: Sequence[float], b: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
+    """Bootstrap interval of ``ks_pvalue`` for two models on the **same rows**, which are resampled together."""
+    n = len(a)
+    if len(b) != n:
+        raise ValueError(f"{n} and {len(b)} values: the rows must be the same")
+    pooled = np.concatenate([np.asarray(a, dtype=float), np.asarray(b, dtype=float)])
+    if n < 2 or np.isnan(pooled).any():
+        return None
+    order = np.argsort(pooled, kind="stable")
+    # The empirical distributions are compared only after the last of equal values.
+    ends = np.append(pooled[order][1:] != pooled[order][:-1], True)
+    sign = np.where(order < n, 1, -1)
+    draws = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
+    weights = np.zeros((RESAMPLES, n), dtype=np.int64)
+    np.add.at(weights, (np.arange(RESAMPLES)[:, None], draws), 1)
+    steps = np.cumsum(weights[:, order % n] * sign, axis=1)[:, ends]  # (R, distinct values)
+    distances = np.abs(steps).max(axis=1)  # n times the KS statistic
+    return interval(np.array([_equal_size_pvalue(int(d), n) for d in distances]))
+
+
+@lru_cache(maxsize=65536)
+def _equal_size_pvalue(steps: int, n: int) -> float:
+    """The p-value of D = steps / n with n values on both sides, by scipy on a pair of samples with that D."""
+    grid = np.arange(n, dtype=float)
+    return float(stats.ks_2samp(grid, grid + steps - 0.5 if steps else grid).pvalue)

@@ -1,0 +1,100 @@
+"""Files that are either whole or absent: JSON and compressed rows, written by rename."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import RecordError, StorageError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write atomically: temporary file beside it, fsync, rename.
+
+    Raises:
+        StorageError: the disk is full, over quota or read-only; what was there before is untouched.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise as_storage_error(error, path) from error
+
+
+def as_storage_error(error: OSError, path: Path) -> Exception:
+    """The error in the user's words where the disk is at fault; the error itself otherwise."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return StorageError(f"cannot write {path}: {error.strerror}; free some space and run the command again")
+    return error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Canonical JSON (sorted keys, non-finite numbers as strings), atomically."""
+    write_bytes(path, (json.dumps(finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Parse a file that ``write_json`` wrote. Raises RecordError with ``remedy`` where it is absent or broken."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RecordError(f"{path} does not exist; {remedy}") from None
+    except ValueError as error:
+        raise RecordError(f"{path} is not valid JSON ({error}); {remedy}") from error
+
+
+def rows_as_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """JSON lines, gzipped without a time stamp, so that equal rows give equal bytes."""
+    text = "".join(json.dumps(finite(row), sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+    return gzip.compress(text.encode("utf-8", "surrogatepass"), compresslevel=6, mtime=0)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a sample file. Raises RecordError where it is absent, truncated or not JSON lines."""
+    try:
+        text = gzip.decompress(path.read_bytes()).decode("utf-8", "surrogatepass")
+        return [json.loads(line) for line in text.split("\n") if line]
+    except FileNotFoundError:
+        raise RecordError(f"{path} does not exist; run the study again to make it") from None
+    except (OSError, EOFError, ValueError) as error:
+        raise RecordError(f"{path} cannot be read ({error}); delete its cell and run the study again") from error
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN or infinities: they become the strings that ``float`` reads back."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON-able value in canonical form, as 64 hex digits."""
+    text = json.dumps(finite(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,171 @@
+"""What to run: a study file in TOML, options of the command line over it, both checked by name and type."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .domain import EDITIONS
+from .errors import UnknownName, UsageError
+from .specs import Parameter, parse_parameters
+from .tables import SOURCES
+
+STUDY_LISTS = ("methods", "benchmarks", "models", "seeds")
+STUDY_PARAMETERS = (
+    Parameter("name", str, "study", "names the run folder"),
+    Parameter("edition", str, "paper", "the metric edition that is printed and ranked", choices=EDITIONS),
+)
+DATA_PARAMETERS = (
+    Parameter("source", str, "hub", "where tables come from", choices=SOURCES),
+    Parameter("dir", str, "", "folder in the hub's layout; implies source = local"),
+    Parameter("seed", int, 0, "of generated data"),
+    Parameter("scale", str, "full", "of generated data", choices=("full", "quick")),
+    Parameter("templates", str, "", "file of refusal answers, one a line; empty takes the built-in ones"),
+)
+RUN_PARAMETERS = (
+    Parameter("jobs", int, 1, "cells at a time", low=1),
+    Parameter("threads", int, 0, "CPU threads of a cell; 0 shares the cores between jobs", low=0),
+    Parameter("timeout", float, 0.0, "seconds a cell may take; 0 sets no limit", low=0.0),
+    Parameter("memory_limit", float, 0.0, "GiB of memory a cell may use; 0 sets no limit", low=0.0),
+    Parameter("device", str, "auto", "cpu, cuda, cuda:1, …; auto takes a GPU where there is one"),
+    Parameter("executor", str, "local", "what runs the cells"),
+    Parameter("keep_model", bool, False, "keep the unlearned weights in the cell's folder"),
+    Parameter("samples", bool, True, "keep per-row values and generations, from which scores recompute"),
+)
+SECTIONS = ("study", "data", "run", "recipe", "methods", "benchmarks", "models")
+EVERY = "*"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study. ``methods``, ``benchmarks`` and ``models`` hold overrides by name (``*`` for all)."""
+
+    name: str
+    edition: str
+    selected: Mapping[str, tuple[str, ...]]
+    seeds: tuple[int, ...]
+    data: Mapping[str, Any]
+    run: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    overrides: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    plugins: tuple[str, ...] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+    def given(self, section: str, name: str, default_keys: Sequence[str] = ()) -> dict[str, Any]:
+        """Overrides for one component: those under ``*`` that it has (``default_keys``), then its own."""
+        shared = {k: v for k, v in self.overrides[section].get(EVERY, {}).items() if k in default_keys}
+        return shared | dict(self.overrides[section].get(name, {}))
+
+
+def read_study(path: str) -> dict[str, Any]:
+    """The tables of a TOML file. Raises UsageError where it is absent or not TOML."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"study file {path!r} does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise UsageError(f"study file {path!r} is not TOML: {error}") from error
+
+
+def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """The study with ``section.key=value`` or ``section.name.key=value`` assignments of the command line.
+
+    Values are TOML; what is not TOML is taken as text, so quotes are seldom needed.
+    """
+    merged = {section: _copied(content) for section, content in raw.items()}
+    for assignment in assignments:
+        left, equals, right = assignment.partition("=")
+        section, _, rest = left.strip().partition(".")
+        if not equals or not rest:
+            raise UsageError(f"--set {assignment!r}: expected section.key=value, for example methods.npo.beta=0.1")
+        if section not in SECTIONS:
+            raise UnknownName("section", section, SECTIONS, f" in --set {assignment!r}")
+        target = merged.setdefault(section, {})
+        # Names of models hold dots (phi-1.5), so the key is what follows the last one.
+        name, _, key = rest.rpartition(".")
+        if section in ("methods", "benchmarks", "models"):
+            if not name:
+                raise UsageError(f"--set {assignment!r}: expected {section}.NAME.key=value")
+            target = target.setdefault(name.strip('"'), {})
+        target[key or rest] = _value(right.strip())
+    return merged
+
+
+def check_study(raw: Mapping[str, Any], plugins: Sequence[str] = ()) -> Study:
+    """Every section and key checked. Names of components are checked against the registry when planning.
+
+    Raises:
+        UnknownName: an unknown section or key, with the nearest known one.
+        UsageError: a value of the wrong type or out of range.
+    """
+    for section, content in raw.items():
+        if section not in SECTIONS:
+            raise UnknownName("section of the study", section, SECTIONS)
+        if not isinstance(content, Mapping):
+            raise UsageError(f"{section} = {content!r}: expected a table, [{section}]")
+    head = dict(raw.get("study", {}))
+    lists = {name: _list(name, head.pop(name, [])) for name in STUDY_LISTS}
+    known = {parameter.name for parameter in STUDY_PARAMETERS}
+    for key in head:
+        if key not in known:
+            raise UnknownName("key of study", key, [*known, *STUDY_LISTS])
+    values = parse_parameters(STUDY_PARAMETERS, head, "study")
+    data = parse_parameters(DATA_PARAMETERS, raw.get("data", {}), "data")
+    if data["dir"] and "source" not in raw.get("data", {}):
+        data["source"] = "local"
+    overrides = {}
+    for section in ("methods", "benchmarks", "models"):
+        overrides[section] = dict(raw.get(section, {}))
+        for name, content in overrides[section].items():
+            if not isinstance(content, Mapping):
+                raise UsageError(f"{section}.{name} = {content!r}: expected a table, [{section}.{name}]")
+    seeds = lists.pop("seeds") or [0]
+    if any(type(seed) is not int or seed < 0 for seed in seeds):
+        raise UsageError(f"study.seeds = {seeds!r}: expected whole numbers, at least 0")
+    if any(not isinstance(name, str) for names in lists.values() for name in names):
+        raise UsageError("study.methods, study.benchmarks and study.models are lists of names")
+    return Study(
+        name=_folder_name(str(values["name"])),
+        edition=str(values["edition"]),
+        selected={kind: tuple(dict.fromkeys(names)) for kind, names in lists.items()},
+        seeds=tuple(dict.fromkeys(seeds)),
+        data=data,
+        run=parse_parameters(RUN_PARAMETERS, raw.get("run", {}), "run"),
+        recipe=dict(raw.get("recipe", {})),
+        overrides=overrides,
+        plugins=tuple(plugins),
+        raw=raw,
+    )
+
+
+def with_run(study: Study, **changes: Any) -> Study:
+    """The study with other run settings, which never change a number."""
+    return replace(study, run={**study.run, **changes})
+
+
+def _folder_name(name: str) -> str:
+    if not name or name.startswith(".") or any(letter in name for letter in "/\\\0") or len(name) > 100:
+        raise UsageError(f"study.name = {name!r}: it names a folder, so no slashes, no leading dot, 1 to 100 letters")
+    return name
+
+
+def _list(name: str, value: object) -> list[Any]:
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return [value]
+    if not isinstance(value, list):
+        raise UsageError(f"study.{name} = {value!r}: expected a list")
+    return value
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _copied(content: Any) -> Any:
+    return {key: _copied(value) for key, value in content.items()} if isinstance(content, Mapping) else content

@@ -1,0 +1,12 @@
+"""The built-in reporters."""
+
+from __future__ import annotations
+
+from unlearnbench.specs import ReporterSpec
+
+
+def unlearnbench_reporters() -> list[ReporterSpec]:
+    return [
+        ReporterSpec("html", "unlearnbench.leaderboard.render:render", "static pages that open without a network"),
+        ReporterSpec("table", "unlearnbench.leaderboard.terminal:print_tables", "tables in the terminal"),
+    ]

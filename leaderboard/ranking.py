@@ -1,0 +1,172 @@
+"""Which rows may stand in one table, and which of them are best. Pure: records in, tables out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+
+from unlearnbench.records import Record, ScoreEntry
+from unlearnbench.runs import StoredCell
+from unlearnbench.storage import digest
+
+
+@dataclass(frozen=True)
+class Value:
+    """A metric of one row: the mean over seeds, with the spread between them, or one seed's interval."""
+
+    value: float
+    n: int
+    spread: float | None = None
+    interval: tuple[float, float] | None = None
+    reason: str = ""
+    rank: int = 0
+    """1 and 2 for the two best of the ranked rows (ties share a rank); 0 otherwise."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method with its hyperparameters on one benchmark and model; a cell per seed."""
+
+    method: str
+    edition: str
+    reference: bool
+    cells: tuple[StoredCell, ...]
+    values: dict[str, Value]
+
+    @property
+    def record(self) -> Record | None:
+        return next((cell.record for cell in self.cells if cell.record), None)
+
+    @property
+    def failures(self) -> tuple[StoredCell, ...]:
+        return tuple(cell for cell in self.cells if cell.record is None)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that may be compared: their comparability keys agree, and so do the editions of their losses."""
+
+    benchmark: str
+    model: str
+    loss_edition: str
+    comparability: dict[str, object]
+    metrics: tuple[ScoreEntry, ...]
+    names: tuple[str, ...]
+    references: tuple[Row, ...]
+    rows: tuple[Row, ...]
+    limits: dict[str, object]
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The columns of the paper's table."""
+        return tuple(n for n, metric in zip(self.names, self.metrics, strict=True) if metric.headline)
+
+    def metric(self, name: str) -> ScoreEntry:
+        return self.metrics[self.names.index(name)]
+
+
+def tables(cells: Iterable[StoredCell]) -> list[Table]:
+    """One table per benchmark, model, comparability key and loss edition, in the order of the plan."""
+    groups: dict[tuple[str, str], list[StoredCell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.identity["benchmark"], cell.identity["model"]), []).append(cell)
+    return [table for members in groups.values() for table in _tables_of(members)]
+
+
+def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:
+    keys = list(dict.fromkeys(cell.record.comparability.sha256 for cell in cells if cell.record))
+    found = []
+    for key in keys or [""]:
+        # A cell without a record has no key of its own; it is shown where its neighbours are.
+        members = [c for c in cells if (c.record.comparability.sha256 == key if c.record else key == keys[0])]
+        rows = _rows(members)
+        editions = list(dict.fromkeys(row.edition for row in rows if not row.reference and row.edition)) or [""]
+        for edition in editions:
+            mine = [row for row in rows if not row.reference and row.edition in (edition, "")]
+            found.append(_table([row for row in rows if row.reference], mine, edition))
+    return found if keys else []
+
+
+def _rows(cells: Sequence[StoredCell]) -> list[Row]:
+    groups: dict[str, list[StoredCell]] = {}
+    for cell in cells:
+        identity = cell.record.identity if cell.record else None
+        label = digest([identity.method_qualified, identity.hyperparameters]) if identity else cell.identity["method"]
+        groups.setdefault(label, []).append(cell)
+    rows = []
+    for members in groups.values():
+        records = [cell.record for cell in members if cell.record]
+        first = records[0].identity if records else None
+        names = records[0].scores if records else {}
+        rows.append(
+            Row(
+                members[0].identity["method"],
+                first.method_edition if first else "",
+                first.reference if first else members[0].identity["method"] in ("original", "retained"),
+                tuple(members),
+                {name: _over_seeds([record.scores[name] for record in records]) for name in names},
+            )
+        )
+    return rows
+
+
+def _over_seeds(entries: Sequence[ScoreEntry]) -> Value:
+    if len(entries) == 1:
+        only = entries[0]
+        return Value(only.value, only.n, None, only.interval, only.reason)
+    values = [entry.value for entry in entries]
+    reason = next((entry.reason for entry in entries if entry.reason), "")
+    spread = stdev(values) if all(math.isfinite(value) for value in values) else None
+    return Value(fmean(values), entries[0].n, spread, None, reason)
+
+
+def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
+    record = next(row.record for row in (*references, *rows) if row.record)
+    names = tuple(record.scores)
+    metrics = tuple(record.scores.values())
+    ranked = [_with_ranks(row, rows, record) for row in rows]
+    return Table(
+        benchmark=record.identity.benchmark,
+        model=record.identity.model,
+        loss_edition=loss_edition,
+        comparability=record.comparability.key,
+        metrics=metrics,
+        names=names,
+        references=tuple(references),
+        rows=tuple(ranked),
+        limits=record.limits,
+    )
+
+
+def _with_ranks(row: Row, rows: Sequence[Row], record: Record) -> Row:
+    values = {}
+    for name, value in row.values.items():
+        better = record.scores[name].better
+        others = [other.values[name].value for other in rows if name in other.values]
+        values[name] = replace(value, rank=_rank(value.value, others, better))
+    return replace(row, values=values)
+
+
+def _rank(value: float, others: Sequence[float], better: str) -> int:
+    """1 or 2 where at most one distinct value is better; targets and missing values have no rank."""
+    if math.isnan(value) or better == "target":
+        return 0
+    sign = 1 if better == "higher" else -1
+    ahead = {other for other in others if not math.isnan(other) and sign * other > sign * value}
+    return len(ahead) + 1 if len(ahead) < 2 else 0
+
+
+def formatted(value: float) -> str:
+    """Four significant places; p-values and overflowing numbers in powers of ten; a dash for missing."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e5):
+        return f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+ARROWS = {"higher": "↑", "lower": "↓", "target": "→"}

@@ -1,0 +1,54 @@
+"""The leaderboard's tables in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from unlearnbench.runs import StoredCell
+
+from .ranking import ARROWS, Row, Table, formatted, tables
+
+
+def print_tables(cells: Iterable[StoredCell]) -> None:
+    """Print one table per benchmark: the paper's columns, the best two marked, references above."""
+    console = Console()
+    if not console.is_terminal:
+        # Piped output is for other programs: as wide as it needs to be.
+        console = Console(width=160)
+    for table in tables(list(cells)):
+        console.print(_rich(table))
+
+
+def _rich(table: Table) -> RichTable:
+    title = f"{table.benchmark} · {table.model}" + (" · generated data" if "data" in table.limits else "")
+    if table.loss_edition not in ("", "paper"):
+        title += f" · losses {table.loss_edition}"
+    grid = RichTable(title=title, title_justify="left", caption="** best, * second best; references are not ranked")
+    grid.add_column("method")
+    for name in table.headline:
+        metric = table.metric(name)
+        grid.add_column(f"{metric.label} {ARROWS[metric.better]}", justify="right")
+    grid.add_column("unlearn", justify="right")
+    for place, row in enumerate((*table.references, *table.rows)):
+        grid.add_row(*_cells(row, table), end_section=place == len(table.references) - 1)
+    return grid
+
+
+def _cells(row: Row, table: Table) -> list[Text]:
+    name = Text(row.method, style="italic" if row.reference else "")
+    if not row.record:
+        first = row.failures[0]
+        return [name, Text(f"{first.status}: {first.reason}"[:100], style="red")]
+    values = []
+    for column in table.headline:
+        value = row.values[column]
+        mark = {1: "**", 2: "*"}.get(value.rank, "")
+        spread = f" ± {formatted(value.spread)}" if value.spread is not None else ""
+        style = {1: "bold", 2: "underline"}.get(value.rank, "")
+        values.append(Text(f"{mark}{formatted(value.value)}{spread}", style=style))
+    seconds = row.record.cost.seconds.get("unlearn", 0.0)
+    return [name, *values, Text("" if row.reference else f"{seconds:.1f} s")]

@@ -1,0 +1,103 @@
+"""The built-in methods, as specs. A contract test holds each spec against its class."""
+
+from __future__ import annotations
+
+from unlearnbench.domain import EDITIONS, Requires
+from unlearnbench.hyperparameters import TRAINING_PARAMETERS
+from unlearnbench.specs import MethodSpec, Parameter
+
+EDITION = Parameter("edition", str, "paper", "which definition of the loss", choices=EDITIONS)
+BETA = Parameter("beta", float, 0.1, "inverse temperature β", above=0.0)
+PADDED = Parameter("padded_length", int, 500, "as-released: rows are padded to this many tokens", low=0)
+DIVERGENCES = {
+    "flat-tv": ("total-variation", "Total Variation"),
+    "flat-js": ("jensen-shannon", "Jensen-Shannon"),
+    "flat-pearson": ("pearson", "Pearson"),
+    "flat-kl": ("kl", "KL"),
+}
+TOFU = "Maini et al. 2024, arXiv:2401.06121"
+
+
+def unlearnbench_methods() -> list[MethodSpec]:
+    return [
+        MethodSpec(
+            "original",
+            "unlearnbench.methods.references:Original",
+            "Forgets nothing: the model that every method starts from.",
+            reference=True,
+        ),
+        MethodSpec(
+            "retained",
+            "unlearnbench.methods.references:Retained",
+            "Never knew: the same recipe on the retain set alone, the yardstick of forgetting.",
+            Requires(start="retained"),
+            reference=True,
+        ),
+        _descent("ga", "gradient_ascent:GradientAscent", "Raises the loss on the forget answers, without bound.",
+                 citation="Jang et al. 2023, arXiv:2210.01504"),
+        _descent("gd", "gradient_ascent:GradientDifference",
+                 "Gradient ascent on the forget answers, descent on retain answers.",
+                 Requires(retain=True), citation="Liu et al. 2022, arXiv:2203.12817"),
+        _descent("kl", "gradient_ascent:KLMinimization",
+                 "Gradient ascent on the forget answers, staying near the original model on retain rows.",
+                 Requires(retain=True, original="model"), (PADDED,), TOFU),
+        _descent("po", "other_answers:PreferenceOptimization",
+                 "Answers forget questions with a refusal, retain questions as before.",
+                 Requires(retain=True, template=True), citation=TOFU),
+        _descent("mismatch", "other_answers:Mismatch",
+                 "Answers forget questions with answers to other questions, retain questions as before.",
+                 Requires(retain=True), citation="Liu et al. 2024, arXiv:2406.07933"),
+        _descent("llmu", "other_answers:LLMU",
+                 "Gradient ascent, random answers to forget questions, and KL to the original model on retain rows.",
+                 Requires(retain=True, template=True, original="model"),
+                 (
+                     Parameter("forget_weight", float, 0.5, "coefficient of gradient ascent", low=0.0),
+                     Parameter("random_weight", float, 1.0, "coefficient of the random answers", low=0.0),
+                     Parameter("retain_weight", float, 1.0, "coefficient of KL on retain rows", low=0.0),
+                     Parameter("random_answers", str, "retain", "where answers are drawn",
+                               choices=("retain", "template")),
+                     Parameter("random_per_prompt", int, 5, "random answers to each forget prompt", low=1),
+                     PADDED,
+                 ),
+                 "Yao et al. 2023, arXiv:2310.10683"),
+        _descent("dpo", "preference:DPO", "Prefers a refusal to the forget answer.",
+                 Requires(template=True, original="logprobs"), (BETA,), "Rafailov et al. 2023, arXiv:2305.18290"),
+        _descent("npo", "preference:NPO",
+                 "Pushes forget answers below the original model's likelihood, ever more gently.",
+                 Requires(original="logprobs"), (BETA,), "Zhang et al. 2024, arXiv:2404.05868"),
+        *(_flat(name, divergence, label) for name, (divergence, label) in DIVERGENCES.items()),
+    ]  # fmt: skip
+
+
+def _descent(
+    name: str,
+    target: str,
+    summary: str,
+    requires: Requires = Requires(),
+    parameters: tuple[Parameter, ...] = (),
+    citation: str = "",
+    fixed: dict[str, str] | None = None,
+) -> MethodSpec:
+    return MethodSpec(
+        name,
+        f"unlearnbench.methods.{target}",
+        summary,
+        requires,
+        (*TRAINING_PARAMETERS, EDITION, *parameters),
+        dict(fixed or {}),
+        citation,
+        EDITIONS,
+    )
+
+
+def _flat(name: str, divergence: str, label: str) -> MethodSpec:
+    padded = Parameter("padded_length", int, 500, "as-released: T in the denominator rows × (T − 1)", low=2)
+    return _descent(
+        name,
+        "flat:FLAT",
+        f"Maximises the {label} divergence between a template answer and the forget answer; needs only forget data.",
+        Requires(template=True),
+        (padded,),
+        "Wang et al. 2025, arXiv:2410.11143",
+        {"divergence": divergence},
+    )

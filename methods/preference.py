@@ -1,0 +1,69 @@
+"""Preference losses against the original model: DPO and NPO.
+
+DPO: Rafailov et al. 2023, arXiv:2305.18290, eq. 7, with refusals preferred; scaled by 2/β as in NPO.
+NPO: Zhang et al. 2024, arXiv:2404.05868, eq. 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from unlearnbench.descent import Batch, Descent, Term
+from unlearnbench.domain import Requires
+from unlearnbench.hyperparameters import hyperparameter
+from unlearnbench.logprobs import sequence_logprob
+
+from .gradient_ascent import EDITIONS
+
+
+def npo_loss(logp: Tensor, logp_original: Tensor, beta: float) -> Tensor:
+    """2/β · log(1 + (p / p_original)^β) of each row: log-probabilities (B,) in nats → (B,), above 0."""
+    return -2 / beta * F.logsigmoid(-beta * (logp - logp_original))
+
+
+def dpo_loss(log_ratio_template: Tensor, log_ratio_forget: Tensor, beta: float) -> Tensor:
+    """−2/β · log σ(β (Δ_template − Δ_forget)) of each row.
+
+    Args:
+        log_ratio_template, log_ratio_forget: (B,), log p − log p_original of the two answers, in nats.
+    """
+    return -2 / beta * F.logsigmoid(beta * (log_ratio_template - log_ratio_forget))
+
+
+@dataclass(frozen=True)
+class NPO(Descent):
+    """Pushes forget answers below the original model's likelihood, ever more gently."""
+
+    name: ClassVar[str] = "npo"
+    requires: ClassVar[Requires] = Requires(original="logprobs")
+    edition: str = hyperparameter("paper", "which definition of the loss", choices=EDITIONS)
+    beta: float = hyperparameter(0.1, "inverse temperature β", above=0.0)
+
+    def loss(self, model: Any, batch: Batch) -> Iterator[Term]:
+        (logp,) = sequence_logprob(model, batch.forget)
+        yield Term(npo_loss(logp, batch.forget.logp_original, self.beta).sum(), per="forget rows")
+
+
+@dataclass(frozen=True)
+class DPO(Descent):
+    """Prefers a refusal to the forget answer.
+
+    ``as-released`` (FLAT) sets the original model's log-ratio to 0, so that no reference is left in the loss.
+    """
+
+    name: ClassVar[str] = "dpo"
+    requires: ClassVar[Requires] = Requires(template=True, original="logprobs")
+    edition: str = hyperparameter("paper", "which definition of the loss", choices=EDITIONS)
+    beta: float = hyperparameter(0.1, "inverse temperature β", above=0.0)
+
+    def loss(self, model: Any, batch: Batch) -> Iterator[Term]:
+        template, forget = sequence_logprob(model, batch.template, batch.forget)
+        if self.edition == "paper":
+            template = template - batch.template.logp_original
+            forget = forget - batch.forget.logp_original
+        yield Term(dpo_loss(template, forget, self.beta).sum(), per="forget rows")

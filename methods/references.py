@@ -1,0 +1,31 @@
+"""The two ends of every scale: the original model as it is, and the retained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from unlearnbench.context import Context
+from unlearnbench.domain import Requires, UnlearningData
+
+
+@dataclass(frozen=True)
+class Original:
+    """Forgets nothing: the model that every method starts from."""
+
+    name: ClassVar[str] = "original"
+    requires: ClassVar[Requires] = Requires()
+
+    def unlearn(self, model: Any, tokenizer: Any, data: UnlearningData, ctx: Context) -> Any:
+        return model
+
+
+@dataclass(frozen=True)
+class Retained:
+    """Never knew: the same recipe on the retain set alone, the yardstick of forgetting."""
+
+    name: ClassVar[str] = "retained"
+    requires: ClassVar[Requires] = Requires(start="retained")
+
+    def unlearn(self, model: Any, tokenizer: Any, data: UnlearningData, ctx: Context) -> Any:
+        return model
