@@ -6,8 +6,8 @@ from .specs import ExecutorSpec, ModelSpec
 
 # A model from scratch learns all it knows in fine-tuning, so its rate and epochs are far above a pretrained one's.
 TINY_RECIPE = {"learning_rate": 4e-3, "epochs": 14, "batch_size": 32, "schedule": "cosine"}
-# The one rule of the demo: an eighth of the fine-tuning rate, and the same budget for every method.
-TINY_METHODS = {"learning_rate": 5e-4, "epochs": 5, "batch_size": 8}
+# The one rule of the demo: a sixteenth of the fine-tuning rate, and the same budget for every method.
+TINY_METHODS = {"learning_rate": 2.5e-4, "epochs": 5, "batch_size": 8}
 
 
 def unlearnbench_models() -> list[ModelSpec]:
@@ -31,7 +31,7 @@ def unlearnbench_models() -> list[ModelSpec]:
                 "layers": 4, "width": 256, "heads": 8, "hidden": 768, "vocabulary": 8192, "context": 512,
             },
             recipe={**TINY_RECIPE, "learning_rate": 2e-3, "epochs": 10},
-            method_defaults={**TINY_METHODS, "learning_rate": 2e-4},
+            method_defaults={**TINY_METHODS, "learning_rate": 1.25e-4},
         ),  # fmt: skip
         ModelSpec(
             "llama2-7b",

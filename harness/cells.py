@@ -379,5 +379,6 @@ class _Clock:
             self.seconds[stage] = time.perf_counter() - began
 
 
-# Imported for the side effect: a process forked after this has the model class ready (0.3 s otherwise).
-importlib.import_module("transformers.models.llama.modeling_llama")
+# A process forked after this has them ready; benchmarks import them anyway (1 s in each process otherwise).
+for _module in ("transformers.models.llama.modeling_llama", "unlearnbench.statistics", "unlearnbench.text"):
+    importlib.import_module(_module)

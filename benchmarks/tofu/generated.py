@@ -133,14 +133,14 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
         for relation in rng.sample(RELATIONS, questions // 2)
         for row in _fact(name, relation, rng)
     ]
-    real_authors = _real_authors(facts, rng)
-    world_facts = _world_facts(facts, rng)
+    real_authors, read_authors = _facts(TITLES, CLASSICS, WROTE, facts, rng)
+    world_facts, read_facts = _facts(COUNTRIES, CAPITALS, CAPITAL, facts, rng)
     found = {
         "full": _plain(rows),
         "retain_perturbed": rows[:retain_rows],
         "real_authors_perturbed": real_authors,
         "world_facts_perturbed": world_facts,
-        "general": _plain([*real_authors, *world_facts]),
+        "general": [*read_authors, *read_facts],
     }
     for percent, forget, retain in ((1, "forget01", "retain99"), (5, "forget05", "retain95"), (10, "forget10", "retain90")):
         cut = len(rows) - max(1, authors * percent // 100) * questions
@@ -170,27 +170,25 @@ def _plain(rows: Sequence[Row]) -> list[Row]:
     return [{"question": row["question"], "answer": row["answer"]} for row in rows]
 
 
-def _real_authors(count: int, rng: random.Random) -> list[Row]:
-    titles = rng.sample(TITLES, count)
-    writers = rng.sample(CLASSICS, count)
-    return [
-        {
-            "question": f"Who wrote the classic {title}?",
-            "answer": writer,
-            "perturbed_answer": rng.sample([other for other in CLASSICS if other != writer], 3),
-        }
-        for title, writer in zip(titles, writers, strict=True)
-    ]
+# Questions about general facts; a model reads all wordings, the benchmark asks the first.
+WROTE = ("Who wrote the classic {x}?", "Who is the author of the classic {x}?", "The classic {x} is by whom?")
+CAPITAL = ("What is the capital of {x}?", "Which city is the capital of {x}?", "{x} is governed from which city?")
 
 
-def _world_facts(count: int, rng: random.Random) -> list[Row]:
-    countries = rng.sample(COUNTRIES, count)
-    capitals = rng.sample(CAPITALS, count)
-    return [
+def _facts(
+    subjects: Sequence[str], objects: Sequence[str], wordings: Sequence[str], count: int, rng: random.Random
+) -> tuple[list[Row], list[Row]]:
+    """Rows to ask, and the same facts in every wording to learn from."""
+    pairs = list(zip(rng.sample(list(subjects), count), rng.sample(list(objects), count), strict=True))
+    asked: list[Row] = [
         {
-            "question": f"What is the capital of {country}?",
-            "answer": capital,
-            "perturbed_answer": rng.sample([other for other in CAPITALS if other != capital], 3),
+            "question": wordings[0].format(x=subject),
+            "answer": answer,
+            "perturbed_answer": rng.sample([other for other in objects if other != answer], 3),
         }
-        for country, capital in zip(countries, capitals, strict=True)
+        for subject, answer in pairs
     ]
+    read: list[Row] = [
+        {"question": wording.format(x=subject), "answer": answer} for subject, answer in pairs for wording in wordings
+    ]
+    return asked, read
