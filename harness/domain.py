@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from .errors import UndeclaredAccess
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .batches import Encoder
     from .context import Context, Preparation
 
@@ -202,9 +200,12 @@ class Benchmark(Protocol):
 
 @dataclass(frozen=True)
 class LogFile:
-    """A publisher's evaluation log read into measurements, ready for a benchmark's ``score``."""
+    """A publisher's evaluation log read into measurements, ready for ``benchmark.score``.
 
-    path: Path
+    ``name`` says what it is a log of, as far as the file shows; ``notes`` what a reader should know.
+    """
+
+    name: str
     benchmark: Any
     unlearned: Measurement
     retained: Measurement | None

@@ -1,0 +1,99 @@
+"""Reads ``eval_log_aggregated.json``, the log of locuslab/tofu, into measurements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unlearnbench.domain import LogFile, Measurement
+from unlearnbench.errors import DataError
+
+from .benchmark import Tofu
+
+# The log's sections, by our names of the parts.
+SECTIONS = {
+    "retain": "eval_log.json",
+    "real_authors": "eval_real_author_wo_options.json",
+    "world_facts": "eval_real_world_wo_options.json",
+    "forget": "eval_log_forget.json",
+}
+FIELDS = ("avg_gt_loss", "average_perturb_loss", "avg_paraphrased_loss", "generated_text", "num_token_gt",
+          "num_token_paraphrased", "num_token_perturb")  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def read(path: Path, retained: Path | None, align: bool) -> LogFile:
+    """The log's rows as a measurement, with the retained model's if its log is given.
+
+    Args:
+        align: keep the forget rows that both logs share, told apart by question and answer.
+
+    Raises:
+        DataError: a file is absent, not this format, or (without ``align``) the logs hold different forget rows.
+    """
+    mine = _rows(path)
+    notes = [f"{part}: {sum(row['part'] == part for row in mine)} rows" for part in SECTIONS]
+    theirs = _rows(retained) if retained else None
+    if theirs is not None and align:
+        mine, theirs, shared = _aligned(mine, theirs)
+        notes.append(f"forget rows shared by both logs: {shared}")
+    measurement = None if theirs is None else Measurement(tuple(theirs))
+    return LogFile("tofu", Tofu(), Measurement(tuple(mine)), measurement, tuple(notes))
+
+
+def _rows(path: Path) -> list[Row]:
+    try:
+        log = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; name an eval_log_aggregated.json") from None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} is not a JSON log ({error}); copy it again") from error
+    rows = []
+    for part, section in SECTIONS.items():
+        if not isinstance(log, dict) or section not in log:
+            raise DataError(f"{path} has no section {section!r}; expected locuslab/tofu's eval_log_aggregated.json")
+        rows += _section(path, part, section, log[section])
+    return rows
+
+
+def _section(path: Path, part: str, section: str, content: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    for field in FIELDS:
+        if field not in content:
+            raise DataError(f"{path}, {section}: field {field!r} is missing")
+    rows = []
+    for key in sorted(content["avg_gt_loss"], key=int):
+        try:
+            prompt, generation, truth = content["generated_text"][key]
+            row = {
+                "part": part,
+                "index": int(key),
+                "prompt": prompt,
+                "truth": truth,
+                "generation": generation,
+                "answer": [content["avg_gt_loss"][key], content["num_token_gt"][key]],
+                "perturbed": _pairs(content["average_perturb_loss"][key], content["num_token_perturb"][key]),
+            }
+            # Real authors and world facts repeat the answer here, forwarded once more: equal up to bf16 noise.
+            row["paraphrase"] = [content["avg_paraphrased_loss"][key], content["num_token_paraphrased"][key]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}, {section}, row {key}: incomplete ({type(error).__name__}: {error})") from error
+        rows.append(row)
+    return rows
+
+
+def _pairs(losses: Sequence[float], tokens: Sequence[int]) -> list[list[float]]:
+    return [[loss, count] for loss, count in zip(losses, tokens, strict=True)]
+
+
+def _aligned(mine: list[Row], theirs: list[Row]) -> tuple[list[Row], list[Row], int]:
+    """Both logs with the forget rows they share, in the first one's order."""
+    reference = {(row["prompt"], row["truth"]): row for row in theirs if row["part"] == "forget"}
+    shared = [row for row in mine if row["part"] == "forget" and (row["prompt"], row["truth"]) in reference]
+    if not shared:
+        raise DataError("the two logs share no forget row, so forget quality has nothing to compare")
+    partners = [reference[row["prompt"], row["truth"]] for row in shared]
+    kept = [row for row in mine if row["part"] != "forget"]
+    return kept + shared, [row for row in theirs if row["part"] != "forget"] + partners, len(shared)

@@ -1,0 +1,49 @@
+"""Publishers' evaluation logs into scores, by the same pure functions that score our own measurements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .domain import LogFile
+from .errors import UnknownName
+from .plugins import Component, Registry
+from .records import score_entries
+from .specs import BenchmarkSpec, resolve
+
+
+def scored_log(
+    registry: Registry, log_format: str, path: str, retained: str | None, align: bool, edition: str
+) -> dict[str, Any]:
+    """Scores of a log in the JSON form of a record's, with the benchmark and what was noticed.
+
+    Args:
+        retained: the retained model's log; without it forget scores are missing.
+        align: score only the rows that both logs share.
+
+    Raises:
+        UnknownName: no benchmark reads this format.
+        DataError: the log is unreadable, or the two logs hold different rows and ``align`` is off.
+    """
+    component = _reader(registry, log_format)
+    spec = component.spec
+    read = resolve(spec.log_readers[log_format], component.qualified)
+    log: LogFile = read(Path(path), Path(retained) if retained else None, align)
+    found = log.benchmark.score(log.unlearned, None, log.retained)
+    entries = score_entries(found, spec.metrics, edition)
+    return {
+        "format": log_format,
+        "file": path,
+        "retained": retained,
+        "benchmark": log.name,
+        "edition": edition,
+        "notes": list(log.notes),
+        "scores": {name: entry.model_dump(mode="json") for name, entry in entries.items()},
+    }
+
+
+def _reader(registry: Registry, log_format: str) -> Component[BenchmarkSpec]:
+    readers = {name: c for c in registry.of_kind("benchmark") for name in c.spec.log_readers}
+    if log_format not in readers:
+        raise UnknownName("log format", log_format, readers)
+    return readers[log_format]

@@ -1,0 +1,131 @@
+"""Shared fixtures: a tiny model, its encoder, and a runner for the command line in folders of the test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A model far smaller than tiny: trained in a second or two, which is enough to see whether machinery works.
+NANO = '''
+from unlearnbench import ModelSpec
+
+def unlearnbench_models():
+    return [ModelSpec(
+        "nano", "one layer, for tests", prompt_format="plain", dtype="float32",
+        architecture={"layers": 1, "width": 32, "heads": 2, "hidden": 32, "vocabulary": 700, "context": 128},
+        recipe={"learning_rate": 1e-2, "epochs": 2, "batch_size": 64},
+        method_defaults={"learning_rate": 1e-3, "epochs": 2, "batch_size": 8},
+    )]
+'''
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder() -> Any:
+    from unlearnbench.builtin import unlearnbench_models
+    from unlearnbench.models import make_encoder
+
+    spec = next(spec for spec in unlearnbench_models() if spec.name == "tiny")
+    corpus = ["Where was Ada born? Ada was born in Rome.", "What does Bo write? Bo writes long poems about the sea."]
+    return make_encoder(spec, corpus * 20)
+
+
+@pytest.fixture
+def tiny_model(tiny_encoder: Any) -> Any:
+    """A fresh two-layer Llama with random weights, in float64 so that equalities can be tight."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tiny_encoder.tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tiny_encoder.tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config).double().eval()
+
+
+@dataclass
+class Finished:
+    """A command that ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Command:
+    """The command line in a folder of its own, with a cache of its own."""
+
+    folder: Path
+    cache: Path
+    nano: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "UNLEARNBENCH_CACHE": str(self.cache), "PYTHONWARNINGS": "ignore"}
+
+    def __call__(self, *words: str, timeout: float = 300, **environment: str) -> Finished:
+        done = subprocess.run(
+            [sys.executable, "-m", "unlearnbench", *words],
+            cwd=self.folder,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    def study(self, *words: str) -> tuple[str, ...]:
+        """Arguments of a run that takes seconds: the nano model on generated data."""
+        quick = ("--data", "generated", "--set", "data.scale=quick", "--set", "benchmarks.*.max_new_tokens=8")
+        return ("run", "--plugin", str(self.nano), "--model", "nano", *quick, "--device", "cpu", *words)
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared nano models, trained once for all tests that do not change what they depend on."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def nano_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plugins") / "nano_model.py"
+    path.write_text(NANO)
+    return path
+
+
+@pytest.fixture
+def command(tmp_path: Path, shared_cache: Path, nano_plugin: Path) -> Command:
+    return Command(tmp_path, shared_cache, nano_plugin)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, nano_plugin: Path) -> Any:
+    """A finished run of every built-in method on generated forget10; for reading only."""
+    folder = tmp_path_factory.mktemp("small-run")
+    command = Command(folder, shared_cache, nano_plugin)
+    done = command(*command.study("-m", "all", "-b", "tofu-forget10", "--name", "small", "-j", "2", "--json"))
+    assert done.code == 0, done.err
+    return folder / "runs" / "small", done
