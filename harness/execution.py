@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -84,6 +85,15 @@ def _child(folder: str) -> None:
     log = os.open(os.path.join(folder, "log.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2):
         os.dup2(log, stream)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     from .cells import run_node
 
     sys.exit(run_node(folder))
+
+
+def _die_with_parent() -> None:
+    """A run that is killed must not leave cells behind that still write into its folder."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.killpg(os.getpid(), signal.SIGKILL)

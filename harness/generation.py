@@ -29,12 +29,12 @@ def greedy(
         max_new_tokens: cap on each continuation.
         eos: ids that end a continuation; they are not part of what is returned.
     """
-    kind = torch.device(device).type
+    kind = "cpu" if torch.device(device).type == "cpu" else "cuda"
     model.eval()
     unique = list(dict.fromkeys(prompts))
     lengths = [len(prompt) + max_new_tokens for prompt in unique]
     done: dict[tuple[int, ...], list[int]] = {}
-    for places in token_budget_batches(lengths, TOKENS.get(kind, TOKENS["cuda"])):
+    for places in token_budget_batches(lengths, TOKENS[kind]):
         batch = [unique[place] for place in places]
         done.update(zip(batch, _decode(model, batch, max_new_tokens, set(eos), device), strict=True))
     return [list(done[prompt]) for prompt in prompts]

@@ -69,7 +69,7 @@ class Registry:
 
     plugins: list[Plugin] = field(default_factory=list)
     components: list[Component[Any]] = field(default_factory=list)
-    hooks: Any = None
+    manager: pluggy.PluginManager = field(default_factory=lambda: _manager())
 
     def of_kind(self, kind: Kind) -> list[Component[Any]]:
         """All components of a kind, in the order in which their plugins offer them."""
@@ -109,7 +109,7 @@ class Registry:
 
     def notify(self, hook: str, log: Callable[[str], None], **facts: Any) -> None:
         """Tell observers; an exception of theirs is logged and stops nobody."""
-        for implementation in getattr(self.hooks, hook).get_hookimpls():
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
                 implementation.function(**{name: facts[name] for name in implementation.argnames})
             except Exception as error:  # noqa: BLE001 - a stranger's observer may raise anything
@@ -128,42 +128,46 @@ class _Manager(pluggy.PluginManager):
         return options
 
 
+def _manager() -> pluggy.PluginManager:
+    manager = _Manager("unlearnbench")
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
 def load_plugins(files: Sequence[str] = ()) -> Registry:
     """Load every entry point of the group and every given file; faults are kept with their plugin.
 
     Raises:
         PluginError: a file given by the user does not load (nothing else can have been meant by naming it).
     """
-    manager = _Manager("unlearnbench")
-    manager.add_hookspecs(hookspecs)
-    registry = Registry(hooks=manager.hook)
+    registry = Registry()
     points = metadata.entry_points(group=GROUP)
     for point in sorted(points, key=lambda p: (p.dist.name if p.dist else "", p.name)):
         dist, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
-        _add(registry, manager, Plugin(point.name, dist, version, point.value), point.load)
+        _add(registry, Plugin(point.name, dist, version, point.value), point.load)
     for file in files:
         path = Path(file).resolve()
         if not path.is_file():
             raise UsageError(f"--plugin {file}: no such file")
         version = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         plugin = Plugin(path.stem, path.stem, version, str(path))
-        _add(registry, manager, plugin, lambda path=path: import_file(path))
+        _add(registry, plugin, lambda path=path: import_file(path))
         if registry.plugins[-1].error:
             raise PluginError(file, f"does not load: {registry.plugins[-1].error}")
     return registry
 
 
-def _add(registry: Registry, manager: _Manager, plugin: Plugin, load: Callable[[], Any]) -> None:
+def _add(registry: Registry, plugin: Plugin, load: Callable[[], Any]) -> None:
     """Register one plugin, or record why it cannot be."""
     key = f"{plugin.dist}:{plugin.name}"
     try:
         module = load()
         _refuse_misspelled(module)
-        manager.register(module, key)
+        registry.manager.register(module, key)
         specs = _offered(module)
     except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything on import
-        if manager.has_plugin(key):
-            manager.unregister(name=key)
+        if registry.manager.has_plugin(key):
+            registry.manager.unregister(name=key)
         text = str(error).strip().replace("\n", " ") or "no message"
         registry.plugins.append(replace(plugin, error=f"{type(error).__name__}: {text}"))
         return

@@ -36,9 +36,9 @@ def likelihoods(model: Any, rows: Sequence[Encoded], device: torch.device | str)
 
     Rows are sorted by length and batched by padded tokens; equal rows are computed once.
     """
-    kind = torch.device(device).type
+    kind = "cpu" if torch.device(device).type == "cpu" else "cuda"
     vocabulary = int(model.config.vocab_size)
-    budget = min(TOKENS.get(kind, TOKENS["cuda"]), max(256, LOGITS.get(kind, LOGITS["cuda"]) // vocabulary))
+    budget = min(TOKENS[kind], max(256, LOGITS[kind] // vocabulary))
     unique = list(dict.fromkeys(rows))
     found: dict[Encoded, float] = {}
     model.eval()

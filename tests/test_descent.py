@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from unlearnbench import Context, Descent, Example, Requires, Term, UnlearningData, answer_logprobs
+from unlearnbench.context import derived_seed
+from unlearnbench.descent import FineTune, _schedule
+from unlearnbench.errors import Diverged, PluginError, UndeclaredAccess, UsageError
+from unlearnbench.methods.flat import FLAT
+from unlearnbench.methods.gradient_ascent import GradientAscent, GradientDifference, KLMinimization
+from unlearnbench.methods.other_answers import LLMU, Mismatch, PreferenceOptimization
+from unlearnbench.methods.preference import DPO, NPO
+
+# Answers of very different lengths, so that means over tokens and over rows cannot be mixed up.
+FORGET = [Example(i, f"Who is {i}?", "Ada " * (1 + 3 * i)) for i in range(4)]
+RETAIN = [Example(i, f"What is {i}?", "a poem " * (1 + i)) for i in range(5)]
+METHODS = [GradientAscent, GradientDifference, KLMinimization, PreferenceOptimization, Mismatch, LLMU, DPO, NPO, FLAT]
+QUICK = {"learning_rate": 1e-3, "epochs": 2, "warmup_epochs": 0.0}
+
+
+def unlearned(model, method, encoder, log=lambda line: None):
+    model = copy.deepcopy(model)
+    requires = method.requires
+    original = copy.deepcopy(model) if requires.original == "model" else None
+    ctx = Context(method.name, 7, log=log, original=original)
+    data = UnlearningData(method.name, requires, encoder, FORGET, RETAIN, ("I don't know.", "No idea."))
+    return method.unlearn(model, encoder.tokenizer, data, ctx), ctx
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_accumulation_does_not_change_the_weights(method, tiny_model, tiny_encoder):
+    whole, first = unlearned(tiny_model, method(batch_size=4, accumulation=1, **QUICK), tiny_encoder)
+    parts, second = unlearned(tiny_model, method(batch_size=1, accumulation=4, **QUICK), tiny_encoder)
+    assert first.meter.optimiser_steps == second.meter.optimiser_steps == 2
+    assert torch.allclose(weights(whole), weights(parts), atol=1e-9)
+    assert not torch.allclose(weights(whole), weights(tiny_model), atol=1e-5)
+    assert first.meter.losses == pytest.approx(second.meter.losses)
+
+
+def test_a_short_last_window_is_divided_by_its_own_count(tiny_model, tiny_encoder):
+    whole, _ = unlearned(tiny_model, GradientAscent(batch_size=3, accumulation=1, **QUICK), tiny_encoder)
+    parts, _ = unlearned(tiny_model, GradientAscent(batch_size=1, accumulation=3, **QUICK), tiny_encoder)
+    assert torch.allclose(weights(whole), weights(parts), atol=1e-9)
+
+
+def test_the_released_flat_refuses_accumulation(tiny_model, tiny_encoder):
+    method = FLAT(edition="as-released", batch_size=1, accumulation=4, **QUICK)
+    with pytest.raises(UsageError, match="couples the rows"):
+        unlearned(tiny_model, method, tiny_encoder)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_the_same_seed_gives_the_same_weights(method, tiny_model, tiny_encoder):
+    torch.manual_seed(1)
+    one, _ = unlearned(tiny_model, method(**QUICK), tiny_encoder)
+    torch.manual_seed(2)
+    two, _ = unlearned(tiny_model, method(**QUICK), tiny_encoder)
+    assert torch.equal(weights(one), weights(two))
+
+
+def test_npo_finds_its_reference_values_in_the_batch_and_keeps_no_second_model(tiny_model, tiny_encoder):
+    seen = []
+
+    @dataclass(frozen=True)
+    class Watching(NPO):
+        def loss(self, model, batch):
+            (logp,) = answer_logprobs(model, batch.forget)
+            seen.append((logp.sum(-1).detach(), batch.forget.logp_original))
+            return super().loss(model, batch)
+
+    unlearned(tiny_model, Watching(batch_size=4, **QUICK), tiny_encoder)
+    before, after = seen
+    # Reference values are kept in float32.
+    assert torch.allclose(before[0].float(), before[1], atol=1e-4)
+    assert torch.allclose(before[1].sort().values, after[1].sort().values)
+    assert not torch.allclose(after[0].float(), after[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("touch", "remedy"),
+    [
+        (lambda data, ctx: data.retain, r"Requires\(retain=True\)"),
+        (lambda data, ctx: data.templates, r"Requires\(template=True\)"),
+        (lambda data, ctx: ctx.original, r'Requires\(original="model"\)'),
+    ],
+)
+def test_what_a_method_did_not_declare_it_cannot_touch(touch, remedy, tiny_model, tiny_encoder):
+    class Curious:
+        name = "curious"
+        requires = Requires()
+
+        def unlearn(self, model, tokenizer, data, ctx):
+            touch(data, ctx)
+            return model
+
+    with pytest.raises(UndeclaredAccess, match=remedy):
+        unlearned(tiny_model, Curious(), tiny_encoder)
+
+
+def test_a_loss_that_stops_being_finite_stops_the_run(tiny_model, tiny_encoder):
+    with pytest.raises(Diverged, match="optimiser step"):
+        unlearned(tiny_model, GradientAscent(**{**QUICK, "learning_rate": 1e300, "max_grad_norm": 0.0}), tiny_encoder)
+
+
+def test_a_term_must_name_what_it_is_averaged_over(tiny_model, tiny_encoder):
+    @dataclass(frozen=True)
+    class Wrong(Descent):
+        name: ClassVar[str] = "wrong"
+
+        def loss(self, model, batch):
+            (logp,) = answer_logprobs(model, batch.forget)
+            yield Term(logp.sum(), per="forget words")
+
+    with pytest.raises(PluginError, match="names 'forget words'; counts are: batches, forget positions"):
+        unlearned(tiny_model, Wrong(**QUICK), tiny_encoder)
+
+
+def test_a_batch_names_the_parts_it_has(tiny_model, tiny_encoder):
+    @dataclass(frozen=True)
+    class Wrong(Descent):
+        name: ClassVar[str] = "wrong"
+
+        def loss(self, model, batch):
+            yield Term(batch.retain.labels.sum(), per="batches")
+
+    with pytest.raises(AttributeError, match=r"no part 'retain' \(drawn: forget\)"):
+        unlearned(tiny_model, Wrong(**QUICK), tiny_encoder)
+
+
+def test_dropout_is_off_unless_asked(tiny_model, tiny_encoder):
+    modes = []
+
+    @dataclass(frozen=True)
+    class Watching(FineTune):
+        def loss(self, model, batch):
+            modes.append(model.training)
+            return super().loss(model, batch)
+
+    unlearned(tiny_model, Watching(**QUICK), tiny_encoder)
+    unlearned(tiny_model, Watching(dropout=True, **QUICK), tiny_encoder)
+    assert modes == [False, False, True, True]
+
+
+def test_checkpointed_activations_give_the_same_weights(tiny_model, tiny_encoder):
+    plain, _ = unlearned(tiny_model, FineTune(**QUICK), tiny_encoder)
+    saved, _ = unlearned(tiny_model, FineTune(gradient_checkpointing=True, **QUICK), tiny_encoder)
+    assert torch.allclose(weights(plain), weights(saved), atol=1e-12)
+
+
+def test_no_epochs_leave_the_model_as_it_is(tiny_model, tiny_encoder):
+    same, ctx = unlearned(tiny_model, NPO(**{**QUICK, "epochs": 0}), tiny_encoder)
+    assert torch.equal(weights(same), weights(tiny_model))
+    assert ctx.meter.optimiser_steps == 0
+
+
+def test_llmu_draws_as_many_answers_as_asked(tiny_encoder):
+    data = UnlearningData("llmu", LLMU.requires, tiny_encoder, FORGET, RETAIN, ("No idea.",))
+    rng = Context("llmu", 0).rng("draw")
+    drawn = LLMU(random_per_prompt=3).draw(data, FORGET[0], rng)
+    assert [len(drawn[part]) for part in ("forget", "retain", "random")] == [1, 1, 3]
+    assert {row.answer for row in drawn["random"]} <= {row.answer for row in RETAIN}
+    released = LLMU(edition="as-released").draw(data, FORGET[0], rng)
+    assert [row.answer for row in released["random"]] == ["No idea."]
+
+
+def test_mismatched_answers_come_with_the_forget_prompt(tiny_encoder):
+    data = UnlearningData("mismatch", Mismatch.requires, tiny_encoder, FORGET, RETAIN, ())
+    (row,) = Mismatch().draw(data, FORGET[1], Context("m", 0).rng("draw"))["mismatch"]
+    assert row.prompt == FORGET[1].prompt
+    assert row.answer in {other.answer for other in RETAIN}
+
+
+def test_the_schedule_warms_up_and_comes_down():
+    factor = _schedule(FineTune(epochs=4, warmup_epochs=1.0), per_epoch=5)
+    values = [factor(step) for step in range(20)]
+    assert values[0] < values[4] < values[5] == 1.0
+    assert all(a > b for a, b in zip(values[5:], values[6:], strict=False))
+    assert values[-1] > 0
+    flat = _schedule(FineTune(epochs=2, warmup_epochs=0.0, schedule="constant"), per_epoch=3)
+    assert [flat(step) for step in range(6)] == [1.0] * 6
+    cosine = _schedule(FineTune(epochs=2, warmup_epochs=0.0, schedule="cosine"), per_epoch=2)
+    assert cosine(2) == pytest.approx(0.5)
+
+
+def test_seeds_are_told_apart_by_purpose():
+    assert derived_seed(0, "draw") != derived_seed(0, "order") != derived_seed(1, "order")
+    assert derived_seed(3, "a", "b") == derived_seed(3, "a", "b") != derived_seed(3, "ab")
+
+
+def test_lora_trains_few_weights_and_merges(tiny_model, tiny_encoder):
+    pytest.importorskip("peft")
+    from unlearnbench.models import with_adapter
+
+    adapted = with_adapter(copy.deepcopy(tiny_model).float(), rank=2)
+    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert 0 < trainable < 0.25 * sum(p.numel() for p in tiny_model.parameters())
+    before = copy.deepcopy(adapted).merge_and_unload()
+    after = unlearned(adapted, GradientAscent(**QUICK), tiny_encoder)[0].merge_and_unload()
+    assert not torch.allclose(weights(before), weights(after), atol=1e-5)
+    assert math.isfinite(weights(after).sum())

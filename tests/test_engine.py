@@ -1,0 +1,73 @@
+"""Scoring and generation: the fast passes give what plain forward passes give."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from unlearnbench import generation, scoring
+from unlearnbench.batches import Encoded
+from unlearnbench.generation import greedy
+from unlearnbench.scoring import Likelihood, likelihoods
+
+GENERATOR = torch.Generator().manual_seed(3)
+
+
+def random_rows(count, vocabulary):
+    rows = []
+    for _ in range(count):
+        length = int(torch.randint(3, 25, (1,), generator=GENERATOR))
+        ids = torch.randint(2, vocabulary, (length,), generator=GENERATOR).tolist()
+        rows.append(Encoded(tuple(ids), int(torch.randint(1, length - 1, (1,), generator=GENERATOR))))
+    return rows
+
+
+def plain_likelihood(model, row):
+    logp = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
+    return -sum(logp[place - 1, row.ids[place]].item() for place in range(row.start, len(row.ids)))
+
+
+@pytest.mark.parametrize("budget", [40, 2048])
+def test_scores_are_those_of_single_forward_passes_in_the_order_given(tiny_model, budget, monkeypatch):
+    monkeypatch.setattr(scoring, "TOKENS", {"cpu": budget})
+    rows = random_rows(30, tiny_model.config.vocab_size)
+    rows += rows[:3]  # equal rows are computed once and returned twice
+    found = likelihoods(tiny_model, rows, "cpu")
+    for row, value in zip(rows, found, strict=True):
+        assert value.tokens == row.answer_tokens
+        assert value.nll == pytest.approx(plain_likelihood(tiny_model, row), rel=1e-9)
+    assert found[-3:] == found[:3]
+
+
+def test_an_answer_without_tokens_has_no_loss():
+    assert math.isnan(Likelihood(0.0, 0).loss)
+
+
+def plain_greedy(model, prompt, limit, eos):
+    ids = list(prompt)
+    for _ in range(limit):
+        token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+        if token in eos:
+            break
+        ids.append(token)
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("budget", [60, 32768])
+def test_generation_is_that_of_single_rows_without_a_cache(tiny_model, budget, monkeypatch):
+    monkeypatch.setattr(generation, "TOKENS", {"cpu": budget})
+    prompts = [row.ids for row in random_rows(14, tiny_model.config.vocab_size)]
+    prompts += prompts[:2]
+    first = [plain_greedy(tiny_model, prompt, 3, ()) for prompt in prompts]
+    # Ends chosen among what is written, so that rows leave the batch at different steps.
+    eos = [tokens[step] for step, tokens in enumerate(first[:3])]
+    found = greedy(tiny_model, prompts, 12, eos, "cpu")
+    expected = [plain_greedy(tiny_model, prompt, 12, eos) for prompt in prompts]
+    assert found == expected
+    assert len({len(tokens) for tokens in expected}) > 1
+
+
+def test_generation_stops_at_the_cap(tiny_model):
+    assert [len(tokens) for tokens in greedy(tiny_model, [(3, 4), (5, 6, 7)], 5, [], "cpu")] == [5, 5]
+    assert greedy(tiny_model, [], 5, [], "cpu") == []

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from unlearnbench import logprobs
+from unlearnbench.batches import Encoded, collate
+from unlearnbench.domain import IGNORE
+from unlearnbench.logprobs import answer_logits, answer_logprobs, sequence_logprob, token_logprobs
+
+ROWS = [Encoded(tuple(range(3, 3 + length)), start) for length, start in ((9, 4), (5, 1), (7, 6), (12, 0))]
+
+
+def test_token_logprobs_are_cross_entropy():
+    logits = torch.randn(3, 7, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    labels = torch.randint(0, 11, (3, 7), generator=torch.Generator().manual_seed(2))
+    labels[0, :4] = IGNORE
+    logp, scored = token_logprobs(logits, labels)
+    expected = torch.nn.functional.cross_entropy(
+        logits[:, :-1].reshape(-1, 11), labels[:, 1:].reshape(-1), ignore_index=IGNORE, reduction="none"
+    )
+    assert torch.allclose(-logp.reshape(-1), expected)
+    assert torch.equal(scored, labels[:, 1:] != IGNORE)
+
+
+def test_half_precision_logits_are_scored_in_float32():
+    logits = torch.randn(1, 4, 5).bfloat16()
+    logp, _ = token_logprobs(logits, torch.tensor([[0, 1, 2, 3]]))
+    assert logp.dtype == torch.float32
+
+
+def test_parts_in_one_pass_score_as_they_do_alone(tiny_model):
+    first, second = collate(ROWS[:2], "cpu"), collate(ROWS[2:], "cpu")
+    together = answer_logprobs(tiny_model, first, second)
+    for part, found in zip((first, second), together, strict=True):
+        (alone,) = answer_logprobs(tiny_model, part)
+        assert found.shape == (len(part), part.labels.shape[1] - 1)
+        assert torch.allclose(found, alone, atol=1e-12)
+
+
+def test_extra_padding_changes_no_logprob_and_no_gradient(tiny_model):
+    gradients = []
+    for width in (0, 40):
+        tiny_model.zero_grad()
+        (logp,) = sequence_logprob(tiny_model, collate(ROWS, "cpu", width))
+        logp.sum().backward()
+        gradients.append((logp.detach(), copy.deepcopy([p.grad for p in tiny_model.parameters()])))
+    assert torch.allclose(gradients[0][0], gradients[1][0], atol=1e-12)
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(gradients[0][1], gradients[1][1], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [
+        (GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=32), GPT2LMHeadModel),
+        (
+            OPTConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16,
+                      max_position_embeddings=32, word_embed_proj_dim=8),
+            OPTForCausalLM,
+        ),
+        (PhiConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                   intermediate_size=16), PhiForCausalLM),
+        (
+            Gemma2Config(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                         num_key_value_heads=1, head_dim=8, intermediate_size=16),
+            Gemma2ForCausalLM,
+        ),
+        (Qwen2Config(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                     num_key_value_heads=1, intermediate_size=16), Qwen2ForCausalLM),
+    ],
+    ids=["gpt2", "opt", "phi", "gemma2", "qwen2"],
+)  # fmt: skip
+def test_a_narrowed_head_gives_the_logits_of_a_full_one(config, model, monkeypatch):
+    monkeypatch.setattr(logprobs, "_narrows", {})
+    torch.manual_seed(0)
+    model = model(config).eval()
+    rows = collate(ROWS, "cpu")
+    full = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits[rows.predicts]
+    assert torch.allclose(answer_logits(model, rows), full, atol=1e-5)
+    assert logprobs._narrows[type(model)] is True
+
+
+def test_a_model_whose_head_cannot_be_narrowed_takes_the_plain_path(tiny_model, monkeypatch):
+    monkeypatch.setattr(logprobs, "_narrows", {})
+
+    class Shifted(type(tiny_model)):
+        """Adds the mean over positions to its logits: wrong when only some positions are computed."""
+
+        def forward(self, *args, **more):
+            out = super().forward(*args, **more)
+            out.logits = out.logits + out.logits.mean(dim=1, keepdim=True)
+            return out
+
+    tiny_model.__class__ = Shifted
+    rows = collate(ROWS[:1], "cpu")
+    full = tiny_model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits[rows.predicts]
+    assert torch.allclose(answer_logits(tiny_model, rows), full, atol=1e-12)
+    assert logprobs._narrows[Shifted] is False
