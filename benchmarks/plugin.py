@@ -30,7 +30,9 @@ def _tofu(forget: str, retain: str, share: str) -> BenchmarkSpec:
         parameters=(
             Parameter("limit", int, 0, "score the first rows of each part; 0 scores all", low=0),
             Parameter("max_new_tokens", int, 200, "cap on a generated answer", low=1),
+            Parameter("retain_limit", int, 0, "train on the first retain rows only; 0 takes all", low=0),
         ),
+        evaluation_parameters=("limit", "max_new_tokens"),
         fixed={"forget_split": forget},
         citation="Maini et al. 2024, arXiv:2401.06121",
         log_readers={"tofu-log": "unlearnbench.benchmarks.tofu.logs:read"},

@@ -30,13 +30,14 @@ class Encoder:
     """Turns examples into token ids in one prompt format.
 
     The answer's tokens are counted from the length of the prompt tokenised alone, as the TOFU release does.
-    Nothing is cut: a sequence longer than ``context`` tokens is an error.
+    Nothing is cut: a sequence longer than ``context`` tokens is an error. ``notes`` says what had to be made up.
     """
 
-    def __init__(self, tokenizer: Any, style: PromptFormat, context: int) -> None:
+    def __init__(self, tokenizer: Any, style: PromptFormat, context: int, notes: Sequence[str] = ()) -> None:
         self.tokenizer = tokenizer
         self.style = style
         self.context = context
+        self.notes = tuple(notes)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """One Encoded per example. Raises UsageError naming the row that is longer than the context."""

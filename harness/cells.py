@@ -154,7 +154,6 @@ def _prepare_model(spec: Mapping[str, Any]) -> dict[str, Any]:
     benchmark, task = _task(spec, lambda corpus: models.make_encoder(model_spec, corpus))
     rows = task.training[spec["role"]]
     model = models.load_base(model_spec, task.encoder, spec["seed"])
-    notes = models.complete_special_tokens(task.encoder.tokenizer)
     ctx = Context("reference", seed, device, _log, autocast=_autocast(model_spec, device))
     adapter = bool(model_spec.lora_rank)
     if adapter:
@@ -164,7 +163,7 @@ def _prepare_model(spec: Mapping[str, Any]) -> dict[str, Any]:
         model = model.merge_and_unload()
     models.save_checkpoint(folder, model.cpu(), task.encoder.tokenizer)
     facts = {"rows": len(rows), "optimiser_steps": ctx.meter.optimiser_steps, "training_tokens": ctx.meter.tokens,
-             "final_loss": ctx.meter.losses[-1] if ctx.meter.losses else math.nan, "notes": notes}  # fmt: skip
+             "final_loss": ctx.meter.losses[-1] if ctx.meter.losses else math.nan, "notes": list(task.encoder.notes)}  # fmt: skip
     write_json(folder / "reference.json", facts)
     return facts
 
@@ -322,7 +321,7 @@ def _record(
             "prompt_format": encoder.style.name,
         },
         limits=_limits(spec),
-        notes=[],
+        notes=_notes(spec),
         losses=[round(loss, 6) for loss in ctx.meter.losses],
     )
 
@@ -353,11 +352,19 @@ def _limits(spec: Mapping[str, Any]) -> dict[str, Any]:
     limits: dict[str, Any] = {}
     if spec["benchmark"]["values"].get("limit"):
         limits["rows of each part"] = spec["benchmark"]["values"]["limit"]
+    if spec["benchmark"]["values"].get("retain_limit"):
+        limits["retain rows trained on"] = spec["benchmark"]["values"]["retain_limit"]
     if spec["data"]["kind"] == "generated":
         limits["data"] = "generated, not the published data set"
     if spec["model"]["architecture"]:
         limits["model"] = "trained from scratch, without pretraining"
     return limits
+
+
+def _notes(spec: Mapping[str, Any]) -> list[str]:
+    """What was noticed while the reference models were prepared."""
+    facts = model_folder(spec, spec["models"]["original"]) / "reference.json"
+    return list(read_json(facts, "clear the cache")["notes"]) if facts.exists() else []
 
 
 def _device_peak(device: torch.device) -> int | None:

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -49,13 +51,11 @@ def saved_encoder(spec: ModelSpec, folder: str) -> Encoder:
 
 
 def _encoder(spec: ModelSpec, tokenizer: Any, path: str, where: dict[str, Any]) -> Encoder:
-    from transformers import AutoConfig
-
-    complete_special_tokens(tokenizer)
+    notes = complete_special_tokens(tokenizer)
     with _explained(path):
         config = AutoConfig.from_pretrained(path, **where)
     context = int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 2**31)
-    return Encoder(tokenizer, prompt_format(spec.prompt_format, tokenizer), context)
+    return Encoder(tokenizer, prompt_format(spec.prompt_format, tokenizer), context, notes)
 
 
 def complete_special_tokens(tokenizer: Any) -> list[str]:
@@ -213,8 +213,6 @@ def _quantization(spec: ModelSpec) -> dict[str, Any]:
         return {}
     if not spec.lora_rank:
         raise ModelError(f"model {spec.name}: quantization needs lora_rank above 0, because its weights are frozen")
-    from transformers import BitsAndBytesConfig
-
     bits = {"load_in_8bit": True} if spec.quantization == "8bit" else {"load_in_4bit": True}
     return {"quantization_config": BitsAndBytesConfig(**bits)}
 

@@ -57,13 +57,15 @@ def make_plan(study: Study, registry: Registry) -> Plan:
     """Every pairing of the study, and the reference nodes that they need.
 
     Raises:
-        UnknownName, UsageError: a name, key or value of the study that cannot be used.
+        UnknownName, UsageError: a name, key or value of the study that cannot be used, used or not.
         DataError, ModelError: a data folder or model folder that cannot.
         NothingSelected: the study names no method, no benchmark or no model.
     """
     methods = _selected(study, registry, "method")
     benchmarks = _selected(study, registry, "benchmark")
     models = _selected(study, registry, "model")
+    _templates(study)
+    registry.find("executor", str(study.run["executor"]))
     nodes: dict[str, Node] = {}
     for benchmark in benchmarks:
         source = _data_source(study)
@@ -85,7 +87,7 @@ def _selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any
     if not names:
         raise NothingSelected(f"the study selects no {kind}; name some with study.{section} or --{kind}")
     found = [_customised(study, registry, name) if kind == "model" else registry.find(kind, name) for name in names]
-    known = {component.spec.name for component in found} | {component.qualified for component in found}
+    known = {*names, *(c.spec.name for c in found), *(c.qualified for c in found)}
     # The reference methods are part of every plan.
     extra = {"original", "retained", EVERY} if kind == "method" else {EVERY}
     for name in study.overrides[section]:
@@ -102,7 +104,8 @@ def _customised(study: Study, registry: Registry, name: str) -> Component[ModelS
     if name in registered or name in {c.qualified for c in registry.of_kind("model")}:
         component = registry.find("model", name)
     elif path or os.path.isdir(name) or ("/" in name and not name.startswith((".", "/", "~"))):
-        spec = ModelSpec(name, "named in the study", path=str(path) or name)
+        label = Path(name).resolve().name if os.path.isdir(name) else name
+        spec = ModelSpec(label, "named in the study", path=str(path) or name)
         component = Component(spec, registry.find("model", "tiny").plugin)
     elif name.startswith((".", "/", "~")):
         raise ModelError(f"model folder {name!r} does not exist")
@@ -185,6 +188,7 @@ def _shared_spec(
     spec = benchmark.spec
     parameters = {parameter.name for parameter in spec.parameters}
     given = study.given("benchmarks", spec.name, list(parameters))
+    values = parse_parameters(spec.parameters, given, f"benchmarks.{spec.name}")
     recipe = {**spec.recipe, **model.spec.recipe, **study.recipe}
     source = _data_source(study)
     return {
@@ -194,8 +198,9 @@ def _shared_spec(
             "version": spec.version,
             "target": spec.target,
             "source": source_digest(spec.target),
-            "values": parse_parameters(spec.parameters, given, f"benchmarks.{spec.name}"),
+            "values": values,
             "fixed": dict(spec.fixed),
+            "training_settings": _training_settings(spec, values),
             "data": {**asdict(spec.data), "fingerprints": dict(tables)},
             "training": dict(spec.training),
             "metrics": [asdict(metric) for metric in spec.metrics],
@@ -215,6 +220,14 @@ def _shared_spec(
     }
 
 
+def _training_settings(spec: BenchmarkSpec, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes the rows of the reference models beyond their table: nothing at the defaults, else everything."""
+    relevant = [parameter for parameter in spec.parameters if parameter.name not in spec.evaluation_parameters]
+    if all(values[parameter.name] == parameter.default for parameter in relevant):
+        return {}
+    return {**{parameter.name: values[parameter.name] for parameter in relevant}, **spec.fixed}
+
+
 def _reference_node(shared: Mapping[str, Any], role: str) -> Node:
     benchmark, model = shared["benchmark"], shared["model"]
     table = benchmark["training"].get(role, role)
@@ -228,6 +241,7 @@ def _reference_node(shared: Mapping[str, Any], role: str) -> Node:
                                                    "trust_remote_code", "quantization")},
             "recipe": shared["recipe"],
             "training": benchmark["data"]["fingerprints"].get(table, table),
+            "settings": benchmark["training_settings"],
             "benchmark": benchmark["source"],
             "seed": shared["seed"],
             "engine": shared["engine"],

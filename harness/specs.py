@@ -134,6 +134,8 @@ class BenchmarkSpec:
     training: Mapping[str, str] = field(default_factory=dict)
     """Role (``original``, ``retained``) to the table that identifies what this reference model saw."""
     parameters: tuple[Parameter, ...] = ()
+    evaluation_parameters: tuple[str, ...] = ()
+    """Parameters that do not change what the reference models are trained on, so that these can be shared."""
     fixed: Mapping[str, Value] = field(default_factory=dict)
     recipe: Mapping[str, Value] = field(default_factory=dict)
     citation: str = ""

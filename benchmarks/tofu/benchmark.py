@@ -36,20 +36,23 @@ class Tofu:
     forget_split: str = "forget10"
     limit: int = hyperparameter(0, "score the first rows of each part; 0 scores all", low=0)
     max_new_tokens: int = hyperparameter(200, "cap on a generated answer", low=1)
+    retain_limit: int = hyperparameter(0, "train on the first retain rows only; 0 takes all", low=0)
 
     name: ClassVar[str] = "tofu"
 
     def prepare(self, ctx: Preparation) -> Task:
         tables = ctx.tables
         full = _examples(tables["full"])
-        forget = _examples(tables[self.forget_split])
-        retain = _examples(tables[SHARES[self.forget_split]])
+        forget = full[-len(tables[self.forget_split]) :]
+        retain = full[: len(tables[SHARES[self.forget_split]])]
         # Generated data only: knowledge that a pretrained model would bring along, seen by both references.
         general = _examples(tables.get("general", []))
         encoder = ctx.encoder(text for row in (*full, *general) for text in (row.prompt, row.answer))
+        if self.retain_limit:
+            retain = retain[: self.retain_limit]
         return Task(
             encoder=encoder,
-            training={"original": [*full, *general], "retained": [*retain, *general]},
+            training={"original": [*retain, *forget, *general], "retained": [*retain, *general]},
             forget=forget,
             retain=retain,
             evaluation=self._questions(tables),
