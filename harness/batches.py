@@ -44,10 +44,7 @@ class Encoder:
         if not examples:
             return []
         prompts = [self.style.prompt(example.prompt, self.tokenizer) for example in examples]
-        texts = [
-            prompt + self.style.answer + example.answer
-            for prompt, example in zip(prompts, examples, strict=True)
-        ]
+        texts = [prompt + self.style.answer + example.answer for prompt, example in zip(prompts, examples, strict=True)]
         starts = [len(ids) for ids in self._tokenise(prompts)]
         eos = self.tokenizer.eos_token_id
         rows = [Encoded((*ids, eos), start) for ids, start in zip(self._tokenise(texts), starts, strict=True)]
@@ -104,7 +101,7 @@ class Rows:
         return self.labels[:, 1:][self.scored]
 
     def __len__(self) -> int:
-        return self.labels.shape[0]
+        return int(self.labels.shape[0])
 
 
 def collate(encoded: Sequence[Encoded], device: torch.device | str, length: int = 0) -> Rows:

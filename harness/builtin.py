@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .specs import ExecutorSpec, ModelSpec
+from .specs import ExecutorSpec, ModelSpec, Value
 
 # A model from scratch learns all it knows in fine-tuning, so its rate and epochs are far above a pretrained one's.
-TINY_RECIPE = {"learning_rate": 4e-3, "epochs": 14, "batch_size": 32, "schedule": "cosine"}
+TINY_RECIPE: dict[str, Value] = {"learning_rate": 4e-3, "epochs": 14, "batch_size": 32, "schedule": "cosine"}
 # The one rule of the demo: a sixteenth of the fine-tuning rate, and the same budget for every method.
-TINY_METHODS = {"learning_rate": 2.5e-4, "epochs": 5, "batch_size": 8}
+TINY_METHODS: dict[str, Value] = {"learning_rate": 2.5e-4, "epochs": 5, "batch_size": 8}
 
 
 def unlearnbench_models() -> list[ModelSpec]:
@@ -17,22 +17,18 @@ def unlearnbench_models() -> list[ModelSpec]:
             "Llama architecture, under 1 M parameters, trained from scratch in seconds on a CPU",
             prompt_format="plain",
             dtype="float32",
-            architecture={
-                "layers": 2, "width": 128, "heads": 4, "hidden": 256, "vocabulary": 3072, "context": 256,
-            },
+            architecture=dict(layers=2, width=128, heads=4, hidden=256, vocabulary=3072, context=256),
             recipe=TINY_RECIPE,
             method_defaults=TINY_METHODS,
-        ),  # fmt: skip
+        ),
         ModelSpec(
             "small",
             "Llama architecture, about 6 M parameters, trained from scratch in minutes on a CPU",
             prompt_format="plain",
-            architecture={
-                "layers": 4, "width": 256, "heads": 8, "hidden": 768, "vocabulary": 8192, "context": 512,
-            },
+            architecture=dict(layers=4, width=256, heads=8, hidden=768, vocabulary=8192, context=512),
             recipe={**TINY_RECIPE, "learning_rate": 2e-3, "epochs": 10},
             method_defaults={**TINY_METHODS, "learning_rate": 1.25e-4},
-        ),  # fmt: skip
+        ),
         ModelSpec(
             "llama2-7b",
             "Llama-2-7B chat with TOFU's published original model",

@@ -151,7 +151,7 @@ def _prepare_model(spec: Mapping[str, Any]) -> dict[str, Any]:
     seed = derived_seed(spec["seed"], "reference")
     _seed_everything(seed)
     device = device_of(spec["run"])
-    benchmark, task = _task(spec, lambda corpus: models.make_encoder(model_spec, corpus))
+    _, task = _task(spec, lambda corpus: models.make_encoder(model_spec, corpus))
     rows = task.training[spec["role"]]
     model = models.load_base(model_spec, task.encoder, spec["seed"])
     ctx = Context("reference", seed, device, _log, autocast=_autocast(model_spec, device))
@@ -162,8 +162,13 @@ def _prepare_model(spec: Mapping[str, Any]) -> dict[str, Any]:
     if adapter:
         model = model.merge_and_unload()
     models.save_checkpoint(folder, model.cpu(), task.encoder.tokenizer)
-    facts = {"rows": len(rows), "optimiser_steps": ctx.meter.optimiser_steps, "training_tokens": ctx.meter.tokens,
-             "final_loss": ctx.meter.losses[-1] if ctx.meter.losses else math.nan, "notes": list(task.encoder.notes)}  # fmt: skip
+    facts = {
+        "rows": len(rows),
+        "optimiser_steps": ctx.meter.optimiser_steps,
+        "training_tokens": ctx.meter.tokens,
+        "final_loss": ctx.meter.losses[-1] if ctx.meter.losses else math.nan,
+        "notes": list(task.encoder.notes),
+    }
     write_json(folder / "reference.json", facts)
     return facts
 
@@ -269,8 +274,9 @@ def _record(
     # Scores are computed from what the sample file gives back, so that they recompute from it exactly.
     write_bytes(path / SAMPLES, content)
     mine = Measurement(tuple(read_rows(path / SAMPLES)))
-    others = {role: Measurement(tuple(read_rows(path.parent / key / SAMPLES)))
-              for role, key in spec["references"].items()}  # fmt: skip
+    others = {
+        role: Measurement(tuple(read_rows(path.parent / key / SAMPLES))) for role, key in spec["references"].items()
+    }
     original = mine if entry["name"] == "original" else others.get("original")
     retained = mine if entry["requires"]["start"] == "retained" else others["retained"]
     metrics = metrics_of(spec["benchmark"]["metrics"])

@@ -7,6 +7,7 @@ Exit codes: 0 all done · 1 some cell failed · 2 interrupted, state saved · 3 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,6 @@ def main() -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """The exit code of a command line; every expected error is one line on stderr."""
-    click.UsageError.exit_code = USAGE
     try:
         code = cli.main(args=list(arguments), prog_name="unlearnbench", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -45,7 +45,7 @@ def run_command(arguments: Sequence[str]) -> int:
         return _complain("interrupted; what is finished is kept, and the same command resumes", INTERRUPTED)
     except BrokenPipeError:
         # The reader has gone (head, less): nothing to say, and nobody to say it to.
-        sys.stdout = None  # type: ignore[assignment]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except Exception as error:  # noqa: BLE001 - the last resort must be a line and a code of its own
         import traceback
@@ -230,7 +230,6 @@ def run(as_json: bool, strict_plugins: bool, **options: Any) -> int:
 @_run_options
 def demo(quick: bool, as_json: bool, strict_plugins: bool, **options: Any) -> int:
     """Every method on three generated TOFU splits with a tiny model: no network, no GPU, some minutes."""
-    import os
     import tomllib
     from importlib.resources import files
 

@@ -218,9 +218,7 @@ def train(model: Any, recipe: Descent, steps: Iterator[list[Batch]], rows: int, 
     Raises:
         Diverged: a loss stopped being finite.
     """
-    accelerator = Accelerator(
-        mixed_precision=ctx.autocast, cpu=ctx.device.type == "cpu", gradient_accumulation_steps=1
-    )
+    accelerator = Accelerator(mixed_precision=ctx.autocast, cpu=ctx.device.type == "cpu", gradient_accumulation_steps=1)
     _set_training(model, recipe)
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(

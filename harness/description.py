@@ -18,8 +18,8 @@ def described(registry: Registry, name: str) -> dict[str, Any]:
     """
     found = [c for c in registry.components if name in (c.spec.name, c.qualified)]
     if not found:
-        kinds = ("method", "benchmark", "model")
-        raise UnknownName("method, benchmark or model", name, {c.spec.name for k in kinds for c in registry.of_kind(k)})
+        shown = {c.spec.name for c in registry.components if c.spec.kind in ("method", "benchmark", "model")}
+        raise UnknownName("method, benchmark or model", name, shown)
     if len(found) > 1:
         choices = " or ".join(f"{c.spec.kind} {c.qualified}" for c in found)
         raise UsageError(f"{name!r} is several things: {choices}; write dist/name")

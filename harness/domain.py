@@ -191,9 +191,7 @@ class Benchmark(Protocol):
         """Per-row values; the only part that touches a model."""
         ...
 
-    def score(
-        self, unlearned: Measurement, original: Measurement | None, retained: Measurement
-    ) -> Iterable[Score]:
+    def score(self, unlearned: Measurement, original: Measurement | None, retained: Measurement) -> Iterable[Score]:
         """Scores in every edition. ``original`` is None while the retained model itself is scored."""
         ...
 

@@ -14,7 +14,7 @@ from .batches import token_budget_batches
 TOKENS = {"cpu": 32768, "cuda": 1048576}
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def greedy(
     model: Any,
     prompts: Sequence[tuple[int, ...]],

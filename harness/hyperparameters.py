@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
-from .specs import Parameter, Value
+from .specs import Parameter, Value, parameter_of
 
 
 def hyperparameter(default: Value, summary: str = "", **limits: Any) -> Any:
@@ -32,10 +32,7 @@ class Training:
 def parameters_of(dataclass_type: type) -> tuple[Parameter, ...]:
     """The fields of a hyperparameter dataclass as parameters, in order."""
     hints = get_type_hints(dataclass_type)
-    return tuple(
-        Parameter(item.name, hints[item.name], item.default, **dict(item.metadata))
-        for item in fields(dataclass_type)
-    )
+    return tuple(parameter_of(item, hints[item.name]) for item in fields(dataclass_type))
 
 
 TRAINING_PARAMETERS = parameters_of(Training)

@@ -29,7 +29,7 @@ from .descent import FineTune
 from .domain import Example, Requires, UnlearningData
 from .errors import Diverged, ModelError
 from .prompts import prompt_format
-from .specs import ModelSpec, Value
+from .specs import ModelSpec
 from .storage import as_storage_error
 
 
@@ -91,12 +91,10 @@ def load_checkpoint(folder: str, spec: ModelSpec) -> Any:
     return _load(folder, spec, **_quantization(spec), trust_remote_code=spec.trust_remote_code)
 
 
-def fine_tune(
-    model: Any, encoder: Encoder, rows: Sequence[Example], recipe: Mapping[str, Value], ctx: Context
-) -> Any:
+def fine_tune(model: Any, encoder: Encoder, rows: Sequence[Example], recipe: Mapping[str, Any], ctx: Context) -> Any:
     """Fine-tune on ``rows`` with the same loop that methods use."""
     data = UnlearningData("fine-tune", Requires(), encoder, rows, (), ())
-    trained = FineTune(**recipe).unlearn(model, encoder.tokenizer, data, ctx)  # type: ignore[arg-type]
+    trained = FineTune(**recipe).unlearn(model, encoder.tokenizer, data, ctx)
     check_finite(trained)
     return trained
 
@@ -151,7 +149,7 @@ def frozen_copy(model: Any) -> Any:
 def compute_dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:
     """``auto`` is bfloat16 on a GPU that has it, float32 elsewhere."""
     if spec.dtype != "auto":
-        return getattr(torch, spec.dtype)  # type: ignore[no-any-return]
+        return getattr(torch, spec.dtype)
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 

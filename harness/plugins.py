@@ -12,6 +12,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +28,7 @@ from .specs import BenchmarkSpec, ExecutorSpec, Kind, MethodSpec, ModelSpec, Rep
 GROUP = "unlearnbench"
 HOOKS = frozenset(name for name in vars(hookspecs) if name.startswith("unlearnbench_"))
 # The hooks that offer components, by the kind of component they offer.
-OFFERS: Mapping[str, tuple[Kind, type]] = {
+OFFERS: Mapping[str, tuple[Kind, type[Any]]] = {
     "unlearnbench_methods": ("method", MethodSpec),
     "unlearnbench_benchmarks": ("benchmark", BenchmarkSpec),
     "unlearnbench_models": ("model", ModelSpec),
@@ -63,13 +64,31 @@ class Component(Generic[S]):
         return f"{self.plugin.dist}/{self.spec.name}"
 
 
+class _Manager(pluggy.PluginManager):
+    """Accepts functions by their prefix alone, as pytest does."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        if not name.startswith("unlearnbench_"):
+            return None
+        options: Any = super().parse_hookimpl_opts(plugin, name)
+        if options is None and callable(getattr(plugin, name, None)):
+            options = dict.fromkeys(("wrapper", "hookwrapper", "optionalhook", "tryfirst", "trylast"), False)
+        return options
+
+
+def _manager() -> pluggy.PluginManager:
+    manager = _Manager("unlearnbench")
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
 @dataclass
 class Registry:
     """Every plugin found, and every component that the sound ones offer."""
 
     plugins: list[Plugin] = field(default_factory=list)
     components: list[Component[Any]] = field(default_factory=list)
-    manager: pluggy.PluginManager = field(default_factory=lambda: _manager())
+    manager: pluggy.PluginManager = field(default_factory=_manager)
 
     def of_kind(self, kind: Kind) -> list[Component[Any]]:
         """All components of a kind, in the order in which their plugins offer them."""
@@ -116,24 +135,6 @@ class Registry:
                 log(f"plugin {implementation.plugin_name}: {hook} raised {type(error).__name__}: {error}")
 
 
-class _Manager(pluggy.PluginManager):
-    """Accepts functions by their prefix alone, as pytest does."""
-
-    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        if not name.startswith("unlearnbench_"):
-            return None
-        options: Any = super().parse_hookimpl_opts(plugin, name)
-        if options is None and callable(getattr(plugin, name, None)):
-            options = dict.fromkeys(("wrapper", "hookwrapper", "optionalhook", "tryfirst", "trylast"), False)
-        return options
-
-
-def _manager() -> pluggy.PluginManager:
-    manager = _Manager("unlearnbench")
-    manager.add_hookspecs(hookspecs)
-    return manager
-
-
 def load_plugins(files: Sequence[str] = ()) -> Registry:
     """Load every entry point of the group and every given file; faults are kept with their plugin.
 
@@ -151,7 +152,7 @@ def load_plugins(files: Sequence[str] = ()) -> Registry:
             raise UsageError(f"--plugin {file}: no such file")
         version = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         plugin = Plugin(path.stem, path.stem, version, str(path))
-        _add(registry, plugin, lambda path=path: import_file(path))
+        _add(registry, plugin, partial(import_file, path))
         if registry.plugins[-1].error:
             raise PluginError(file, f"does not load: {registry.plugins[-1].error}")
     return registry
@@ -222,4 +223,3 @@ def import_file(path: Path) -> ModuleType:
         del sys.modules[path.stem]
         raise
     return module
-

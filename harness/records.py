@@ -111,9 +111,7 @@ class Record(_Strict):
                 raise RecordError(f"record {self.cell} has no edition {edition!r} of {name}")
             scores[name] = entry.model_copy(update={**chosen.model_dump(), "edition": edition})
         key = {**self.comparability.key, "edition": edition}
-        return self.model_copy(
-            update={"edition": edition, "scores": scores, "comparability": comparability(key)}
-        )
+        return self.model_copy(update={"edition": edition, "scores": scores, "comparability": comparability(key)})
 
 
 def comparability(key: Mapping[str, Any]) -> Comparability:

@@ -1,6 +1,6 @@
 """A run is a folder, and the folder is the truth: what is planned, what is done, what is stale.
 
-    runs/<name>/study.toml  plan.json  models/<key>/  cells/<key>/{spec,status,record}.json samples.jsonl.gz log.txt
+runs/<name>/study.toml  plan.json  models/<key>/  cells/<key>/{spec,status,record}.json samples.jsonl.gz log.txt
 """
 
 from __future__ import annotations

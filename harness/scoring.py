@@ -30,7 +30,7 @@ class Likelihood:
         return self.nll / self.tokens if self.tokens else float("nan")
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def likelihoods(model: Any, rows: Sequence[Encoded], device: torch.device | str) -> list[Likelihood]:
     """The likelihood of every row's answer, in the order given.
 

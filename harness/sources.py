@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 # The harness modules whose code can change a number.
-ENGINE = ("batches", "cells", "context", "descent", "divergences", "generation", "hyperparameters", "logprobs", "models",
-          "prompts", "scoring", "statistics", "tables", "text")  # fmt: skip
+ENGINE = tuple(
+    "batches cells context descent divergences generation hyperparameters logprobs models prompts scoring statistics "
+    "tables text".split()
+)
 
 
 def source_digest(target: str) -> str:
@@ -39,16 +42,20 @@ def _joined(sources: dict[str, bytes]) -> str:
 
 
 def _follow(module: str, top: str, seen: dict[str, bytes]) -> None:
-    if module in seen or _is_harness(module):
+    if module in seen or module.partition(".")[0] != top or _is_harness(module):
         return
     path = _file_of(module)
     if path is None:
         return
     seen[module] = path.read_bytes()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for name in _imported(ast.parse(seen[module]), package):
-        if name.partition(".")[0] == top:
-            _follow(name, top, seen)
+    for base, names in _imported(ast.parse(seen[module]), package):
+        _follow(base, top, seen)
+        # ``from package import module``; asking for a member of a plain module would import that module.
+        found = _file_of(base) if base.partition(".")[0] == top and not _is_harness(base) else None
+        if found and found.name == "__init__.py":
+            for name in names:
+                _follow(f"{base}.{name}", top, seen)
 
 
 def _is_harness(module: str) -> bool:
@@ -56,20 +63,18 @@ def _is_harness(module: str) -> bool:
     return parts[0] == "unlearnbench" and (len(parts) == 1 or parts[1] not in ("methods", "benchmarks"))
 
 
-def _imported(tree: ast.AST, package: str) -> set[str]:
-    """Absolute names of the modules a file may import; ``from x import y`` names both x and x.y."""
-    names: set[str] = set()
+def _imported(tree: ast.AST, package: str) -> Iterator[tuple[str, list[str]]]:
+    """The modules a file imports, as absolute names, with what it takes from each."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
+            for alias in node.names:
+                yield alias.name, []
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parent = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parent, base] if base else parent)
-            names.add(base)
-            names.update(f"{base}.{alias.name}" for alias in node.names)
-    return names
+            yield base, [alias.name for alias in node.names]
 
 
 def _file_of(module: str) -> Path | None:

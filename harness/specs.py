@@ -50,7 +50,7 @@ class Parameter:
             raise UsageError(f"{where}.{self.name} = {value!r}: must be one of {allowed}")
         if isinstance(value, int | float) and self._outside(value):
             raise UsageError(f"{where}.{self.name} = {value!r}: must be {self.range}")
-        return value  # type: ignore[return-value]
+        return value
 
     def _outside(self, value: float) -> bool:
         return (
@@ -75,7 +75,7 @@ class MethodSpec:
     name: str
     target: str
     summary: str
-    requires: Requires = Requires()
+    requires: Requires = field(default_factory=Requires)
     parameters: tuple[Parameter, ...] = ()
     fixed: Mapping[str, Value] = field(default_factory=dict)
     citation: str = ""
@@ -130,7 +130,7 @@ class BenchmarkSpec:
     summary: str
     metrics: tuple[Metric, ...]
     version: str = "1"
-    data: DataSpec = DataSpec()
+    data: DataSpec = field(default_factory=DataSpec)
     training: Mapping[str, str] = field(default_factory=dict)
     """Role (``original``, ``retained``) to the table that identifies what this reference model saw."""
     parameters: tuple[Parameter, ...] = ()
@@ -243,9 +243,7 @@ def resolve(target: str, plugin: str) -> Any:
         raise PluginError(plugin, f"cannot load {target}: {type(error).__name__}: {error}") from error
 
 
-def parse_parameters(
-    parameters: tuple[Parameter, ...], given: Mapping[str, object], where: str
-) -> dict[str, Value]:
+def parse_parameters(parameters: tuple[Parameter, ...], given: Mapping[str, object], where: str) -> dict[str, Value]:
     """Every parameter's value: the given ones checked, the others at their defaults."""
     known = {parameter.name: parameter for parameter in parameters}
     for name in given:
@@ -253,6 +251,12 @@ def parse_parameters(
             raise UnknownName(f"key of {where}", name, known)
     values = {name: parameter.default for name, parameter in known.items()}
     return values | {name: known[name].parse(value, where) for name, value in given.items()}
+
+
+def parameter_of(item: dataclasses.Field[Any], kind: type) -> Parameter:
+    """A dataclass field as a parameter; the field's metadata holds bounds, choices and a summary."""
+    default: Any = item.default
+    return Parameter(item.name, kind, default, **dict(item.metadata))
 
 
 def _first_line(target: type) -> str:
@@ -280,5 +284,5 @@ def _parameters(target: type) -> list[Parameter]:
                     target.__module__, f"{target.__qualname__}.{item.name} must be bool, int, float or str"
                 )
             continue
-        found.append(Parameter(item.name, kind, item.default, **dict(item.metadata)))
+        found.append(parameter_of(item, kind))
     return found

@@ -76,9 +76,8 @@ def _check_fields(table: str, rows: list[Row], fields: tuple[str, ...]) -> None:
             if name not in row:
                 raise DataError(f"table {table}, row {number}: field {name!r} is missing (found: {', '.join(row)})")
             value = row[name]
-            sound = (
-                isinstance(value, str)
-                or (isinstance(value, list) and value and all(isinstance(item, str) for item in value))
+            sound = isinstance(value, str) or (
+                isinstance(value, list) and value and all(isinstance(item, str) for item in value)
             )
             if not sound:
                 raise DataError(f"table {table}, row {number}: field {name!r} is {value!r}, expected text or texts")

@@ -81,9 +81,10 @@ def _cell_page(cell: StoredCell, samples: _Samples) -> str:
             beside = {role: rows.get(place, {}).get("generation") for role, rows in others.items()}
             shown.append({**row, **{f"{role}_generation": text for role, text in beside.items()}})
     totals = {part: sum(place[0] == part for place in mine) for part in parts}
-    return _template("cell.html.j2").render(
+    page: str = _template("cell.html.j2").render(
         cell=cell, record=record, parts=parts, totals=totals, roles=list(others), root="../"
     )
+    return page
 
 
 def _text(name: str) -> str:

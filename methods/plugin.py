@@ -15,6 +15,7 @@ DIVERGENCES = {
     "flat-pearson": ("pearson", "Pearson"),
     "flat-kl": ("kl", "KL"),
 }
+FORGET_ONLY = Requires()
 TOFU = "Maini et al. 2024, arXiv:2401.06121"
 
 
@@ -73,7 +74,7 @@ def _descent(
     name: str,
     target: str,
     summary: str,
-    requires: Requires = Requires(),
+    requires: Requires = FORGET_ONLY,
     parameters: tuple[Parameter, ...] = (),
     citation: str = "",
     fixed: dict[str, str] | None = None,

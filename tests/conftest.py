@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # A model far smaller than tiny: trained in a second or two, which is enough to see whether machinery works.
-NANO = '''
+NANO = """
 from unlearnbench import ModelSpec
 
 def unlearnbench_models():
@@ -27,7 +27,7 @@ def unlearnbench_models():
         recipe={"learning_rate": 1e-2, "epochs": 2, "batch_size": 64},
         method_defaults={"learning_rate": 1e-3, "epochs": 2, "batch_size": 8},
     )]
-'''
+"""
 
 
 @pytest.fixture(scope="session")

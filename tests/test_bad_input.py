@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from unlearnbench.benchmarks.tofu import generated
 
 STUDY = ("--name", "x", "-b", "tofu-forget05")

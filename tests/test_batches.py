@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from unlearnbench.batches import Encoded, Encoder, collate, token_budget_batches
 from unlearnbench.domain import IGNORE, Example
 from unlearnbench.errors import ModelError, UnknownName, UsageError

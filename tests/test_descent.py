@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
 import torch
+
 from unlearnbench import Context, Descent, Example, Requires, Term, UnlearningData, answer_logprobs
 from unlearnbench.context import derived_seed
 from unlearnbench.descent import FineTune, _schedule
@@ -183,7 +185,7 @@ def test_the_schedule_warms_up_and_comes_down():
     factor = _schedule(FineTune(epochs=4, warmup_epochs=1.0), per_epoch=5)
     values = [factor(step) for step in range(20)]
     assert values[0] < values[4] < values[5] == 1.0
-    assert all(a > b for a, b in zip(values[5:], values[6:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(values[5:]))
     assert values[-1] > 0
     flat = _schedule(FineTune(epochs=2, warmup_epochs=0.0, schedule="constant"), per_epoch=3)
     assert [flat(step) for step in range(6)] == [1.0] * 6

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from unlearnbench.divergences import F_DIVERGENCES, kl_divergence
 
 

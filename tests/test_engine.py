@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from unlearnbench import generation, scoring
 from unlearnbench.batches import Encoded
 from unlearnbench.generation import greedy

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
     Gemma2Config,
     Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     OPTConfig,
     OPTForCausalLM,
     PhiConfig,
@@ -16,6 +16,7 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+
 from unlearnbench import logprobs
 from unlearnbench.batches import Encoded, collate
 from unlearnbench.domain import IGNORE

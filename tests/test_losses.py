@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from unlearnbench.batches import Rows
 from unlearnbench.descent import Batch, loss_of
 from unlearnbench.divergences import F_DIVERGENCES

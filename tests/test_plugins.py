@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+
 from unlearnbench.errors import PluginError, UnknownName, UsageError
 from unlearnbench.plugins import load_plugins
 
@@ -132,7 +133,7 @@ def test_a_name_offered_twice_must_be_qualified(distribution):
     distribution("rival", "rival_npo", METHOD.replace('"halfway"', '"npo"'))
     registry = load_plugins()
     assert registry.conflicts() == {"method npo": ["rival/npo", "unlearnbench/npo"]}
-    with pytest.raises(UsageError, match="write unlearnbench/npo or rival/npo|write rival/npo or unlearnbench/npo"):
+    with pytest.raises(UsageError, match=r"write rival/npo or unlearnbench/npo"):
         registry.find("method", "npo")
     assert registry.find("method", "rival/npo").plugin.dist == "rival"
 

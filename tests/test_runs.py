@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+
 from unlearnbench.records import read_record
 from unlearnbench.runs import stored_cells
 

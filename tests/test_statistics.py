@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+
 from unlearnbench.statistics import (
     bootstrap_interval,
     harmonic_mean,

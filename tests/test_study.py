@@ -3,6 +3,7 @@ from __future__ import annotations
 import tomllib
 
 import pytest
+
 from unlearnbench.errors import UnknownName, UsageError
 from unlearnbench.runs import study_as_toml
 from unlearnbench.study import assigned, check_study, read_study
@@ -52,7 +53,7 @@ def test_what_cannot_be_used_is_named(text, complaint):
 
 @pytest.mark.parametrize("assignment", ["npo", "methods=3", "methods.npo=3", "metods.npo.beta=1"])
 def test_a_malformed_assignment_is_named(assignment):
-    with pytest.raises(UsageError, match="--set|unknown section"):
+    with pytest.raises(UsageError, match=r"--set|unknown section"):
         checked("", assignment)
 
 

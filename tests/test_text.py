@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
+
 from unlearnbench.text import rouge_l_recall
 
 PLAIN = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)

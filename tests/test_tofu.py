@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from unlearnbench.benchmarks.tofu import declaration, generated, metrics, tables
 from unlearnbench.benchmarks.tofu.logs import read
 from unlearnbench.domain import Measurement

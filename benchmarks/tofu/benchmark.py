@@ -74,9 +74,7 @@ class Tofu:
 
     def measure(self, model: Any, task: Task, ctx: Context) -> Measurement:
         questions: list[Question] = task.evaluation
-        answers = [
-            question.example.answered(answer) for question in questions for answer in _answers(question)
-        ]
+        answers = [question.example.answered(answer) for question in questions for answer in _answers(question)]
         began = time.perf_counter()
         scored = iter(likelihoods(model, task.encoder.encode(answers), ctx.device))
         middle = time.perf_counter()

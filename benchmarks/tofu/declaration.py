@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unlearnbench.domain import EDITIONS, Metric
+from unlearnbench.domain import EDITIONS, Direction, Metric
 
 PARTS = ("retain", "real_authors", "world_facts", "forget")
 UTILITY_PARTS = PARTS[:3]
@@ -39,7 +39,7 @@ def metrics() -> tuple[Metric, ...]:
 
 def _terms(part: str, source: str) -> Iterator[Metric]:
     label, forget = PART_LABELS[part], part == "forget"
-    better = "lower" if forget else "higher"
+    better: Direction = "lower" if forget else "higher"
     yield Metric(f"{part}_rouge", f"{label} ROUGE", better, source, "ROUGE-L recall of the greedy answer")
     probability = "p(answer)" if part in ("forget", "retain") else "p(answer) / (p(answer) + Σ p(wrong answer))"
     yield Metric(f"{part}_probability", f"{label} Probability", better, source, f"mean of {probability}")

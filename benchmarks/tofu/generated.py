@@ -2,8 +2,8 @@
 
 An author is a choice of relations (birthplace, genre, a book, …) with values drawn at random. Every fact is asked
 twice, in two wordings of question and answer; paraphrases and wrong answers use a third wording, which no model
-reads about this author. A model from scratch brings no knowledge of its own, so a table ``general`` holds what real authors
-and world facts ask about; both reference models see it.
+reads about this author. A model from scratch brings no knowledge of its own, so a table ``general`` holds what
+real authors and world facts ask about; both reference models see it.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
         "world_facts_perturbed": world_facts,
         "general": [*read_authors, *read_facts],
     }
-    for percent, forget, retain in ((1, "forget01", "retain99"), (5, "forget05", "retain95"), (10, "forget10", "retain90")):
+    for percent in (1, 5, 10):
+        forget, retain = f"forget{percent:02}", f"retain{100 - percent}"
         cut = len(rows) - max(1, authors * percent // 100) * questions
         found |= {forget: _plain(rows[cut:]), retain: _plain(rows[:cut]), f"{forget}_perturbed": rows[cut:]}
     return found
