@@ -20,7 +20,7 @@ from .sources import engine_digest, source_digest
 from .specs import BenchmarkSpec, MethodSpec, ModelSpec, parse_parameters
 from .storage import digest, file_digest
 from .study import EVERY, Study
-from .tables import DataSource, fingerprints, read_tables
+from .tables import DataSource, fingerprints, pinned, read_tables
 
 PLAN_SCHEMA = 1
 ROLES = ("original", "retained")
@@ -69,6 +69,7 @@ def make_plan(study: Study, registry: Registry) -> Plan:
     nodes: dict[str, Node] = {}
     for benchmark in benchmarks:
         source = _data_source(study)
+        benchmark = replace(benchmark, spec=replace(benchmark.spec, data=pinned(benchmark.spec.data, source)))
         tables = fingerprints(benchmark.spec.data, source)
         if source.kind == "local":
             read_tables(benchmark.spec.data, source)

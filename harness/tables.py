@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +29,15 @@ class DataSource:
     scale: str = "full"
 
 
+def pinned(spec: DataSpec, source: DataSource) -> DataSpec:
+    """The spec with the hub's branch replaced by its commit, so that every cell reads the same rows.
+
+    Raises:
+        DataError: the hub cannot be asked.
+    """
+    return replace(spec, revision=_commit(spec.hub, spec.revision)) if source.kind == "hub" and spec.hub else spec
+
+
 def fingerprints(spec: DataSpec, source: DataSource) -> dict[str, str]:
     """One identity per table, known without reading the hub: file hash, commit, or generator and seed.
 
@@ -45,8 +53,7 @@ def fingerprints(spec: DataSpec, source: DataSource) -> dict[str, str]:
         return {name: f"generated:{identity[:16]}:{name}" for name in spec.tables}
     if not spec.hub:
         raise DataError("this benchmark has no hub data set; name --data-dir or use generated data")
-    commit = _commit(spec.hub, spec.revision)
-    return {name: f"{spec.hub}@{commit}:{name}" for name in spec.tables}
+    return {name: f"{spec.hub}@{spec.revision}:{name}" for name in spec.tables}
 
 
 def read_tables(spec: DataSpec, source: DataSource) -> dict[str, list[Row]]:
@@ -130,11 +137,12 @@ def _generator_digest(target: str) -> str:
 @cache
 def _commit(repository: str, revision: str) -> str:
     """The commit that a hub revision stands for; offline, the revision as it was given."""
-    hub = importlib.import_module("huggingface_hub")
-    if hub.constants.HF_HUB_OFFLINE:
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
         return revision or "main"
     try:
-        return str(hub.HfApi().dataset_info(repository, revision=revision or None).sha)
+        return str(HfApi().dataset_info(repository, revision=revision or None).sha)
     except Exception as error:
         raise DataError(
             f"cannot reach {repository} on the hub ({type(error).__name__}: {error}); "

@@ -1,0 +1,104 @@
+"""Promises about the code itself: who imports whom, what is public, and under which name."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unlearnbench
+from unlearnbench import hookspecs
+from unlearnbench.sources import ENGINE
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"harness": "unlearnbench", "methods": "unlearnbench.methods", "benchmarks": "unlearnbench.benchmarks",
+           "leaderboard": "unlearnbench.leaderboard"}  # fmt: skip
+ALLOWED = {"harness": {"harness"}, "methods": {"methods", "harness"}, "benchmarks": {"benchmarks", "harness"},
+           "leaderboard": {"leaderboard", "harness"}}  # fmt: skip
+
+
+def imports(path, package):
+    """Absolute names of what a file imports; relative imports stay inside the folder by their dots."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                parent = ".".join(parts[: len(parts) - node.level + 1])
+                base = f"{parent}.{base}" if base else parent
+            yield base
+
+
+def home(module):
+    """The folder that a module of ours lives in."""
+    for folder in ("methods", "benchmarks", "leaderboard"):
+        if module == FOLDERS[folder] or module.startswith(FOLDERS[folder] + "."):
+            return folder
+    return "harness" if module.partition(".")[0] == "unlearnbench" else None
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_arrows(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        inner = path.relative_to(ROOT / folder).parent.parts
+        package = ".".join([FOLDERS[folder], *inner])
+        for module in imports(path, package):
+            assert home(module) in ALLOWED[folder] | {None}, f"{path} imports {module}"
+
+
+def test_the_leaderboard_reads_records_and_never_models():
+    code = (
+        "import sys, unlearnbench.leaderboard.render, unlearnbench.leaderboard.terminal\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_the_folders_are_not_imported_under_their_bare_names():
+    assert not set(FOLDERS) & set(sys.modules)
+    bare = re.compile(r"^\s*(?:from|import) (harness|methods|benchmarks|leaderboard)\b", re.MULTILINE)
+    for path in [*ROOT.rglob("harness/**/*.py"), *(ROOT / "tests").rglob("*.py")]:
+        assert not bare.search(path.read_text()), path
+
+
+def test_what_is_public_is_importable_and_sorted():
+    names = unlearnbench.__all__
+    assert names == sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    assert all(getattr(unlearnbench, name) is not None for name in names)
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        unlearnbench.Nonsense  # noqa: B018
+
+
+def test_the_engine_names_modules_that_exist():
+    assert all(importlib.util.find_spec(f"unlearnbench.{name}") for name in ENGINE)
+
+
+def test_every_hook_says_when_it_is_called():
+    hooks = [value for name, value in vars(hookspecs).items() if name.startswith("unlearnbench_")]
+    assert len(hooks) == 8
+    assert all("Called" in hook.__doc__ for hook in hooks)
+
+
+def test_the_readme_names_every_hook_method_and_benchmark(command):
+    readme = (ROOT / "README.md").read_text()
+    for name in vars(hookspecs):
+        if name.startswith("unlearnbench_"):
+            assert f"`{name}`" in readme
+    for kind in ("methods", "benchmarks"):
+        for entry in command("list", kind, "--json").json[kind]:
+            assert f"`{entry['name']}`" in readme
+
+
+def test_the_readme_s_test_command_is_the_one_that_ci_runs():
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    assert "tox run" in readme
+    assert '/bin/tox" run' in ci
+    assert "demo --quick" in readme
+    assert "demo --quick" in ci

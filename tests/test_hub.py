@@ -1,0 +1,89 @@
+"""The real hub code paths, through a small hub on loopback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from unlearnbench.benchmarks.tofu import generated
+from unlearnbench.models import save_checkpoint
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_hub import FakeHub
+
+TABLES = ("full", "forget05", "retain95", "forget05_perturbed", "retain_perturbed", "real_authors_perturbed",
+          "world_facts_perturbed")  # fmt: skip
+
+
+@pytest.fixture
+def hub(tmp_path):
+    root = tmp_path / "hub"
+    data = root / "datasets" / "locuslab" / "TOFU"
+    data.mkdir(parents=True)
+    found = generated.tables(0, "quick")
+    configs = []
+    for name in TABLES:
+        (data / f"{name}.json").write_text("".join(json.dumps(row) + "\n" for row in found[name]))
+        configs.append(f"- config_name: {name}\n  data_files: {name}.json\n")
+    (data / "README.md").write_text("---\nconfigs:\n" + "".join(configs) + "---\n")
+    with FakeHub(root) as server:
+        yield server
+
+
+def online(hub, tmp_path):
+    return {
+        "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0",
+        "HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*", "no_proxy": "*",
+    }  # fmt: skip
+
+
+def hub_study(command, *words):
+    """A study on the hub's tables instead of generated ones."""
+    study = command.study("-b", "tofu-forget05", "--json", *words)
+    at = study.index("generated")
+    return (*study[:at], "hub", *study[at + 1 :])
+
+
+def test_tables_and_models_come_from_the_hub(hub, tmp_path, tiny_model, tiny_encoder, command):
+    published = hub.root / "models" / "acme" / "tiny-original"
+    save_checkpoint(published, tiny_model.float(), tiny_encoder.tokenizer)
+    shutil.copytree(published, hub.root / "models" / "acme" / "tiny-base")
+    words = hub_study(
+        command, "-m", "ga", "--name", "hub", "--set", "recipe.epochs=1",
+        "--set", 'models.acme/tiny-base.original="acme/tiny-original"',
+        "--set", "models.acme/tiny-base.prompt_format=plain",
+    )  # fmt: skip
+    at = words.index("nano")
+    done = command(*words[:at], "acme/tiny-base", *words[at + 1 :], **online(hub, tmp_path))
+    assert done.code == 0, done.err
+    asked = {request.path for request in hub.requests}
+    commit = hub.commit("datasets", "locuslab/TOFU")
+    assert any(f"/datasets/locuslab/TOFU/resolve/{commit}/full.json" in path for path in asked)
+    assert any(path.startswith("/acme/tiny-original/resolve/") for path in asked)
+    record = done.json["records"][0]
+    assert record["provenance"]["data"]["tables"]["full"] == f"locuslab/TOFU@{commit}:full"
+    assert record["limits"] == {}
+    # The original model was taken as published, the retained one was trained here.
+    prepared = {path.parent.name.partition("--")[0] for path in command.cache.glob("models/*acme*/published.json")}
+    assert prepared == {"original"}
+
+
+def test_a_data_set_that_is_not_on_the_hub_is_one_line(hub, tmp_path, command):
+    shutil.rmtree(hub.root / "datasets")
+    done = command(*hub_study(command, "-m", "ga", "--name", "gone"), **online(hub, tmp_path))
+    assert done.code == 4
+    assert "cannot reach locuslab/TOFU on the hub" in done.err
+    assert "give --data-dir a folder" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+def test_a_model_that_is_not_on_the_hub_is_one_line_and_keeps_what_is_done(hub, tmp_path, command):
+    words = hub_study(command, "-m", "ga", "--name", "missing")
+    at = words.index("nano")
+    done = command(*words[:at], "acme/nowhere", *words[at + 1 :], **online(hub, tmp_path))
+    assert done.code == 4
+    assert "cannot load 'acme/nowhere'" in done.err.strip().splitlines()[-1]

@@ -1,0 +1,170 @@
+"""The pages: what they show, that they ask for nothing, and that other people's text stays text."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import pytest
+
+from unlearnbench.leaderboard.ranking import formatted, tables
+from unlearnbench.leaderboard.render import render
+from unlearnbench.runs import stored_cells
+
+HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
+
+
+class Tags(HTMLParser):
+    """Collects tags, attributes and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.ids = [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name in ("href", "src"):
+                self.links.append(value)
+            if name == "id":
+                self.ids.add(value)
+
+
+@pytest.fixture(scope="module")
+def site(small_run, tmp_path_factory):
+    run, _ = small_run
+    out = tmp_path_factory.mktemp("site")
+    render(stored_cells(run), out)
+    return out
+
+
+def test_the_first_page_has_the_paper_s_columns_and_every_row(site):
+    text = (site / "index.html").read_text()
+    for label in ("FQ", "MU", "F-RL", "R-RL"):
+        assert re.search(rf"{label} <span aria-label=\"(higher|lower) is better\">[↑↓]</span>", text)
+    for name in ("original", "retained", "ga", "npo", "flat-tv", "flat-kl"):
+        assert re.search(rf'<a href="cells/{name}--[^"]+\.html">{name}</a>', text)
+    assert "generated, not the published data set" in text
+    assert text.index(">original<") < text.index(">ga<")
+
+
+def test_every_link_leads_somewhere_inside_the_site(site):
+    for page in site.rglob("*.html"):
+        tags = Tags(page.read_text())
+        assert "script" not in tags.tags
+        for link in tags.links:
+            assert not re.match(r"[a-z]+:", link), link
+            path, _, anchor = link.partition("#")
+            assert not anchor or anchor in tags.ids
+            assert not path or (page.parent / path).is_file(), (page, link)
+
+
+def test_equal_input_gives_equal_bytes(site, small_run, tmp_path):
+    run, _ = small_run
+    render(stored_cells(run), tmp_path)
+    mine = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    theirs = {path.relative_to(site): path.read_bytes() for path in site.rglob("*") if path.is_file()}
+    assert mine == theirs
+
+
+def test_a_cell_s_page_shows_its_samples_beside_the_references(site):
+    text = next(site.glob("cells/npo--*.html")).read_text()
+    for word in ("<dt>truth</dt>", "<dt>original</dt>", "<dt>retained</dt>", 'class="mine">npo</dt>', "SHA-256"):
+        assert word in text
+    assert text.count('class="sample"') > 40
+    assert re.search(r"40 of \d+ rows|\d+ of \d+ rows", text)
+
+
+def test_text_of_strangers_stays_text(small_run, tmp_path):
+    from unlearnbench.storage import read_rows, rows_as_bytes
+
+    run, _ = small_run
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("site"))
+    folder = next((tmp_path / "run" / "cells").glob("ga--*"))
+    rows = [row | {"generation": HOSTILE, "prompt": HOSTILE} for row in read_rows(folder / "samples.jsonl.gz")]
+    (folder / "samples.jsonl.gz").write_bytes(rows_as_bytes(rows))
+    status = next((tmp_path / "run" / "cells").glob("gd--*")) / "status.json"
+    status.write_text(f'{{"status": "failed", "reason": "{HOSTILE.replace(chr(34), chr(39))}"}}')
+    render(stored_cells(tmp_path / "run"), tmp_path / "site")
+    for page in (tmp_path / "site").rglob("*.html"):
+        tags = Tags(page.read_text()).tags
+        assert "script" not in tags
+        assert "img" not in tags
+    assert "alert(1)" in next((tmp_path / "site" / "cells").glob("ga--*.html")).read_text()
+
+
+def test_a_style_sheet_serves_dark_and_narrow_screens(site):
+    css = (site / "style.css").read_text()
+    assert "prefers-color-scheme: dark" in css
+    assert "max-width: 30rem" in css
+    assert "http" not in css
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (float("nan"), "–"), (float("inf"), "∞"), (float("-inf"), "−∞"), (0.0, "0.0000"), (0.55, "0.5500"),
+        (1.59e-24, "1.59e-24"), (1.0984e71, "1.10e71"), (43.21, "43.2"), (-3.5, "-3.5000"), (2.7e-4, "2.70e-4"),
+    ],
+)  # fmt: skip
+def test_numbers_are_legible(value, expected):
+    assert formatted(value) == expected
+
+
+def test_the_best_two_are_marked_and_references_are_not_ranked(small_run):
+    run, _ = small_run
+    (table,) = tables(stored_cells(run))
+    assert [row.method for row in table.references] == ["retained", "original"]
+    checked = 0
+    for name, metric in zip(table.names, table.metrics, strict=True):
+        sign = -1 if metric.better == "higher" else 1
+        ranks = {row.values[name].value: row.values[name].rank for row in table.rows}
+        values = sorted(ranks, key=lambda value: sign * value)
+        assert [ranks[value] for value in values[:2]] == [1, 2][: len(values)]
+        assert all(rank == 0 for value, rank in ranks.items() if value not in values[:2])
+        checked += len(values) > 2
+    assert checked > 5
+
+
+def test_rows_that_may_not_be_compared_stand_in_different_tables(small_run):
+    run, _ = small_run
+    cells = stored_cells(run)
+    other = [cell for cell in cells if cell.identity["method"] in ("original", "retained", "ga")]
+    changed = []
+    for cell in other:
+        record = cell.record.in_edition("as-released")
+        changed.append(SimpleNamespace(**{**vars(cell), "record": record, "key": cell.key + "x"}))
+    found = tables([*cells, *changed])
+    assert [len(table.rows) for table in found] == [12, 1]
+    assert found[0].comparability["edition"] != found[1].comparability["edition"]
+
+
+def test_a_loss_of_another_edition_is_not_ranked_with_the_rest(small_run):
+    run, _ = small_run
+    cells = stored_cells(run)
+    ga = next(cell for cell in cells if cell.identity["method"] == "ga")
+    identity = ga.record.identity.model_copy(update={"method_edition": "as-released"})
+    changed = SimpleNamespace(**{**vars(ga), "record": ga.record.model_copy(update={"identity": identity})})
+    found = tables([changed if cell is ga else cell for cell in cells])
+    assert [(table.loss_edition, len(table.rows)) for table in found] == [("as-released", 1), ("paper", 11)] or [
+        (table.loss_edition, len(table.rows)) for table in found
+    ] == [("paper", 11), ("as-released", 1)]
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine; the pages are checked as text above")
+def test_the_page_reads_in_a_browser_without_a_network(site, tmp_path):
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         f"--user-data-dir={tmp_path}", "--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom",
+         (site / "index.html").as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "flat-pearson" in done.stdout
+    assert "<caption>" in done.stdout
