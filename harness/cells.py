@@ -281,7 +281,6 @@ def _record(
     retained = mine if entry["requires"]["start"] == "retained" else others["retained"]
     metrics = metrics_of(spec["benchmark"]["metrics"])
     scores = score_entries(benchmark.score(mine, original, retained), metrics, spec["edition"])
-    keep = spec["run"].get("samples", True)
     samples = Samples(
         file=SAMPLES,
         sha256=hashlib.sha256(content).hexdigest(),
@@ -308,7 +307,7 @@ def _record(
             seed=spec["seed"],
         ),
         scores=scores,
-        samples=samples if keep else None,
+        samples=samples,
         cost=Cost(
             seconds={name: round(value, 4) for name, value in clock.seconds.items()},
             optimiser_steps=ctx.meter.optimiser_steps,

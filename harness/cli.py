@@ -252,7 +252,7 @@ def _run(study: Study, options: Mapping[str, Any], as_json: bool, strict: bool) 
         raise PluginError(broken.name, f"does not load: {broken.error}")
     made = make_plan(study, registry)
     folder = Path(options["out"] or Path("runs") / study.name)
-    code, failures = _execute(folder, made, registry, as_json)
+    code, failures = _execute(folder, made, registry)
     page = None
     if not failures:
         page = _render([folder], options["site"] or str(folder / "site"), registry, study.edition)
@@ -266,7 +266,7 @@ def _run(study: Study, options: Mapping[str, Any], as_json: bool, strict: bool) 
     return code
 
 
-def _execute(folder: Path, made: Plan, registry: Registry, quiet_stdout: bool) -> tuple[int, list[str]]:
+def _execute(folder: Path, made: Plan, registry: Registry) -> tuple[int, list[str]]:
     """Run the plan in its folder; the exit code, and what the user must mend before anything can be shown."""
     import signal
 

@@ -11,26 +11,9 @@ from .batches import Rows
 from .domain import IGNORE
 
 
-def token_logprobs(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of every labelled token, in nats.
-
-    Args:
-        logits: (B, T, V), unnormalised; position t predicts token t + 1.
-        labels: (B, T), token ids; IGNORE where a token is not scored.
-
-    Returns:
-        (B, T-1) log-probabilities, 0 where nothing is scored, and the (B, T-1) mask of what is.
-    """
-    targets = labels[:, 1:]  # (B, T-1)
-    scored = targets != IGNORE  # (B, T-1)
-    picked = logits.new_zeros(targets.shape, dtype=_wide(logits))  # (B, T-1)
-    picked[scored] = picked_logprobs(logits[:, :-1][scored], targets[scored])
-    return picked, scored
-
-
 def picked_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """(N, V) logits and (N,) targets → (N,) log-probabilities, in nats, computed in at least float32."""
-    wide = logits.to(_wide(logits))
+    wide = logits if logits.dtype == torch.float64 else logits.float()
     return wide.gather(-1, targets[:, None]).squeeze(-1) - wide.logsumexp(-1)
 
 
@@ -75,10 +58,6 @@ def stacked(parts: tuple[Rows, ...]) -> Rows:
         torch.cat([padded(part.attention_mask, 0) for part in parts]),
         torch.cat([padded(part.labels, IGNORE) for part in parts]),
     )
-
-
-def _wide(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def _logits(model: Any, rows: Rows) -> Tensor:

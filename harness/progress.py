@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 from .runs import Outcome
@@ -15,7 +14,6 @@ class Progress:
     def __init__(self, total: int, quiet: bool = False) -> None:
         self._total = total
         self._quiet = quiet
-        self._began = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
 

@@ -91,7 +91,7 @@ class Record(_Strict):
     edition: str
     identity: Identity
     scores: dict[str, ScoreEntry]
-    samples: Samples | None
+    samples: Samples
     cost: Cost
     comparability: Comparability
     provenance: dict[str, Any]

@@ -22,7 +22,6 @@ from .records import Record, read_record
 from .storage import as_storage_error, read_json, write_bytes, write_json
 
 POLL = 0.02
-STATUSES = ("done", "failed", "timed-out", "out-of-memory", "diverged", "not-applicable")
 OK = ("done", "not-applicable")
 
 
@@ -172,7 +171,7 @@ def finished(run: Path, node: Node, cache: Path) -> Outcome | None:
             return None
         if status["status"] == "done":
             record = read_record(folder / "record.json")
-            if record.samples and not (folder / record.samples.file).is_file():
+            if not (folder / record.samples.file).is_file():
                 return None
     except RecordError:
         # A damaged record is measured again; nothing else is lost.

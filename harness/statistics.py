@@ -59,14 +59,6 @@ def interval(values: Floats) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def resampled_means(values: Sequence[float], seed: int = 0) -> Floats:
-    """(R,) means of resampled rows."""
-    array = np.asarray(values, dtype=float)
-    draws = np.random.default_rng(seed).integers(0, len(array), (RESAMPLES, len(array)))
-    found: Floats = array[draws].mean(axis=1)
-    return found
-
-
 def ks_pvalue_interval(a: Sequence[float], b: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
     """Bootstrap interval of ``ks_pvalue`` for two models on the **same rows**, which are resampled together."""
     n = len(a)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ RUN_PARAMETERS = (
     Parameter("device", str, "auto", "cpu, cuda, cuda:1, …; auto takes a GPU where there is one"),
     Parameter("executor", str, "local", "what runs the cells"),
     Parameter("keep_model", bool, False, "keep the unlearned weights in the cell's folder"),
-    Parameter("samples", bool, True, "keep per-row values and generations, from which scores recompute"),
 )
 SECTIONS = ("study", "data", "run", "recipe", "methods", "benchmarks", "models")
 EVERY = "*"
@@ -139,11 +138,6 @@ def check_study(raw: Mapping[str, Any], plugins: Sequence[str] = ()) -> Study:
         plugins=tuple(plugins),
         raw=raw,
     )
-
-
-def with_run(study: Study, **changes: Any) -> Study:
-    """The study with other run settings, which never change a number."""
-    return replace(study, run={**study.run, **changes})
 
 
 def _folder_name(name: str) -> str:

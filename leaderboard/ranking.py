@@ -134,7 +134,7 @@ def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
         comparability=record.comparability.key,
         metrics=metrics,
         names=names,
-        references=tuple(references),
+        references=tuple(sorted(references, key=lambda row: row.method)),
         rows=tuple(ranked),
         limits=record.limits,
     )

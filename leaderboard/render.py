@@ -62,7 +62,7 @@ class _Samples:
 
     def _rows(self, key: str) -> dict[tuple[str, int], dict[str, Any]]:
         cell = self._cells.get(key)
-        if cell is None or cell.record is None or cell.record.samples is None:
+        if cell is None or cell.record is None:
             return {}
         rows = read_rows(cell.folder / cell.record.samples.file)
         return {(str(row.get("part", "")), int(row.get("index", place))): row for place, row in enumerate(rows)}
@@ -72,7 +72,7 @@ def _cell_page(cell: StoredCell, samples: _Samples) -> str:
     record = cell.record
     assert record is not None
     mine = samples.of(cell.key)
-    references = record.samples.references if record.samples else {}
+    references = record.samples.references
     others = {role: samples.of(key) for role, key in references.items()}
     parts: dict[str, list[dict[str, Any]]] = {}
     for place, row in mine.items():

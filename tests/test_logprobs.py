@@ -20,26 +20,23 @@ from transformers import (
 from unlearnbench import logprobs
 from unlearnbench.batches import Encoded, collate
 from unlearnbench.domain import IGNORE
-from unlearnbench.logprobs import answer_logits, answer_logprobs, sequence_logprob, token_logprobs
+from unlearnbench.logprobs import answer_logits, answer_logprobs, picked_logprobs, sequence_logprob
 
 ROWS = [Encoded(tuple(range(3, 3 + length)), start) for length, start in ((9, 4), (5, 1), (7, 6), (12, 0))]
 
 
-def test_token_logprobs_are_cross_entropy():
-    logits = torch.randn(3, 7, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    labels = torch.randint(0, 11, (3, 7), generator=torch.Generator().manual_seed(2))
-    labels[0, :4] = IGNORE
-    logp, scored = token_logprobs(logits, labels)
+def test_answer_logprobs_are_cross_entropy(tiny_model):
+    rows = collate(ROWS, "cpu")
+    (logp,) = answer_logprobs(tiny_model, rows)
+    logits = tiny_model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits
     expected = torch.nn.functional.cross_entropy(
-        logits[:, :-1].reshape(-1, 11), labels[:, 1:].reshape(-1), ignore_index=IGNORE, reduction="none"
+        logits[:, :-1].flatten(0, 1), rows.labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="none"
     )
-    assert torch.allclose(-logp.reshape(-1), expected)
-    assert torch.equal(scored, labels[:, 1:] != IGNORE)
+    assert torch.allclose(-logp.flatten(), expected)
 
 
 def test_half_precision_logits_are_scored_in_float32():
-    logits = torch.randn(1, 4, 5).bfloat16()
-    logp, _ = token_logprobs(logits, torch.tensor([[0, 1, 2, 3]]))
+    logp = picked_logprobs(torch.randn(3, 5).bfloat16(), torch.tensor([0, 1, 2]))
     assert logp.dtype == torch.float32
 
 

@@ -118,7 +118,7 @@ def test_numbers_are_legible(value, expected):
 def test_the_best_two_are_marked_and_references_are_not_ranked(small_run):
     run, _ = small_run
     (table,) = tables(stored_cells(run))
-    assert [row.method for row in table.references] == ["retained", "original"]
+    assert [row.method for row in table.references] == ["original", "retained"]
     checked = 0
     for name, metric in zip(table.names, table.metrics, strict=True):
         sign = -1 if metric.better == "higher" else 1
