@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 
 from . import models
 from .context import Context, Preparation, derived_seed
@@ -391,6 +392,8 @@ class _Clock:
             self.seconds[stage] = time.perf_counter() - began
 
 
+# Logs are read later, not watched.
+transformers.utils.logging.disable_progress_bar()
 # A process forked after this has them ready; benchmarks import them anyway (1 s in each process otherwise).
 for _module in ("transformers.models.llama.modeling_llama", "unlearnbench.statistics", "unlearnbench.text"):
     importlib.import_module(_module)
