@@ -25,6 +25,7 @@ from . import models
 from .context import Context, Preparation, derived_seed
 from .domain import Measurement, Requires, Task, UnlearningData
 from .errors import Diverged, HarnessError, NotApplicable, PluginError, StorageError
+from .hyperparameters import Training
 from .plugins import import_file
 from .records import Comparability, Cost, Identity, Record, Samples, comparability, metrics_of, score_entries
 from .specs import DataSpec, ModelSpec, resolve
@@ -325,6 +326,7 @@ def _record(
             "model": {"path": model["path"], "revision": model["revision"], "fingerprint": model["fingerprint"]},
             "data": spec["data"] | {"tables": spec["benchmark"]["data"]["fingerprints"]},
             "prompt_format": encoder.style.name,
+            "recipe": spec["recipe"],
         },
         limits=_limits(spec),
         notes=_notes(spec),
@@ -343,8 +345,10 @@ def _comparability(spec: Mapping[str, Any], dtype: torch.dtype, encoder: Any) ->
             "data_source": spec["data"]["kind"],
             "model": model["name"],
             "model_weights": model["fingerprint"] or digest(model["architecture"]),
-            "references": {"original": model["original"] or digest(spec["recipe"]),
-                           "retained": model["retained"] or digest(spec["recipe"])},
+            "references": {
+                role: {"published": model[role]} if model[role] else {"published": "", "recipe": spec["recipe"]}
+                for role in ("original", "retained")
+            },
             "prompt_format": encoder.style.name,
             "precision": str(dtype).removeprefix("torch."),
             "quantization": model["quantization"],
@@ -360,6 +364,10 @@ def _limits(spec: Mapping[str, Any]) -> dict[str, Any]:
         limits["rows of each part"] = spec["benchmark"]["values"]["limit"]
     if spec["benchmark"]["values"].get("retain_limit"):
         limits["retain rows trained on"] = spec["benchmark"]["values"]["retain_limit"]
+    if spec["recipe"]["epochs"] < Training().epochs:
+        limits["epochs of the reference models"] = spec["recipe"]["epochs"]
+    if spec["method"]["values"].get("epochs", Training().epochs) < Training().epochs:
+        limits["epochs of unlearning"] = spec["method"]["values"]["epochs"]
     if spec["data"]["kind"] == "generated":
         limits["data"] = "generated, not the published data set"
     if spec["model"]["architecture"]:

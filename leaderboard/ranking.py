@@ -136,7 +136,7 @@ def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
         names=names,
         references=tuple(sorted(references, key=lambda row: row.method)),
         rows=tuple(ranked),
-        limits=record.limits,
+        limits={name: fact for row in (*references, *rows) if row.record for name, fact in row.record.limits.items()},
     )
 
 

@@ -96,6 +96,27 @@ def test_the_readme_names_every_hook_method_and_benchmark(command):
             assert f"`{entry['name']}`" in readme
 
 
+def test_the_method_in_the_readme_works(command, tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "my_method.py").write_text(block)
+    study = command.study("-m", "halfway", "-b", "tofu-forget05", "--name", "readme", "--plugin", "my_method.py")
+    done = command(*study, "--json")
+    assert done.code == 0, done.err
+    losses = {r["identity"]["method"]: r["scores"]["forget_probability"]["value"] for r in done.json["records"]}
+    assert losses["halfway"] < losses["original"]
+
+
+def test_the_study_in_the_readme_is_a_study():
+    import tomllib
+
+    from unlearnbench.study import check_study
+
+    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    study = check_study(tomllib.loads(block))
+    assert study.seeds == (0, 1, 2)
+    assert study.data["source"] == "local"
+
+
 def test_the_readme_s_test_command_is_the_one_that_ci_runs():
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
     assert "tox run" in readme

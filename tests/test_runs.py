@@ -111,8 +111,14 @@ def test_a_method_that_breaks_its_promise_fails_alone(command, bad_methods):
 def start(command, *words):
     return subprocess.Popen(
         [sys.executable, "-m", "unlearnbench", *words],
-        cwd=command.folder, env=command.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=command.folder,
+        env=command.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A script's background job inherits an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def wait_for(what, seconds=90):
