@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import hashlib
 import importlib
@@ -24,7 +25,8 @@ import transformers
 from . import models
 from .context import Context, Preparation, derived_seed
 from .domain import Measurement, Requires, Task, UnlearningData
-from .errors import Diverged, HarnessError, NotApplicable, PluginError, StorageError
+from .errors import Diverged, HarnessError, NotApplicable, PluginError, StorageError, UsageError
+from .execution import DISK_REFUSED
 from .hyperparameters import Training
 from .plugins import import_file
 from .records import Comparability, Cost, Identity, Record, Samples, comparability, metrics_of, score_entries
@@ -38,7 +40,7 @@ SAMPLES = "samples.jsonl.gz"
 def run_node(folder: str) -> int:
     """Run the node whose ``spec.json`` lies in ``folder`` and leave ``status.json`` there.
 
-    Returns the exit status of the process: 0 where a status was written, 3 where the disk refused it.
+    Returns the exit status of the process: 0 where a status was written, DISK_REFUSED where it could not be.
     """
     path = Path(folder)
     spec = read_json(path / "spec.json", "run the study again")
@@ -51,7 +53,7 @@ def run_node(folder: str) -> int:
         write_json(path / "status.json", status)
     except StorageError as error:
         print(error, file=sys.stderr)
-        return StorageError.exit_code
+        return DISK_REFUSED
     return 0
 
 
@@ -64,23 +66,27 @@ def _guarded(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     except StorageError:
         raise
     except NotApplicable as error:
-        return {"status": "not-applicable", "reason": str(error)}
+        return {"status": "not-applicable", "reason": _line(error)}
     except Diverged as error:
-        return {"status": "diverged", "reason": str(error)}
+        return {"status": "diverged", "reason": _line(error)}
     except (MemoryError, torch.OutOfMemoryError) as error:
-        return {"status": "out-of-memory", "reason": str(error) or "out of memory"}
+        return {"status": "out-of-memory", "reason": _line(error) or "out of memory"}
     except HarnessError as error:
         traceback.print_exc()
-        return {"status": "failed", "reason": str(error), "error": type(error).__name__, "exit_code": error.exit_code}
+        return {"status": "failed", "reason": _line(error), "error": type(error).__name__, "exit_code": error.exit_code}
     except OSError as error:
         translated = as_storage_error(error, path)
         if isinstance(translated, StorageError):
             raise translated from error
         traceback.print_exc()
-        return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        return {"status": "failed", "reason": f"{type(error).__name__}: {_line(error)}"}
     except Exception as error:  # noqa: BLE001 - a method may raise anything; its cell fails alone
         traceback.print_exc()
-        return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        return {"status": "failed", "reason": f"{type(error).__name__}: {_line(error)}"}
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _set_threads(threads: int) -> None:
@@ -97,6 +103,8 @@ def device_of(run: Mapping[str, Any]) -> torch.device:
     name = run.get("device", "auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"run.device = {name!r}: no GPU is visible here; use --device cpu")
     return torch.device(name)
 
 
@@ -141,14 +149,28 @@ def model_folder(spec: Mapping[str, Any], key: str) -> Path:
 
 def _prepare_model(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Train a reference model into the cache, or check that a published one loads."""
+    lock = model_folder(spec, spec["key"]).parent / f".{spec['key']}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        # Another run may be preparing the same model; then this one waits and takes it.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return _prepare_locked(spec)
+
+
+def _prepare_locked(spec: Mapping[str, Any]) -> dict[str, Any]:
+    done = model_folder(spec, spec["key"]) / "reference.json"
+    if done.exists():
+        return dict(read_json(done, "clear the cache: unlearnbench cache --clear"))
     _load_plugin_files(spec)
     model_spec = _model_spec(spec)
     folder = model_folder(spec, spec["key"])
     if spec["published"]:
-        encoder = models.saved_encoder(model_spec, spec["published"])
+        # A local folder's revision is the hash of its files, which loading does not take.
+        revision = "" if os.path.isdir(spec["published"]) else spec["published_revision"]
+        encoder = models.saved_encoder(model_spec, spec["published"], revision)
         _task(spec, lambda _: encoder)
-        models.load_checkpoint(spec["published"], model_spec)
-        write_json(folder / "published.json", {"checkpoint": spec["published"]})
+        models.load_checkpoint(spec["published"], model_spec, revision)
+        write_json(folder / "published.json", {"checkpoint": spec["published"], "revision": revision})
         return {"published": spec["published"]}
     seed = derived_seed(spec["seed"], "reference")
     _seed_everything(seed)
@@ -163,7 +185,6 @@ def _prepare_model(spec: Mapping[str, Any]) -> dict[str, Any]:
     model = models.fine_tune(model.to(device), task.encoder, rows, spec["recipe"], ctx)
     if adapter:
         model = model.merge_and_unload()
-    models.save_checkpoint(folder, model.cpu(), task.encoder.tokenizer)
     facts = {
         "rows": len(rows),
         "optimiser_steps": ctx.meter.optimiser_steps,
@@ -171,16 +192,17 @@ def _prepare_model(spec: Mapping[str, Any]) -> dict[str, Any]:
         "final_loss": ctx.meter.losses[-1] if ctx.meter.losses else math.nan,
         "notes": list(task.encoder.notes),
     }
-    write_json(folder / "reference.json", facts)
+    models.save_checkpoint(folder, model.cpu(), task.encoder.tokenizer, facts)
     return facts
 
 
-def checkpoint(spec: Mapping[str, Any], key: str) -> str:
-    """Folder or hub id of a prepared reference model."""
+def checkpoint(spec: Mapping[str, Any], key: str) -> tuple[str, str]:
+    """Folder, or hub id and commit, of a prepared reference model."""
     folder = model_folder(spec, key)
     if (folder / "published.json").exists():
-        return str(read_json(folder / "published.json", "clear the cache: unlearnbench cache --clear")["checkpoint"])
-    return str(folder)
+        published = read_json(folder / "published.json", "clear the cache: unlearnbench cache --clear")
+        return published["checkpoint"], published["revision"]
+    return str(folder), ""
 
 
 def _autocast(spec: ModelSpec, device: torch.device) -> str:
@@ -199,13 +221,11 @@ def _run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     requires = Requires(**entry["requires"])
     model_spec = _model_spec(spec)
     device = device_of(spec["run"])
-    start = checkpoint(spec, spec["models"][requires.start])
+    start, revision = checkpoint(spec, spec["models"][requires.start])
     with clock("load"):
-        encoder = models.saved_encoder(model_spec, start)
+        encoder = models.saved_encoder(model_spec, start, revision)
         benchmark, task = _task(spec, lambda _: encoder)
-        model = models.load_checkpoint(start, model_spec).to(device)
-        if not entry["reference"]:
-            model.requires_grad_(True)
+        model = models.load_checkpoint(start, model_spec, revision).to(device)
     seed = derived_seed(spec["seed"], entry["name"], spec["benchmark"]["name"], spec["model"]["name"])
     _seed_everything(seed)
     original = models.frozen_copy(model) if requires.original == "model" else None
@@ -279,8 +299,8 @@ def _record(
     others = {
         role: Measurement(tuple(read_rows(path.parent / key / SAMPLES))) for role, key in spec["references"].items()
     }
-    original = mine if entry["name"] == "original" else others.get("original")
-    retained = mine if entry["requires"]["start"] == "retained" else others["retained"]
+    original = mine if entry["qualified"] == "unlearnbench/original" else others.get("original")
+    retained = mine if entry["reference"] and entry["requires"]["start"] == "retained" else others["retained"]
     metrics = metrics_of(spec["benchmark"]["metrics"])
     scores = score_entries(benchmark.score(mine, original, retained), metrics, spec["edition"])
     samples = Samples(
@@ -327,6 +347,8 @@ def _record(
             "data": spec["data"] | {"tables": spec["benchmark"]["data"]["fingerprints"]},
             "prompt_format": encoder.style.name,
             "recipe": spec["recipe"],
+            "method_source": entry["source"],
+            "templates": digest(spec["templates"]) if spec["templates"] else "",
         },
         limits=_limits(spec),
         notes=_notes(spec),
@@ -351,7 +373,7 @@ def _comparability(spec: Mapping[str, Any], dtype: torch.dtype, encoder: Any) ->
             },
             "prompt_format": encoder.style.name,
             "precision": str(dtype).removeprefix("torch."),
-            "quantization": model["quantization"],
+            "lora_rank": model["lora_rank"],
             "edition": spec["edition"],
         }
     )  # fmt: skip

@@ -178,6 +178,7 @@ def show(name: str, plugins: tuple[str, ...], as_json: bool) -> None:
 
 @cli.command()
 @_study_options
+@click.option("-o", "--out", metavar="DIR", help="Run folder (default: runs/<name of the study>).")
 @_json_option
 def plan(as_json: bool, **options: Any) -> None:
     """Show the cells of a study and what is already done, without running anything."""
@@ -186,7 +187,7 @@ def plan(as_json: bool, **options: Any) -> None:
 
     study = _study(options)
     made = make_plan(study, _registry(study.plugins))
-    run = Path("runs") / study.name
+    run = Path(options["out"] or Path("runs") / study.name)
     cache = cache_folder()
     rows = [{"key": node.key, "kind": node.kind, "title": node.title,
              "state": "done" if finished(run, node, cache) else "to run"} for node in made.nodes]  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from .batches import Encoded, Rows, collate
@@ -129,7 +130,10 @@ class Descent(Training):
         """Before the first step the model is the original model, so it scores its own reference values."""
         rows = {row for epoch in epochs for draw in epoch for part in draw if part != "retain" for row in draw[part]}
         unique = sorted(rows, key=lambda row: row.ids)
-        return {row: -scored.nll for row, scored in zip(unique, likelihoods(model, unique, ctx.device), strict=True)}
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(ctx.autocast)
+        with torch.autocast(ctx.device.type, dtype, enabled=dtype is not None):
+            found = likelihoods(model, unique, ctx.device)
+        return {row: -scored.nll for row, scored in zip(unique, found, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,9 @@ def train(model: Any, recipe: Descent, steps: Iterator[list[Batch]], rows: int, 
     Raises:
         Diverged: a loss stopped being finite.
     """
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != ctx.autocast:
+        # Accelerate keeps one precision for a process; the next run may ask for another.
+        AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=ctx.autocast, cpu=ctx.device.type == "cpu", gradient_accumulation_steps=1)
     _set_training(model, recipe)
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
@@ -235,7 +242,9 @@ def train(model: Any, recipe: Descent, steps: Iterator[list[Batch]], rows: int, 
                 totals[count] = totals.get(count, 0) + number
         step_loss: Tensor | float = 0.0
         for batch in batches:
-            loss = loss_of(recipe.loss(model, batch), totals, recipe.name)
+            # The original model's forward passes round as the trained model's do.
+            with accelerator.autocast():
+                loss = loss_of(recipe.loss(model, batch), totals, recipe.name)
             accelerator.backward(loss)
             step_loss = step_loss + loss.detach()
         if recipe.max_grad_norm:
@@ -263,8 +272,10 @@ def _set_training(model: Any, recipe: Descent) -> None:
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-            if hasattr(module, "attention_dropout"):
-                module.attention_dropout = 0.0
+            # Some models call functional dropout with a rate that they keep as an attribute.
+            for name in [name for name in vars(module) if name.endswith(("dropout", "pdrop", "layerdrop"))]:
+                if isinstance(getattr(module, name), float):
+                    setattr(module, name, 0.0)
 
 
 def _fused(weights: list[Tensor]) -> bool:

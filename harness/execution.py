@@ -15,6 +15,9 @@ from pathlib import Path
 
 import psutil
 
+DISK_REFUSED = 74
+"""Exit status of a node that could not write its status (EX_IOERR)."""
+
 GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
 

@@ -17,7 +17,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -30,7 +29,7 @@ from .domain import Example, Requires, UnlearningData
 from .errors import Diverged, ModelError
 from .prompts import prompt_format
 from .specs import ModelSpec
-from .storage import as_storage_error
+from .storage import as_storage_error, write_json
 
 
 def make_encoder(spec: ModelSpec, corpus: Iterable[str]) -> Encoder:
@@ -43,11 +42,12 @@ def make_encoder(spec: ModelSpec, corpus: Iterable[str]) -> Encoder:
     return _encoder(spec, tokenizer, spec.path, _where(spec))
 
 
-def saved_encoder(spec: ModelSpec, folder: str) -> Encoder:
+def saved_encoder(spec: ModelSpec, folder: str, revision: str = "") -> Encoder:
     """The encoder that was saved with a model (a folder of the cache, or a published checkpoint)."""
+    where = _published(spec, revision)
     with _explained(folder):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
-    return _encoder(spec, tokenizer, folder, {"trust_remote_code": spec.trust_remote_code})
+        tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+    return _encoder(spec, tokenizer, folder, where)
 
 
 def _encoder(spec: ModelSpec, tokenizer: Any, path: str, where: dict[str, Any]) -> Encoder:
@@ -78,17 +78,16 @@ def load_base(spec: ModelSpec, encoder: Encoder, seed: int) -> Any:
     """
     if spec.architecture:
         return _from_scratch(spec.architecture, encoder, seed)
-    quantized = _quantization(spec)
-    model = _load(spec.path, spec, **quantized, **_where(spec))
+    model = _load(spec.path, spec, **_where(spec))
     if spec.gguf_file:
         model = _plain(model)
     _fit_vocabulary(model, encoder)
     return model
 
 
-def load_checkpoint(folder: str, spec: ModelSpec) -> Any:
+def load_checkpoint(folder: str, spec: ModelSpec, revision: str = "") -> Any:
     """A reference model, in float32, on the CPU."""
-    return _load(folder, spec, **_quantization(spec), trust_remote_code=spec.trust_remote_code)
+    return _load(folder, spec, **_published(spec, revision))
 
 
 def fine_tune(model: Any, encoder: Encoder, rows: Sequence[Example], recipe: Mapping[str, Any], ctx: Context) -> Any:
@@ -106,14 +105,16 @@ def check_finite(model: Any) -> None:
             raise Diverged(f"the weights of {name} are not finite")
 
 
-def save_checkpoint(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Model and tokenizer in a folder that is either whole or absent."""
+def save_checkpoint(folder: Path, model: Any, tokenizer: Any, facts: Mapping[str, Any] | None = None) -> None:
+    """Model and tokenizer, and ``facts`` as ``reference.json``, in a folder that is either whole or absent."""
     temporary = ""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        if facts is not None:
+            write_json(Path(temporary) / "reference.json", facts)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
@@ -187,6 +188,11 @@ def _from_scratch(sizes: Mapping[str, int], encoder: Encoder, seed: int) -> Any:
         return LlamaForCausalLM(config)
 
 
+def _published(spec: ModelSpec, revision: str) -> dict[str, Any]:
+    where: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    return {**where, "revision": revision} if revision else where
+
+
 def _where(spec: ModelSpec) -> dict[str, Any]:
     where: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
     if spec.revision:
@@ -204,15 +210,6 @@ def _load(path: str, spec: ModelSpec, **where: Any) -> Any:
             use_safetensors=None if spec.allow_pickle or spec.gguf_file else True,
             **where,
         )
-
-
-def _quantization(spec: ModelSpec) -> dict[str, Any]:
-    if not spec.quantization:
-        return {}
-    if not spec.lora_rank:
-        raise ModelError(f"model {spec.name}: quantization needs lora_rank above 0, because its weights are frozen")
-    bits = {"load_in_8bit": True} if spec.quantization == "8bit" else {"load_in_4bit": True}
-    return {"quantization_config": BitsAndBytesConfig(**bits)}
 
 
 def _plain(model: Any) -> Any:

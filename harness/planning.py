@@ -15,12 +15,12 @@ from typing import Any
 from .errors import DataError, ModelError, NothingSelected, UnknownName, UsageError
 from .hyperparameters import TRAINING_PARAMETERS
 from .plugins import Component, Registry
-from .provenance import provenance
+from .provenance import device_kind, provenance
 from .sources import engine_digest, source_digest
 from .specs import BenchmarkSpec, MethodSpec, ModelSpec, parse_parameters
 from .storage import digest, file_digest
 from .study import EVERY, Study
-from .tables import DataSource, fingerprints, pinned, read_tables
+from .tables import DataSource, fingerprints, hub_commit, pinned, read_tables
 
 PLAN_SCHEMA = 1
 ROLES = ("original", "retained")
@@ -94,30 +94,43 @@ def _selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any
     for name in study.overrides[section]:
         if name not in known | extra:
             raise UnknownName(f"{kind} in [{section}]", name, known, "; its settings would change nothing")
+    keys = {parameter.name for component in found for parameter in component.spec.parameters}
+    for key in study.overrides[section].get(EVERY, {}):
+        if key not in keys:
+            raise UnknownName(f"key of {section}.{EVERY}", key, keys)
     return found
 
 
 def _customised(study: Study, registry: Registry, name: str) -> Component[ModelSpec]:
     """A registered model with the study's overrides, or a new one from a hub id or folder."""
-    given = study.given("models", name)
-    path = given.get("path", "")
-    registered = {component.spec.name for component in registry.of_kind("model")}
-    if name in registered or name in {c.qualified for c in registry.of_kind("model")}:
+    parameters = [parameter.name for parameter in ModelSpec.parameters]
+    known = [c for c in registry.of_kind("model") if name in (c.spec.name, c.qualified)]
+    if known:
         component = registry.find("model", name)
-    elif path or os.path.isdir(name) or ("/" in name and not name.startswith((".", "/", "~"))):
-        label = Path(name).resolve().name if os.path.isdir(name) else name
-        spec = ModelSpec(label, "named in the study", path=str(path) or name)
-        component = Component(spec, registry.find("model", "tiny").plugin)
-    elif name.startswith((".", "/", "~")):
-        raise ModelError(f"model folder {name!r} does not exist")
+        given = study.given("models", (component.spec.name, component.qualified), parameters)
     else:
-        registry.find("model", name)
-        raise AssertionError("find raises for an unknown name")
+        given = study.given("models", (name,), parameters)
+        component = Component(
+            _named_in_study(registry, name, given), registry.find("model", "unlearnbench/tiny").plugin
+        )
     values = parse_parameters(ModelSpec.parameters, {**_model_values(component.spec), **given}, f"models.{name}")
     spec = replace(component.spec, **values)
     if spec.path and (spec.path.startswith((".", "/", "~")) or os.path.isdir(spec.path)):
         spec = replace(spec, path=_model_folder(spec, name))
+    elif spec.path:
+        spec = replace(spec, revision=hub_commit("model", spec.path, spec.revision))
     return Component(spec, component.plugin)
+
+
+def _named_in_study(registry: Registry, name: str, given: Mapping[str, Any]) -> ModelSpec:
+    """A model that is a folder, a hub id, or a name of the study's own with a path."""
+    if os.path.isdir(name):
+        return ModelSpec(Path(name).resolve().name, "named in the study", path=name)
+    if name.startswith((".", "/", "~")):
+        raise ModelError(f"model folder {name!r} does not exist")
+    if given.get("path") or "/" in name:
+        return ModelSpec(name, "named in the study", path=str(given.get("path", name)))
+    raise UnknownName("model", name, {component.spec.name for component in registry.of_kind("model")})
 
 
 def _model_values(spec: ModelSpec) -> dict[str, Any]:
@@ -167,11 +180,11 @@ def _pairings(
     references = {role: _reference_node(shared, role) for role in ROLES}
     yield from references.values()
     models = {role: node.key for role, node in references.items()}
-    named = [component for component in methods if not component.spec.reference]
+    named = [method for method in methods if method.qualified not in {f"unlearnbench/{role}" for role in ROLES}]
     cells: dict[str, str] = {}
     # The retained model is measured first: every forget score is a comparison with it.
     for role in reversed(ROLES):
-        reference = registry.find("method", role)
+        reference = registry.find("method", f"unlearnbench/{role}")
         node = _cell_node(study, shared, reference, models, dict(cells))
         cells[role] = node.key
         yield node
@@ -188,7 +201,7 @@ def _shared_spec(
 ) -> dict[str, Any]:
     spec = benchmark.spec
     parameters = {parameter.name for parameter in spec.parameters}
-    given = study.given("benchmarks", spec.name, list(parameters))
+    given = study.given("benchmarks", (spec.name, benchmark.qualified), list(parameters))
     values = parse_parameters(spec.parameters, given, f"benchmarks.{spec.name}")
     recipe = {**spec.recipe, **model.spec.recipe, **study.recipe}
     source = _data_source(study)
@@ -212,6 +225,8 @@ def _shared_spec(
         "recipe": parse_parameters(TRAINING_PARAMETERS, recipe, "recipe"),
         "seed": seed,
         "engine": engine_digest(),
+        # The precision of dtype = auto follows from it.
+        "device": device_kind(str(study.run["device"])),
         "plugins": {
             "benchmark": asdict(benchmark.plugin),
             "model": asdict(model.plugin),
@@ -232,25 +247,39 @@ def _training_settings(spec: BenchmarkSpec, values: Mapping[str, Any]) -> dict[s
 def _reference_node(shared: Mapping[str, Any], role: str) -> Node:
     benchmark, model = shared["benchmark"], shared["model"]
     table = benchmark["training"].get(role, role)
-    published = (model[role] or "").replace("{split}", table)
+    published, revision = _published(str(model[role]).replace("{split}", table))
     content: dict[str, Any]
     if published:
-        content = {"published": published}
+        content = {"published": published, "revision": revision}
     else:
         content = {
             "model": {key: model[key] for key in ("path", "fingerprint", "gguf_file", "architecture", "prompt_format",
-                                                   "trust_remote_code", "quantization")},
+                                                   "trust_remote_code", "dtype", "lora_rank")},
             "recipe": shared["recipe"],
             "training": benchmark["data"]["fingerprints"].get(table, table),
             "settings": benchmark["training_settings"],
             "benchmark": benchmark["source"],
             "seed": shared["seed"],
             "engine": shared["engine"],
+            "device": shared["device"],
         }  # fmt: skip
     identity = digest(content)
     key = f"{role}--{model['name'].replace('/', '_')}--{table}--s{shared['seed']}--{identity[:12]}"
-    spec = {**shared, "kind": "model", "role": role, "published": published, "content": identity, "key": key}
+    spec = {**shared, "kind": "model", "role": role, "published": published, "published_revision": revision,
+            "content": identity, "key": key}  # fmt: skip
     return Node(key, "model", f"{role} model {model['name']} ({table})", (), identity, spec)
+
+
+def _published(path: str) -> tuple[str, str]:
+    """A published checkpoint and what it is: the hash of a local folder's files, or the commit on the hub."""
+    if not path:
+        return "", ""
+    if path.startswith((".", "/", "~")) or os.path.isdir(path):
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise ModelError(f"published model folder {path!r} does not exist")
+        return str(folder.resolve()), _folder_fingerprint(str(folder.resolve()), "")
+    return path, hub_commit("model", path, "")
 
 
 def _cell_node(
@@ -278,10 +307,11 @@ def _cell_node(
         "method": {key: entry[key] for key in ("qualified", "source", "values", "fixed", "requires")},
         "benchmark": {key: benchmark[key] for key in ("qualified", "version", "source", "values", "fixed")},
         "tables": benchmark["data"]["fingerprints"],
-        "model": {key: model[key] for key in ("dtype", "prompt_format", "lora_rank", "quantization")},
+        "model": {key: model[key] for key in ("dtype", "prompt_format", "lora_rank")},
         "references": {role: key.rpartition("--")[2] for role, key in models.items()},
         "seed": shared["seed"],
         "engine": shared["engine"],
+        "device": shared["device"],
         "templates": templates,
     }
     identity = digest(content)
@@ -309,19 +339,8 @@ def _hyperparameters(study: Study, method: Component[MethodSpec], model: Mapping
     spec = method.spec
     names = [parameter.name for parameter in spec.parameters]
     suited = {key: value for key, value in model["method_defaults"].items() if key in names}
-    given = suited | study.given("methods", spec.name, names)
-    given |= study.overrides["methods"].get(method.qualified, {})
-    values = parse_parameters(spec.parameters, given, f"methods.{spec.name}")
-    if spec.parameters and EVERY in study.overrides["methods"]:
-        _refuse_unknown_shared(study)
-    return values
-
-
-def _refuse_unknown_shared(study: Study) -> None:
-    known = {parameter.name for parameter in TRAINING_PARAMETERS} | {"edition"}
-    for key in study.overrides["methods"][EVERY]:
-        if key not in known:
-            raise UnknownName(f"key of methods.{EVERY}", key, known)
+    given = suited | study.given("methods", (spec.name, method.qualified), names)
+    return parse_parameters(spec.parameters, given, f"methods.{spec.name}")
 
 
 def _templates(study: Study) -> list[str]:
@@ -331,7 +350,10 @@ def _templates(study: Study) -> list[str]:
     path = Path(study.data["templates"]).expanduser()
     if not path.is_file():
         raise UsageError(f"data.templates = {str(path)!r}: no such file")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"data.templates = {str(path)!r}: not UTF-8 text ({error})") from error
     if not any(lines):
         raise UsageError(f"data.templates = {str(path)!r}: the file has no lines")
     return [line for line in lines if line]
@@ -345,14 +367,17 @@ def _builtin_templates() -> list[str]:
     return [line for line in text.split("\n") if line]
 
 
-@cache
 def _folder_fingerprint(folder: str, gguf_file: str) -> str:
-    root = Path(folder)
-    names = [gguf_file] if gguf_file else sorted(
-        name for name in os.listdir(root)
-        if name.endswith((".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"))
-    )  # fmt: skip
-    return digest({name: file_digest(root / name) for name in names})
+    """Hash of the files that make up a model; hashed once for a file that does not change."""
+    suffixes = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
+    names = [gguf_file] if gguf_file else sorted(name for name in os.listdir(folder) if name.endswith(suffixes))
+    files = [(name, Path(folder) / name) for name in names]
+    return digest({name: _hashed(path, path.stat().st_size, path.stat().st_mtime_ns) for name, path in files})
+
+
+@cache
+def _hashed(path: Path, size: int, modified: int) -> str:
+    return file_digest(path)
 
 
 def _weights_fingerprint(spec: ModelSpec) -> str:
@@ -361,4 +386,4 @@ def _weights_fingerprint(spec: ModelSpec) -> str:
         return ""
     if os.path.isdir(spec.path):
         return _folder_fingerprint(spec.path, spec.gguf_file)
-    return f"{spec.path}@{spec.revision or 'main'}"
+    return f"{spec.path}@{spec.revision}"

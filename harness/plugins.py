@@ -184,6 +184,8 @@ def _offered(module: ModuleType) -> list[Spec]:
         for spec in _listed(offer(), hook) if offer else ():
             if not isinstance(spec, expected):
                 raise TypeError(f"{hook} returned {type(spec).__name__}, expected {expected.__name__}")
+            if isinstance(spec, MethodSpec) and spec.requires.start == "retained" and not spec.reference:
+                raise ValueError(f"method {spec.name} starts from the retained model, which only a reference may do")
             if spec.api_version > API_VERSION:
                 raise ValueError(
                     f"{kind} {spec.name} needs plugin API {spec.api_version}; this unlearnbench offers {API_VERSION}"

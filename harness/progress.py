@@ -43,12 +43,11 @@ class Progress:
         took = "kept" if outcome.cached else f"{outcome.seconds:.1f} s"
         why = f": {outcome.reason}" if outcome.reason else ""
         line = f"[{done}/{total}] {outcome.node.title}: {outcome.status} ({took}){why}"
-        (self._bar.console.print if self._bar else self._plain)(line)
+        self.say(line)
 
     def say(self, line: str) -> None:
-        """A line of the run's own."""
-        (self._bar.console.print if self._bar else self._plain)(line)
-
-    @staticmethod
-    def _plain(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        """A line, as it is: reasons may hold what rich would take for markup."""
+        if self._bar:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)

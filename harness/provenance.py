@@ -14,6 +14,14 @@ PACKAGES = ("unlearnbench", "torch", "transformers", "tokenizers", "accelerate",
             "rouge-score", "nltk", "pluggy")  # fmt: skip
 
 
+def device_kind(device: str) -> str:
+    """``cpu`` or ``cuda`` for a device setting, without importing torch: ``auto`` is a GPU where a driver shows one."""
+    if device != "auto":
+        return device.partition(":")[0]
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    return "cuda" if Path("/proc/driver/nvidia/version").exists() and not hidden else "cpu"
+
+
 @cache
 def provenance() -> dict[str, Any]:
     """Package versions, the harness's git commit where it runs from a checkout, and the machine."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RecordError, StorageError, UsageError
-from .execution import Job, LocalExecutor
+from .execution import DISK_REFUSED, Job, LocalExecutor
 from .planning import PLAN_SCHEMA, Node, Plan
 from .records import Record, read_record
 from .storage import as_storage_error, read_json, write_bytes, write_json
@@ -56,7 +56,10 @@ def locked(run: Path) -> Iterator[None]:
         run.mkdir(parents=True, exist_ok=True)
         file = (run / ".lock").open("a")
     except OSError as error:
-        raise as_storage_error(error, run) from error
+        translated = as_storage_error(error, run)
+        if translated is error:
+            raise UsageError(f"cannot use {run} as a run folder: {error.strerror}; choose another --out") from error
+        raise translated from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -266,9 +269,10 @@ def _ended(executor: LocalExecutor, job: Job, node: Node, settings: Mapping[str,
             return _conclude(run, node, "out-of-memory", f"used more than --memory-limit {limit:g} GiB", job.seconds)
         return None
     job.process.join()
-    if code == StorageError.exit_code:
-        words = (job.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip()
-        raise StorageError(words.rpartition("\n")[2] or f"cannot write to {job.folder}")
+    if code == DISK_REFUSED:
+        words = (job.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+        if not words or words.startswith("cannot write"):
+            raise StorageError(words or f"cannot write {job.folder}: the disk is full; free some space")
     try:
         status = _status(job.folder)
     except RecordError as error:

@@ -17,13 +17,14 @@ ENGINE = tuple(
 
 
 def source_digest(target: str) -> str:
-    """SHA-256 over the module of ``"pkg.mod:Name"`` and what it imports from its own top-level package.
+    """SHA-256 over the module of ``"pkg.mod:Name"`` and what it imports of its own kind.
 
-    The harness itself is left out: ``engine_digest`` covers it.
+    That is its top-level package, modules beside a single-file plugin, and our methods and benchmarks where it
+    builds on them. The harness itself is left out: ``engine_digest`` covers it.
     """
     module = target.partition(":")[0]
     seen: dict[str, bytes] = {}
-    _follow(module, module.partition(".")[0], seen)
+    _follow(module, _Origin(module), seen)
     return _joined(seen)
 
 
@@ -41,26 +42,38 @@ def _joined(sources: dict[str, bytes]) -> str:
     return total.hexdigest()
 
 
-def _follow(module: str, top: str, seen: dict[str, bytes]) -> None:
-    if module in seen or module.partition(".")[0] != top or _is_harness(module):
-        return
-    path = _file_of(module)
+class _Origin:
+    """Which modules count as the target's own."""
+
+    def __init__(self, module: str) -> None:
+        self._top = module.partition(".")[0]
+        path = _file_of(module)
+        beside = path is not None and "." not in module and path.parent.name not in ("site-packages", "dist-packages")
+        self._folder = path.parent if path and beside else None
+
+    def owns(self, module: str) -> bool:
+        parts = module.split(".")
+        if parts[0] == "unlearnbench":
+            return len(parts) > 1 and parts[1] in ("methods", "benchmarks")
+        if parts[0] == self._top:
+            return True
+        beside = self._folder / parts[0] if self._folder else None
+        return beside is not None and (beside.is_dir() or beside.with_suffix(".py").exists())
+
+
+def _follow(module: str, origin: _Origin, seen: dict[str, bytes]) -> None:
+    path = _file_of(module) if module not in seen and origin.owns(module) else None
     if path is None:
         return
     seen[module] = path.read_bytes()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for base, names in _imported(ast.parse(seen[module]), package):
-        _follow(base, top, seen)
+        _follow(base, origin, seen)
         # ``from package import module``; asking for a member of a plain module would import that module.
-        found = _file_of(base) if base.partition(".")[0] == top and not _is_harness(base) else None
+        found = _file_of(base) if origin.owns(base) else None
         if found and found.name == "__init__.py":
             for name in names:
-                _follow(f"{base}.{name}", top, seen)
-
-
-def _is_harness(module: str) -> bool:
-    parts = module.split(".")
-    return parts[0] == "unlearnbench" and (len(parts) == 1 or parts[1] not in ("methods", "benchmarks"))
+                _follow(f"{base}.{name}", origin, seen)
 
 
 def _imported(tree: ast.AST, package: str) -> Iterator[tuple[str, list[str]]]:

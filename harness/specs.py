@@ -107,7 +107,7 @@ class DataSpec:
     """Where a benchmark's tables come from: the hub, a folder in the hub's layout, or a generator.
 
     Args:
-        tables: fields that every row of a table must have, by table (hub config) name.
+        tables: fields that every row of a table must have, by table (hub config) name; ``name[]`` is a list of texts.
         hub: data set id; ``revision`` a commit, so that a moved branch cannot change a result.
         generator: ``"pkg.mod:function"``, called with a seed, returning every table as a list of rows.
         check: ``"pkg.mod:function"``, called with the tables; raises DataError where they contradict each other.
@@ -165,7 +165,6 @@ class ModelSpec:
         original, retained: published checkpoints to use instead of fine-tuning; ``{split}`` in the name
             stands for the benchmark's training table (``full``, ``retain95``).
         lora_rank: above 0, methods train a LoRA adapter of this rank, merged before evaluation.
-        quantization: ``""``, ``"8bit"`` or ``"4bit"`` (needs LoRA, a GPU and bitsandbytes).
         recipe: fine-tuning of the reference models, over the benchmark's own.
         method_defaults: hyperparameters that suit this model, below whatever a study sets.
     """
@@ -182,7 +181,6 @@ class ModelSpec:
     original: str = ""
     retained: str = ""
     lora_rank: int = 0
-    quantization: str = ""
     architecture: Mapping[str, int] = field(default_factory=dict)
     recipe: Mapping[str, Value] = field(default_factory=dict)
     method_defaults: Mapping[str, Value] = field(default_factory=dict)
@@ -201,13 +199,12 @@ class ModelSpec:
         Parameter("original", str, "", "published original model"),
         Parameter("retained", str, "", "published retained model; {split} is the training table"),
         Parameter("lora_rank", int, 0, "train a LoRA adapter of this rank; 0 trains all weights", low=0),
-        Parameter("quantization", str, "", "load the weights in fewer bits", choices=("", "8bit", "4bit")),
     )
 
 
 @dataclass(frozen=True)
 class ExecutorSpec:
-    """Something that arranges for ``unlearnbench run-cell`` to run."""
+    """Something that runs nodes: ``start(key, folder) -> Job`` and ``kill(job)``, as ``execution.LocalExecutor``."""
 
     name: str
     target: str
@@ -220,7 +217,7 @@ class ExecutorSpec:
 
 @dataclass(frozen=True)
 class ReporterSpec:
-    """Something that turns runs into pages: ``target(runs, out) -> path of the first page``."""
+    """Something that shows results: ``target(cells, out)`` for pages, ``target(cells)`` for the terminal."""
 
     name: str
     target: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,10 +54,12 @@ class Study:
     plugins: tuple[str, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict)
 
-    def given(self, section: str, name: str, default_keys: Sequence[str] = ()) -> dict[str, Any]:
-        """Overrides for one component: those under ``*`` that it has (``default_keys``), then its own."""
-        shared = {k: v for k, v in self.overrides[section].get(EVERY, {}).items() if k in default_keys}
-        return shared | dict(self.overrides[section].get(name, {}))
+    def given(self, section: str, names: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
+        """Overrides for one component: those under ``*`` that it has (``keys``), then those under its names."""
+        found = {key: value for key, value in self.overrides[section].get(EVERY, {}).items() if key in keys}
+        for name in names:
+            found |= self.overrides[section].get(name, {})
+        return found
 
 
 def read_study(path: str) -> dict[str, Any]:
@@ -74,6 +77,7 @@ def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
 
     Values are TOML; what is not TOML is taken as text, so quotes are seldom needed.
     """
+    _refuse_bare_sections(raw)
     merged = {section: _copied(content) for section, content in raw.items()}
     for assignment in assignments:
         left, equals, right = assignment.partition("=")
@@ -89,6 +93,8 @@ def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
             if not name:
                 raise UsageError(f"--set {assignment!r}: expected {section}.NAME.key=value")
             target = target.setdefault(name.strip('"'), {})
+        elif name:
+            raise UsageError(f"--set {assignment!r}: [{section}] has plain keys only, so write {section}.key=value")
         target[key or rest] = _value(right.strip())
     return merged
 
@@ -100,11 +106,7 @@ def check_study(raw: Mapping[str, Any], plugins: Sequence[str] = ()) -> Study:
         UnknownName: an unknown section or key, with the nearest known one.
         UsageError: a value of the wrong type or out of range.
     """
-    for section, content in raw.items():
-        if section not in SECTIONS:
-            raise UnknownName("section of the study", section, SECTIONS)
-        if not isinstance(content, Mapping):
-            raise UsageError(f"{section} = {content!r}: expected a table, [{section}]")
+    _refuse_bare_sections(raw)
     head = dict(raw.get("study", {}))
     lists = {name: _list(name, head.pop(name, [])) for name in STUDY_LISTS}
     known = {parameter.name for parameter in STUDY_PARAMETERS}
@@ -126,18 +128,29 @@ def check_study(raw: Mapping[str, Any], plugins: Sequence[str] = ()) -> Study:
         raise UsageError(f"study.seeds = {seeds!r}: expected whole numbers, at least 0")
     if any(not isinstance(name, str) for names in lists.values() for name in names):
         raise UsageError("study.methods, study.benchmarks and study.models are lists of names")
+    run = parse_parameters(RUN_PARAMETERS, raw.get("run", {}), "run")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(run["device"])):
+        raise UsageError(f"run.device = {run['device']!r}: must be auto, cpu, cuda or cuda:N")
     return Study(
         name=_folder_name(str(values["name"])),
         edition=str(values["edition"]),
         selected={kind: tuple(dict.fromkeys(names)) for kind, names in lists.items()},
         seeds=tuple(dict.fromkeys(seeds)),
         data=data,
-        run=parse_parameters(RUN_PARAMETERS, raw.get("run", {}), "run"),
+        run=run,
         recipe=dict(raw.get("recipe", {})),
         overrides=overrides,
         plugins=tuple(plugins),
         raw=raw,
     )
+
+
+def _refuse_bare_sections(raw: Mapping[str, Any]) -> None:
+    for section, content in raw.items():
+        if section not in SECTIONS:
+            raise UnknownName("section of the study", section, SECTIONS)
+        if not isinstance(content, Mapping):
+            raise UsageError(f"{section} = {content!r}: expected a table, [{section}]")
 
 
 def _folder_name(name: str) -> str:

@@ -35,7 +35,11 @@ def pinned(spec: DataSpec, source: DataSource) -> DataSpec:
     Raises:
         DataError: the hub cannot be asked.
     """
-    return replace(spec, revision=_commit(spec.hub, spec.revision)) if source.kind == "hub" and spec.hub else spec
+    return (
+        replace(spec, revision=hub_commit("dataset", spec.hub, spec.revision))
+        if source.kind == "hub" and spec.hub
+        else spec
+    )
 
 
 def fingerprints(spec: DataSpec, source: DataSource) -> dict[str, str]:
@@ -79,15 +83,16 @@ def _check_fields(table: str, rows: list[Row], fields: tuple[str, ...]) -> None:
     if not rows:
         raise DataError(f"table {table} has no rows")
     for number, row in enumerate(rows):
-        for name in fields:
+        for field in fields:
+            name = field.removesuffix("[]")
             if name not in row:
                 raise DataError(f"table {table}, row {number}: field {name!r} is missing (found: {', '.join(row)})")
             value = row[name]
-            sound = isinstance(value, str) or (
-                isinstance(value, list) and value and all(isinstance(item, str) for item in value)
-            )
-            if not sound:
-                raise DataError(f"table {table}, row {number}: field {name!r} is {value!r}, expected text or texts")
+            texts = value if isinstance(value, list) and field.endswith("[]") else [value]
+            listed = isinstance(value, list) == field.endswith("[]")
+            if not listed or not texts or not all(isinstance(text, str) for text in texts):
+                wanted = "a list of texts" if field.endswith("[]") else "text"
+                raise DataError(f"table {table}, row {number}: field {name!r} is {value!r:.80}, expected {wanted}")
 
 
 def _file(folder: str, table: str) -> Path:
@@ -135,16 +140,20 @@ def _generator_digest(target: str) -> str:
 
 
 @cache
-def _commit(repository: str, revision: str) -> str:
-    """The commit that a hub revision stands for; offline, the revision as it was given."""
+def hub_commit(kind: Literal["dataset", "model"], repository: str, revision: str) -> str:
+    """The commit that a hub revision stands for; offline, the revision as it was given.
+
+    Raises:
+        DataError: the hub cannot be asked, or has no such repository or revision.
+    """
     from huggingface_hub import HfApi, constants
 
     if constants.HF_HUB_OFFLINE:
         return revision or "main"
     try:
-        return str(HfApi().dataset_info(repository, revision=revision or None).sha)
+        return str(HfApi().repo_info(repository, revision=revision or None, repo_type=kind).sha)
     except Exception as error:
         raise DataError(
-            f"cannot reach {repository} on the hub ({type(error).__name__}: {error}); "
-            "give --data-dir a folder in the hub's layout, or set HF_HUB_OFFLINE=1 to use the local cache"
+            f"cannot reach {kind} {repository} on the hub ({type(error).__name__}: {error}); "
+            "name a local folder instead, or set HF_HUB_OFFLINE=1 to use the local cache"
         ) from error

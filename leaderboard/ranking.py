@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
 from unlearnbench.records import Record, ScoreEntry
@@ -34,6 +34,8 @@ class Row:
     reference: bool
     cells: tuple[StoredCell, ...]
     values: dict[str, Value]
+    limits: dict[str, object] = field(default_factory=dict)
+    """Limits of this row that not all rows of its table share."""
 
     @property
     def record(self) -> Record | None:
@@ -90,13 +92,16 @@ def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:
 
 
 def _rows(cells: Sequence[StoredCell]) -> list[Row]:
-    groups: dict[str, list[StoredCell]] = {}
-    for cell in cells:
-        identity = cell.record.identity if cell.record else None
-        label = digest([identity.method_qualified, identity.hyperparameters]) if identity else cell.identity["method"]
-        groups.setdefault(label, []).append(cell)
+    # A row averages seeds, never two results of one seed: those differ in something that the reader must see.
+    groups: dict[tuple[str, int], dict[int, StoredCell]] = {}
+    for cell in {cell.key: cell for cell in cells}.values():
+        label, seed, again = _label(cell), cell.identity["seed"], 0
+        while seed in groups.get((label, again), {}):
+            again += 1
+        groups.setdefault((label, again), {})[seed] = cell
     rows = []
-    for members in groups.values():
+    for group in groups.values():
+        members = list(group.values())
         records = [cell.record for cell in members if cell.record]
         first = records[0].identity if records else None
         names = records[0].scores if records else {}
@@ -110,6 +115,15 @@ def _rows(cells: Sequence[StoredCell]) -> list[Row]:
             )
         )
     return rows
+
+
+def _label(cell: StoredCell) -> str:
+    """What rows of different seeds must agree in."""
+    if cell.record is None:
+        return str(cell.identity["method"])
+    identity, provenance = cell.record.identity, cell.record.provenance
+    return digest([identity.method_qualified, identity.hyperparameters, provenance["method_source"],
+                   provenance["templates"]])  # fmt: skip
 
 
 def _over_seeds(entries: Sequence[ScoreEntry]) -> Value:
@@ -126,7 +140,10 @@ def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
     record = next(row.record for row in (*references, *rows) if row.record)
     names = tuple(record.scores)
     metrics = tuple(record.scores.values())
-    ranked = [_with_ranks(row, rows, record) for row in rows]
+    all_limits = [row.record.limits for row in (*references, *rows) if row.record]
+    shared = {name: fact for name, fact in record.limits.items() if all(some.get(name) == fact for some in all_limits)}
+    references = [_with_limits(row, shared) for row in references]
+    ranked = [_with_limits(_with_ranks(row, rows, record), shared) for row in rows]
     return Table(
         benchmark=record.identity.benchmark,
         model=record.identity.model,
@@ -136,8 +153,13 @@ def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
         names=names,
         references=tuple(sorted(references, key=lambda row: row.method)),
         rows=tuple(ranked),
-        limits={name: fact for row in (*references, *rows) if row.record for name, fact in row.record.limits.items()},
+        limits=shared,
     )
+
+
+def _with_limits(row: Row, shared: Mapping[str, object]) -> Row:
+    found = row.record.limits if row.record else {}
+    return replace(row, limits={name: fact for name, fact in found.items() if name not in shared})
 
 
 def _with_ranks(row: Row, rows: Sequence[Row], record: Record) -> Row:

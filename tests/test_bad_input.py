@@ -48,6 +48,14 @@ def test_a_request_that_cannot_be_met_is_one_line(command, words, complaint):
     assert not (command.folder / "runs").exists()
 
 
+def test_a_run_folder_that_is_a_file_is_refused(command):
+    (command.folder / "taken").write_text("mine")
+    done = command("run", "--data", "generated", "-m", "npo", *STUDY, "--model", "tiny", "--out", "taken")
+    assert done.code == 4
+    assert "cannot use taken as a run folder" in done.err
+    assert (command.folder / "taken").read_text() == "mine"
+
+
 def test_nothing_selected_is_exit_5(command):
     done = command("run", "--data", "generated", "--name", "x", "-b", "tofu-forget05", "--model", "tiny")
     assert done.code == 5

@@ -158,6 +158,46 @@ def test_checkpointed_activations_give_the_same_weights(tiny_model, tiny_encoder
     assert torch.allclose(weights(plain), weights(saved), atol=1e-12)
 
 
+def test_checkpointing_brings_no_dropout_back():
+    from transformers import OPTConfig, OPTForCausalLM
+
+    from unlearnbench.descent import _set_training
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = OPTForCausalLM(OPTConfig(vocab_size=50, max_position_embeddings=32, word_embed_proj_dim=16, **sizes))
+    _set_training(model, FineTune(gradient_checkpointing=True))
+    ids = torch.tensor([[1, 2, 3]])
+    assert model.training
+    assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+def test_under_autocast_the_references_round_as_the_model_does(tiny_model, tiny_encoder):
+    """At the original model KL is 0 and NPO's ratio is 1, in bfloat16 too."""
+    model = tiny_model.float()
+    quick = {**QUICK, "epochs": 1, "batch_size": 4}
+    for method, start in ((NPO(**quick), 20 * math.log(2)), (KLMinimization(**quick), None)):
+        requires = method.requires
+        original = copy.deepcopy(model) if requires.original == "model" else None
+        ctx = Context(method.name, 7, log=lambda line: None, original=original, autocast="bf16")
+        data = UnlearningData(method.name, requires, tiny_encoder, FORGET, RETAIN, ())
+
+        @dataclass(frozen=True)
+        class Watching(type(method)):
+            def loss(self, model, batch):
+                terms = list(super().loss(model, batch))
+                self.seen.extend(terms)
+                return terms
+
+        seen = Watching.seen = []
+
+        Watching(**quick).unlearn(copy.deepcopy(model), tiny_encoder.tokenizer, data, ctx)
+        if start is None:
+            assert abs(seen[1].value.item()) < 1e-5
+        else:
+            assert seen[0].value.item() / len(FORGET) == pytest.approx(start, abs=1e-2)
+
+
 def test_no_epochs_leave_the_model_as_it_is(tiny_model, tiny_encoder):
     same, ctx = unlearned(tiny_model, NPO(**{**QUICK, "epochs": 0}), tiny_encoder)
     assert torch.equal(weights(same), weights(tiny_model))

@@ -66,7 +66,7 @@ def test_tables_and_models_come_from_the_hub(hub, tmp_path, tiny_model, tiny_enc
     assert any(path.startswith("/acme/tiny-original/resolve/") for path in asked)
     record = done.json["records"][0]
     assert record["provenance"]["data"]["tables"]["full"] == f"locuslab/TOFU@{commit}:full"
-    assert record["limits"] == {}
+    assert record["limits"] == {"epochs of the reference models": 1}
     # The original model was taken as published, the retained one was trained here.
     prepared = {path.parent.name.partition("--")[0] for path in command.cache.glob("models/*acme*/published.json")}
     assert prepared == {"original"}
@@ -76,14 +76,15 @@ def test_a_data_set_that_is_not_on_the_hub_is_one_line(hub, tmp_path, command):
     shutil.rmtree(hub.root / "datasets")
     done = command(*hub_study(command, "-m", "ga", "--name", "gone"), **online(hub, tmp_path))
     assert done.code == 4
-    assert "cannot reach locuslab/TOFU on the hub" in done.err
-    assert "give --data-dir a folder" in done.err
+    assert "cannot reach dataset locuslab/TOFU on the hub" in done.err
+    assert "name a local folder instead" in done.err
     assert len(done.err.strip().splitlines()) == 1
 
 
-def test_a_model_that_is_not_on_the_hub_is_one_line_and_keeps_what_is_done(hub, tmp_path, command):
+def test_a_model_that_is_not_on_the_hub_is_one_line(hub, tmp_path, command):
     words = hub_study(command, "-m", "ga", "--name", "missing")
     at = words.index("nano")
     done = command(*words[:at], "acme/nowhere", *words[at + 1 :], **online(hub, tmp_path))
     assert done.code == 4
-    assert "cannot load 'acme/nowhere'" in done.err.strip().splitlines()[-1]
+    assert "cannot reach model acme/nowhere on the hub" in done.err
+    assert len(done.err.strip().splitlines()) == 1

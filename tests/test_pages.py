@@ -143,6 +143,31 @@ def test_rows_that_may_not_be_compared_stand_in_different_tables(small_run):
     assert found[0].comparability["edition"] != found[1].comparability["edition"]
 
 
+def test_two_results_of_one_seed_are_two_rows_and_never_a_mean(small_run):
+    run, _ = small_run
+    cells = stored_cells(run)
+    npo = next(cell for cell in cells if cell.identity["method"] == "npo")
+    again = SimpleNamespace(**{**vars(npo), "key": npo.key + "x"})
+    (table,) = tables([*cells, again, npo])
+    rows = [row for row in table.rows if row.method == "npo"]
+    assert [len(row.cells) for row in rows] == [1, 1]
+    assert all(value.spread is None for row in rows for value in row.values.values())
+
+
+def test_a_limit_of_one_row_is_not_the_table_s(small_run):
+    run, _ = small_run
+    cells = stored_cells(run)
+    npo = next(cell for cell in cells if cell.identity["method"] == "npo")
+    limits = {**npo.record.limits, "rows": 3}
+    limited = SimpleNamespace(**{**vars(npo), "record": npo.record.model_copy(update={"limits": limits})})
+    (table,) = tables([limited if cell is npo else cell for cell in cells])
+    assert "rows" not in table.limits
+    assert "data" in table.limits
+    assert {row.method: row.limits for row in table.rows if "rows" in row.limits} == {
+        "npo": {"rows": 3, **{k: v for k, v in limits.items() if k not in table.limits and k != "rows"}}
+    }
+
+
 def test_a_loss_of_another_edition_is_not_ranked_with_the_rest(small_run):
     run, _ = small_run
     cells = stored_cells(run)

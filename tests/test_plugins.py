@@ -104,9 +104,10 @@ def test_two_strangers_run_a_cell_together(distribution, command):
     site = distribution("halfway-method", "halfway_method", METHOD)
     distribution("sevens-bench", "sevens_bench", BENCHMARK)
     done = command(
-        *command.study("-m", "halfway", "-b", "sevens-bench/sevens", "--name", "strangers", "--json"),
+        "run", "-m", "halfway", "-b", "sevens-bench/sevens", "--model", "nano", "--plugin", str(command.nano),
+        "--data", "generated", "--name", "strangers", "--json",
         PYTHONPATH=str(site),
-    )
+    )  # fmt: skip
     assert done.code == 0, done.err
     records = {record["identity"]["method"]: record for record in done.json["records"]}
     assert set(records) == {"original", "retained", "halfway"}
@@ -152,8 +153,13 @@ def test_a_name_offered_twice_must_be_qualified(distribution):
             "def unlearnbench_methods():\n    return [MethodSpec('x', 'm:X', '', api_version=99)]\n",
             "needs plugin API 99; this unlearnbench offers 1",
         ),
+        (
+            "from unlearnbench import MethodSpec, Requires\n"
+            "def unlearnbench_methods():\n    return [MethodSpec('x', 'm:X', '', Requires(start='retained'))]\n",
+            "starts from the retained model, which only a reference may do",
+        ),
     ],
-    ids=["import", "raises", "misspelled", "signature", "not-a-list", "not-a-spec", "api-version"],
+    ids=["import", "raises", "misspelled", "signature", "not-a-list", "not-a-spec", "api-version", "retained"],
 )
 def test_a_broken_plugin_is_named_and_harms_nobody(distribution, source, complaint):
     distribution("broken-one", "broken_one", source)

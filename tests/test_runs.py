@@ -23,7 +23,7 @@ def method(name, verb, requires=Requires()):
     return type(name.title(), (), {"name": name, "requires": requires, "unlearn": verb})
 
 def raising(self, model, tokenizer, data, ctx):
-    raise RuntimeError("I refuse")
+    raise RuntimeError("I refuse\\n[/INST] twice")
 
 def nothing(self, model, tokenizer, data, ctx):
     return None
@@ -41,6 +41,9 @@ def dying(self, model, tokenizer, data, ctx):
 def exiting(self, model, tokenizer, data, ctx):
     os._exit(9)
 
+def leaving(self, model, tokenizer, data, ctx):
+    os._exit(74)
+
 def hanging(self, model, tokenizer, data, ctx):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(600)
@@ -54,7 +57,7 @@ def printing(self, model, tokenizer, data, ctx):
     return model
 
 VERBS = {"raising": raising, "nothing": nothing, "notfinite": not_finite, "greedyhands": greedy_hands, "dying": dying,
-         "exiting": exiting, "hanging": hanging, "hungry": hungry, "printing": printing}
+         "exiting": exiting, "leaving": leaving, "hanging": hanging, "hungry": hungry, "printing": printing}
 for name, verb in VERBS.items():
     globals()[name.title()] = method(name, verb)
 
@@ -75,7 +78,7 @@ def cells_of(done):
 
 
 def test_a_method_that_breaks_its_promise_fails_alone(command, bad_methods):
-    names = ("raising", "nothing", "notfinite", "greedyhands", "dying", "exiting", "hanging", "hungry", "printing")
+    names = "raising nothing notfinite greedyhands dying exiting leaving hanging hungry printing".split()
     chosen = [word for name in names for word in ("-m", name)]
     done = command(
         *command.study(*chosen, "-m", "ga", "--plugin", bad_methods, "-b", "tofu-forget05", "--name", "bad", "-j", "2",
@@ -84,12 +87,13 @@ def test_a_method_that_breaks_its_promise_fails_alone(command, bad_methods):
     assert done.code == 1, done.err
     cells = cells_of(done)
     expected = {
-        "raising": ("failed", "RuntimeError: I refuse"),
+        "raising": ("failed", "RuntimeError: I refuse [/INST] twice"),
         "nothing": ("failed", "unlearn returned None"),
         "notfinite": ("diverged", "are not finite"),
         "greedyhands": ("failed", "touched data.retain; declare Requires(retain=True)"),
         "dying": ("failed", "killed by signal 9"),
         "exiting": ("failed", "exit code 9"),
+        "leaving": ("failed", "exit code 74"),
         "hanging": ("timed-out", "longer than --timeout 12 s"),
         "hungry": ("out-of-memory", "more than --memory-limit 1.2 GiB"),
         "printing": ("done", ""),

@@ -93,6 +93,11 @@ def drop_row(found):
         (drop_row, r"retain95 .* followed by forget05 .* is not full"),
         (lambda found: found["full"][2].update(answer=None), "table full, row 2: field 'answer' is None"),
         (lambda found: found["forget05"].clear(), "table forget05 has no rows"),
+        (
+            lambda found: found["forget05_perturbed"][1].update(perturbed_answer="Wrong one."),
+            "field 'perturbed_answer' is 'Wrong one.', expected a list of texts",
+        ),
+        (lambda found: found["full"][1].update(question=["Who?"]), "field 'question' is .* expected text"),
     ],
 )
 def test_tables_that_contradict_each_other_are_refused(tmp_path, damage, complaint):

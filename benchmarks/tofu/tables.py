@@ -6,7 +6,7 @@ from unlearnbench.errors import DataError
 from unlearnbench.tables import Tables
 
 QA = ("question", "answer")
-PERTURBED = (*QA, "perturbed_answer")
+PERTURBED = (*QA, "perturbed_answer[]")
 PARAPHRASED = (*PERTURBED, "paraphrased_answer")
 
 
