@@ -41,6 +41,18 @@ def test_scores_are_those_of_single_forward_passes_in_the_order_given(tiny_model
     assert found[-3:] == found[:3]
 
 
+def test_a_constant_added_to_the_logits_changes_no_likelihood_and_no_text(tiny_model):
+    rows = random_rows(8, tiny_model.config.vocab_size)
+    prompts = [row.ids for row in rows]
+    before = likelihoods(tiny_model, rows, "cpu"), greedy(tiny_model, prompts, 6, [], "cpu")
+    head = tiny_model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, args, logits: logits + 7.3)
+    after = likelihoods(tiny_model, rows, "cpu"), greedy(tiny_model, prompts, 6, [], "cpu")
+    handle.remove()
+    assert [value.nll for value in after[0]] == pytest.approx([value.nll for value in before[0]], rel=1e-9)
+    assert after[1] == before[1]
+
+
 def test_an_answer_without_tokens_has_no_loss():
     assert math.isnan(Likelihood(0.0, 0).loss)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -64,3 +65,20 @@ def test_the_wheel_works_in_a_fresh_environment_outside_the_checkout(built, tmp_
     command = environment / "bin" / "unlearnbench"
     assert "flat-tv" in run(command, "list", "methods", cwd=tmp_path)
     assert "tofu-forget05" in run(python, "-m", "unlearnbench", "list", "benchmarks", cwd=tmp_path)
+
+
+def test_an_editable_install_works_outside_the_checkout(tmp_path):
+    environment = tmp_path / "env"
+    venv.create(environment, with_pip=False)
+    python = environment / "bin" / "python"
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("harness", "methods", "benchmarks", "leaderboard", "pyproject.toml", "README.md", "LICENSE"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, source / name)
+    site = next((environment / "lib").glob("python*")) / "site-packages"
+    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    words = ("--no-deps", "--no-index", "--no-build-isolation", "--force-reinstall", "--editable", source)
+    run(sys.executable, "-m", "pip", "--python", python, "install", "-q", *words)
+    where = run(python, "-c", "import unlearnbench.methods as m; print(m.__file__)", cwd=tmp_path)
+    assert where.startswith(str(source))
+    assert "flat-tv" in run(environment / "bin" / "unlearnbench", "list", "methods", cwd=tmp_path)
