@@ -269,10 +269,11 @@ def _ended(executor: LocalExecutor, job: Job, node: Node, settings: Mapping[str,
             return _conclude(run, node, "out-of-memory", f"used more than --memory-limit {limit:g} GiB", job.seconds)
         return None
     job.process.join()
+    # Where the disk could not even take the log line, writing the status below fails and says so.
     if code == DISK_REFUSED:
         words = (job.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-        if not words or words.startswith("cannot write"):
-            raise StorageError(words or f"cannot write {job.folder}: the disk is full; free some space")
+        if words.startswith("cannot write"):
+            raise StorageError(words)
     try:
         status = _status(job.folder)
     except RecordError as error:
