@@ -374,14 +374,11 @@ def score(
     """Read a publisher's evaluation log into scores."""
     from .published_logs import scored_log
 
-    facts = scored_log(_registry(plugins), log_format, log, retained, align, edition)
+    record = scored_log(_registry(plugins), log_format, log, retained, align, edition)
     if as_json:
-        return _print_json(facts)
-    rows = []
-    for name, entry in facts["scores"].items():
-        rows.append((name, str(entry["value"]), f"n = {entry['n']}", entry["reason"]))
-    _print_columns(rows)
-    for note in facts["notes"]:
+        return _print_json(json.loads(record.model_dump_json()))
+    _print_columns([(n, str(e.value), f"n = {e.n}", e.reason) for n, e in record.scores.items()])
+    for note in record.notes:
         print(f"note: {note}")
     return None
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from .domain import LogFile
 from .errors import UnknownName
 from .plugins import Component, Registry
-from .records import score_entries
+from .records import LogRecord, Samples, comparability, score_entries
 from .specs import BenchmarkSpec, resolve
+from .storage import digest, file_digest
 
 
 def scored_log(
     registry: Registry, log_format: str, path: str, retained: str | None, align: bool, edition: str
-) -> dict[str, Any]:
-    """Scores of a log in the JSON form of a record's, with the benchmark and what was noticed.
+) -> LogRecord:
+    """The record of a log.
 
     Args:
         retained: the retained model's log; without it forget scores are missing.
@@ -30,16 +30,21 @@ def scored_log(
     read = resolve(spec.log_readers[log_format], component.qualified)
     log: LogFile = read(Path(path), Path(retained) if retained else None, align)
     found = log.benchmark.score(log.unlearned, None, log.retained)
-    entries = score_entries(found, spec.metrics, edition)
-    return {
-        "format": log_format,
-        "file": path,
-        "retained": retained,
-        "benchmark": log.name,
-        "edition": edition,
-        "notes": list(log.notes),
-        "scores": {name: entry.model_dump(mode="json") for name, entry in entries.items()},
-    }
+    rows = [[row["part"], row["prompt"], row["truth"]] for row in log.unlearned.rows]
+    return LogRecord(
+        log_format=log_format,
+        edition=edition,
+        benchmark=log.name,
+        scores=score_entries(found, spec.metrics, edition),
+        samples=Samples(
+            file=path,
+            sha256=file_digest(Path(path)),
+            rows=len(rows),
+            references={"retained": retained} if retained else {},
+        ),
+        comparability=comparability({"benchmark": log.name, "rows": digest(rows), "edition": edition}),
+        notes=list(log.notes),
+    )
 
 
 def _reader(registry: Registry, log_format: str) -> Component[BenchmarkSpec]:

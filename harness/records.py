@@ -62,7 +62,7 @@ class Samples(_Strict):
     sha256: str
     rows: int
     references: dict[str, str]
-    """Role to the key of the cell whose samples were compared with."""
+    """Role to the key of the cell, or to the log file, whose samples were compared with."""
 
 
 class Cost(_Strict):
@@ -112,6 +112,22 @@ class Record(_Strict):
             scores[name] = entry.model_copy(update={**chosen.model_dump(), "edition": edition})
         key = {**self.comparability.key, "edition": edition}
         return self.model_copy(update={"edition": edition, "scores": scores, "comparability": comparability(key)})
+
+
+class LogRecord(_Strict):
+    """What a publisher's evaluation log comes to: scores, samples and comparability as in a cell's record.
+
+    The samples are the log itself; nothing is known of what the run cost or how the model was made.
+    """
+
+    schema_version: int = RECORD_SCHEMA
+    log_format: str
+    edition: str
+    benchmark: str
+    scores: dict[str, ScoreEntry]
+    samples: Samples
+    comparability: Comparability
+    notes: list[str]
 
 
 def comparability(key: Mapping[str, Any]) -> Comparability:

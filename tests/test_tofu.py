@@ -259,6 +259,9 @@ def test_logs_of_different_rows_are_refused_and_can_be_aligned(tmp_path, command
     assert aligned["scores"]["forget_quality"]["n"] == 9
     assert aligned["scores"]["forget_quality"]["value"] == 1.0
     assert "forget rows shared by both logs: 9" in aligned["notes"]
+    assert aligned["samples"]["rows"] == 12 * 3 + 9
+    assert len(aligned["samples"]["sha256"]) == 64
+    assert aligned["comparability"]["key"]["edition"] == "paper"
 
 
 @pytest.mark.parametrize(
