@@ -22,6 +22,20 @@ def run(*words, cwd=None):
     return done.stdout
 
 
+def fresh_environment(folder):
+    """An environment with this one's dependencies, but without the package itself."""
+    environment = folder / "env"
+    venv.create(environment, with_pip=False)
+    dependencies = folder / "dependencies"
+    dependencies.mkdir()
+    for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if "unlearnbench" not in entry.name:
+            (dependencies / entry.name).symlink_to(entry)
+    site = next((environment / "lib").glob("python*")) / "site-packages"
+    (site / "dependencies.pth").write_text(f"{dependencies}\n")
+    return environment, environment / "bin" / "python"
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A wheel built from the source archive, so that both are complete."""
@@ -53,13 +67,8 @@ def test_the_source_archive_has_what_a_build_needs(built):
 
 
 def test_the_wheel_works_in_a_fresh_environment_outside_the_checkout(built, tmp_path):
-    environment = tmp_path / "env"
-    venv.create(environment, with_pip=False)
-    python = environment / "bin" / "python"
+    environment, python = fresh_environment(tmp_path)
     run(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", built[0])
-    # The dependencies are this environment's; the package itself is the one just installed.
-    site = next((environment / "lib").glob("python*")) / "site-packages"
-    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     where = run(python, "-c", "import unlearnbench; print(unlearnbench.__file__)", cwd=tmp_path)
     assert where.startswith(str(environment))
     command = environment / "bin" / "unlearnbench"
@@ -68,15 +77,11 @@ def test_the_wheel_works_in_a_fresh_environment_outside_the_checkout(built, tmp_
 
 
 def test_an_editable_install_works_outside_the_checkout(tmp_path):
-    environment = tmp_path / "env"
-    venv.create(environment, with_pip=False)
-    python = environment / "bin" / "python"
+    environment, python = fresh_environment(tmp_path)
     source = tmp_path / "source"
     source.mkdir()
     for name in ("harness", "methods", "benchmarks", "leaderboard", "pyproject.toml", "README.md", "LICENSE"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, source / name)
-    site = next((environment / "lib").glob("python*")) / "site-packages"
-    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     words = ("--no-deps", "--no-index", "--no-build-isolation", "--force-reinstall", "--editable", source)
     run(sys.executable, "-m", "pip", "--python", python, "install", "-q", *words)
     where = run(python, "-c", "import unlearnbench.methods as m; print(m.__file__)", cwd=tmp_path)
