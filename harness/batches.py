@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,13 +41,8 @@ class Encoder:
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """One Encoded per example. Raises UsageError naming the row that is longer than the context."""
-        if not examples:
-            return []
-        prompts = [self.style.prompt(example.prompt, self.tokenizer) for example in examples]
-        texts = [prompt + self.style.answer + example.answer for prompt, example in zip(prompts, examples, strict=True)]
-        starts = [len(ids) for ids in self._tokenise(prompts)]
-        eos = self.tokenizer.eos_token_id
-        rows = [Encoded((*ids, eos), start) for ids, start in zip(self._tokenise(texts), starts, strict=True)]
+        questions = iter(self._questions([example for example in examples if not example.prompt_ids]))
+        rows = [self._continued(example) if example.prompt_ids else next(questions) for example in examples]
         for example, row in zip(examples, rows, strict=True):
             if len(row.ids) > self.context:
                 raise UsageError(
@@ -55,6 +50,47 @@ class Encoder:
                     f"context is {self.context}; use a model with a longer context or remove the row"
                 )
         return rows
+
+    def _questions(self, examples: Sequence[Example]) -> list[Encoded]:
+        if not examples:
+            return []
+        prompts = [self.style.prompt(example.prompt, self.tokenizer) for example in examples]
+        texts = [prompt + self.style.answer + example.answer for prompt, example in zip(prompts, examples, strict=True)]
+        starts = [len(ids) for ids in self._tokenise(prompts)]
+        eos = self.tokenizer.eos_token_id
+        return [Encoded((*ids, eos), start) for ids, start in zip(self._tokenise(texts), starts, strict=True)]
+
+    def _continued(self, example: Example) -> Encoded:
+        """Running text with every token scored, or its first part with another answer on a line of its own."""
+        if example.answer_ids:
+            return Encoded(example.prompt_ids + example.answer_ids, 0)
+        answer = self.tokenizer("\n" + example.answer, add_special_tokens=False)["input_ids"]
+        return Encoded((*example.prompt_ids, *answer, self.tokenizer.eos_token_id), len(example.prompt_ids))
+
+    def text_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of plain texts, without a prompt format; with a BOS where the tokenizer writes one."""
+        if not texts:
+            return []
+        found = self.tokenizer(list(texts), add_special_tokens=True, return_attention_mask=False)
+        return [tuple(ids) for ids in found["input_ids"]]
+
+    def chunks(self, texts: Iterable[str], tokens: int, separator: str = "\n\n") -> list[Example]:
+        """The texts joined into one stream and cut into chunks of ``tokens`` tokens, a BOS included.
+
+        The last chunk stays as short as it is. A chunk's first half stands for its prompt.
+        """
+        bos = self.text_ids([""])[0]
+        stream = self.tokenizer(separator.join(texts), add_special_tokens=False)["input_ids"]
+        length = tokens - len(bos)
+        found = []
+        for index, begin in enumerate(range(0, len(stream), length)):
+            piece = stream[begin : begin + length]
+            half = max(1, len(piece) // 2)
+            if len(piece) > 1:
+                prompt, answer = piece[:half], piece[half:]
+                example = Example(index, self.decode(prompt), self.decode(answer), (*bos, *prompt), tuple(answer))
+                found.append(example)
+        return found
 
     def prompts(self, examples: Sequence[Example]) -> list[tuple[int, ...]]:
         """Token ids of the prompts alone, for generation."""

@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from . import models
-from .context import Context, Preparation, derived_seed
+from .context import PRECISIONS, Context, Preparation, derived_seed
 from .domain import Measurement, Requires, Task, UnlearningData
 from .errors import Diverged, HarnessError, NotApplicable, PluginError, StorageError, UsageError
 from .execution import DISK_REFUSED
@@ -131,7 +131,7 @@ def _task(spec: Mapping[str, Any], encoder: Any) -> tuple[Any, Task]:
     data = entry["data"]
     tables = read_tables(_data_spec(data), DataSource(**spec["data"]))
     benchmark = resolve(entry["target"], entry["qualified"])(**entry["values"], **entry["fixed"])
-    return benchmark, benchmark.prepare(Preparation(tables, encoder))
+    return benchmark, benchmark.prepare(Preparation(tables, encoder, not spec["model"]["architecture"]))
 
 
 def _data_spec(data: Mapping[str, Any]) -> DataSpec:
@@ -182,7 +182,8 @@ def _prepare_locked(spec: Mapping[str, Any]) -> dict[str, Any]:
     adapter = bool(model_spec.lora_rank)
     if adapter:
         model = models.with_adapter(model, model_spec.lora_rank)
-    model = models.fine_tune(model.to(device), task.encoder, rows, spec["recipe"], ctx)
+    if rows:
+        model = models.fine_tune(model.to(device), task.encoder, rows, spec["recipe"], ctx)
     if adapter:
         model = model.merge_and_unload()
     facts = {
@@ -190,7 +191,7 @@ def _prepare_locked(spec: Mapping[str, Any]) -> dict[str, Any]:
         "optimiser_steps": ctx.meter.optimiser_steps,
         "training_tokens": ctx.meter.tokens,
         "final_loss": ctx.meter.losses[-1] if ctx.meter.losses else math.nan,
-        "notes": list(task.encoder.notes),
+        "notes": [*task.encoder.notes, *task.notes],
     }
     models.save_checkpoint(folder, model.cpu(), task.encoder.tokenizer, facts)
     return facts
@@ -206,8 +207,8 @@ def checkpoint(spec: Mapping[str, Any], key: str) -> tuple[str, str]:
 
 
 def _autocast(spec: ModelSpec, device: torch.device) -> str:
-    """Mixed precision in accelerate's words: float32 weights, forward passes in the compute type."""
-    return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(models.compute_dtype(spec, device), "no")
+    dtype = models.compute_dtype(spec, device)
+    return next((name for name, precision in PRECISIONS.items() if precision == dtype), "no")
 
 
 # -- cells --------------------------------------------------------------------------------------------------------
@@ -228,16 +229,20 @@ def _run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
         model = models.load_checkpoint(start, model_spec, revision).to(device)
     seed = derived_seed(spec["seed"], entry["name"], spec["benchmark"]["name"], spec["model"]["name"])
     _seed_everything(seed)
-    original = models.frozen_copy(model) if requires.original == "model" else None
-    ctx = Context(entry["name"], seed, device, _log, original, _autocast(model_spec, device))
-    data = UnlearningData(entry["name"], requires, encoder, task.forget, task.retain, spec["templates"])
-    with clock("unlearn"):
-        unlearned = _unlearn(method, model, model_spec, encoder.tokenizer, data, ctx, entry)
-        _synchronise(device)
-    del model, original
-    ctx = _without_original(ctx)
-    gc.collect()
+    if requires.retain and not task.retain:
+        raise NotApplicable(f"{entry['name']} needs a retain set, and {spec['benchmark']['name']} has none here")
     dtype = models.compute_dtype(model_spec, device)
+    ctx = Context(entry["name"], seed, device, _log, None, _autocast(model_spec, device))
+    unlearned = model
+    with clock("unlearn"):
+        for forget in (*task.earlier, task.forget):
+            data = UnlearningData(entry["name"], requires, encoder, forget, task.retain, spec["templates"])
+            ctx = ctx.for_request(models.frozen_copy(unlearned, dtype) if requires.original == "model" else None)
+            unlearned = _unlearn(method, unlearned, model_spec, encoder.tokenizer, data, ctx, entry)
+        _synchronise(device)
+    del model
+    ctx = ctx.for_request(None, "measure")
+    gc.collect()
     unlearned = unlearned.to(dtype=dtype).eval()
     measurement = benchmark.measure(unlearned, task, ctx)
     with clock("score"):
@@ -267,13 +272,6 @@ def _unlearn(
     if unlearned.get_input_embeddings().num_embeddings != vocabulary:
         raise PluginError(entry["qualified"], "unlearn changed the size of the vocabulary")
     return unlearned
-
-
-def _without_original(ctx: Context) -> Context:
-    """The same context for measuring, with the frozen original model released."""
-    fresh = Context("measure", ctx.seed, ctx.device, ctx.log, None, ctx.autocast)
-    fresh.meter = ctx.meter
-    return fresh
 
 
 def _synchronise(device: torch.device) -> None:
@@ -308,6 +306,7 @@ def _record(
         sha256=hashlib.sha256(content).hexdigest(),
         rows=len(measurement.rows),
         references=dict(spec["references"]),
+        shown="public" if spec["data"]["kind"] == "generated" else spec["benchmark"]["samples"],
     )
     clock.seconds.update(measurement.seconds)
     values = entry["values"]
@@ -351,6 +350,7 @@ def _record(
             "templates": digest(spec["templates"]) if spec["templates"] else "",
         },
         limits=_limits(spec),
+        unranked=list(spec["departures"]),
         notes=_notes(spec),
         losses=[round(loss, 6) for loss in ctx.meter.losses],
     )
@@ -365,6 +365,7 @@ def _comparability(spec: Mapping[str, Any], dtype: torch.dtype, encoder: Any) ->
             "benchmark_settings": {**benchmark["values"], **benchmark["fixed"]},
             "data": digest(benchmark["data"]["fingerprints"]),
             "data_source": spec["data"]["kind"],
+            "data_departures": list(spec["departures"]),
             "model": model["name"],
             "model_weights": model["fingerprint"] or digest(model["architecture"]),
             "references": {

@@ -14,6 +14,9 @@ from .batches import Encoder
 from .errors import UndeclaredAccess
 from .tables import Row
 
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Mixed precisions by accelerate's names: float32 weights, forward passes in the compute type."""
+
 
 def derived_seed(seed: int, *purpose: str) -> int:
     """A seed for one purpose, by hashing: no result depends on what ran before it."""
@@ -35,10 +38,12 @@ class Preparation:
     """What ``Benchmark.prepare`` is given.
 
     ``encoder(corpus)`` is the model's encoder; a model from scratch builds its vocabulary from ``corpus``.
+    ``pretrained`` is False for a model from scratch, which knows only what its reference models are trained on.
     """
 
     tables: Mapping[str, list[Row]]
     encoder: Callable[[Iterable[str]], Encoder]
+    pretrained: bool = True
 
 
 class Context:
@@ -67,6 +72,12 @@ class Context:
         if self._original is None:
             raise UndeclaredAccess(self._name, 'touched ctx.original; declare Requires(original="model")')
         return self._original
+
+    def for_request(self, original: Any, name: str = "") -> Context:
+        """The same context with another frozen original model, and the same meter."""
+        fresh = Context(name or self._name, self.seed, self.device, self.log, original, self.autocast)
+        fresh.meter = self.meter
+        return fresh
 
     def rng(self, purpose: str) -> random.Random:
         """A random stream of this cell's own, one per purpose."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from .batches import Encoded, Rows, collate
-from .context import Context
+from .context import PRECISIONS, Context
 from .domain import Example, Requires, UnlearningData
 from .errors import Diverged, PluginError, UsageError
 from .hyperparameters import Training
@@ -85,6 +85,13 @@ class Descent(Training):
 
     name: ClassVar[str]
     requires: ClassVar[Requires] = Requires()
+    edition_requires: ClassVar[Mapping[str, Requires]] = {}
+    """What an edition needs where that differs from ``requires``."""
+
+    @property
+    def needs(self) -> Requires:
+        """What this instance may touch."""
+        return self.edition_requires.get(self.edition, self.requires)
 
     def loss(self, model: Any, batch: Batch) -> Iterable[Term]:
         """The terms of the loss on one batch."""
@@ -96,9 +103,9 @@ class Descent(Training):
         The default follows ``requires``: a retain row drawn uniformly, and a template answer to the same prompt.
         """
         parts: dict[str, Sequence[Example]] = {"forget": [row]}
-        if self.requires.template:
+        if self.needs.template:
             parts["template"] = [row.answered(rng.choice(data.templates))]
-        if self.requires.retain:
+        if self.needs.retain:
             parts["retain"] = [rng.choice(data.retain)]
         return parts
 
@@ -122,15 +129,15 @@ class Descent(Training):
         rng = ctx.rng("draw")
         drawn = [[self.draw(data, row, rng) for row in data.forget] for _ in range(self.epochs)]
         encoded = _encoded(drawn, data)
-        original = ctx.original if self.requires.original == "model" else None
-        logp = self._original_logprobs(model, encoded, ctx) if self.requires.original == "logprobs" else {}
+        original = ctx.original if self.needs.original == "model" else None
+        logp = self._original_logprobs(model, encoded, ctx) if self.needs.original == "logprobs" else {}
         return train(model, self, _batches(self, encoded, logp, original, ctx), len(data.forget), ctx)
 
     def _original_logprobs(self, model: Any, epochs: list[list[EncodedDraw]], ctx: Context) -> dict[Encoded, float]:
         """Before the first step the model is the original model, so it scores its own reference values."""
         rows = {row for epoch in epochs for draw in epoch for part in draw if part != "retain" for row in draw[part]}
         unique = sorted(rows, key=lambda row: row.ids)
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(ctx.autocast)
+        dtype = PRECISIONS.get(ctx.autocast)
         with torch.autocast(ctx.device.type, dtype, enabled=dtype is not None):
             found = likelihoods(model, unique, ctx.device)
         return {row: -scored.nll for row, scored in zip(unique, found, strict=True)}
@@ -152,14 +159,17 @@ EncodedDraw = dict[str, list[Encoded]]
 
 def _encoded(drawn: list[list[Drawn]], data: UnlearningData) -> list[list[EncodedDraw]]:
     """Tokens of every drawn row; each distinct (prompt, answer) is tokenised once."""
-    examples = {
-        (row.prompt, row.answer): row for epoch in drawn for draw in epoch for part in draw.values() for row in part
-    }
+    examples = {_text(row): row for epoch in drawn for draw in epoch for part in draw.values() for row in part}
     tokens = dict(zip(examples, data.encoder.encode(list(examples.values())), strict=True))
     return [
-        [{name: [tokens[row.prompt, row.answer] for row in rows] for name, rows in draw.items()} for draw in epoch]
+        [{name: [tokens[_text(row)] for row in rows] for name, rows in draw.items()} for draw in epoch]
         for epoch in drawn
     ]
+
+
+def _text(row: Example) -> Example:
+    """What decides a row's tokens: all but its place."""
+    return replace(row, index=0)
 
 
 def _batches(

@@ -42,6 +42,8 @@ class Metric:
     headline: bool = False
     editions: tuple[str, ...] = ()
     """The editions in which the definition differs; empty where all agree."""
+    criterion: str = ""
+    """What the paper's ✓ asks of this metric; empty where it asks nothing."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Score:
     """The answer to a metric for one model: measured, or missing (NaN) with a reason.
 
     ``edition`` is None where every edition agrees. ``interval`` is a 95 % bootstrap interval over rows.
+    ``passes`` answers the metric's criterion; None where it has none, or for a reference model.
     """
 
     metric: str
@@ -58,6 +61,7 @@ class Score:
     interval: tuple[float, float] | None = None
     edition: str | None = None
     reason: str = ""
+    passes: bool | None = None
 
     @classmethod
     def missing(cls, metric: str, reason: str, n: int = 0, edition: str | None = None) -> Score:
@@ -87,15 +91,21 @@ class Example:
     """One row: a prompt and its answer, in plain text, before any prompt format.
 
     ``index`` is the row's place in its split; rows are told apart by it, because questions can repeat.
+
+    A chunk of running text was cut between tokens, so it carries them: ``prompt_ids`` (with the BOS, if the
+    tokenizer writes one) and ``answer_ids``. It takes no prompt format and no EOS, and every token of it is
+    scored. Another answer to it continues its first part, and is scored alone.
     """
 
     index: int
     prompt: str
     answer: str
+    prompt_ids: tuple[int, ...] = ()
+    answer_ids: tuple[int, ...] = ()
 
     def answered(self, answer: str) -> Example:
         """The same prompt with another answer."""
-        return replace(self, answer=answer)
+        return replace(self, answer=answer, answer_ids=())
 
 
 class UnlearningData:
@@ -143,6 +153,8 @@ class Task:
         training: rows that the reference models are fine-tuned on, by role (``original``, ``retained``).
         forget, retain: the splits that methods may be given.
         evaluation: whatever the benchmark's own ``measure`` needs; the harness does not look inside.
+        earlier: requests to forget that come before ``forget``; a method meets one after another.
+        notes: what a reader of the record should know about the data.
     """
 
     encoder: Encoder
@@ -150,6 +162,8 @@ class Task:
     forget: Sequence[Example]
     retain: Sequence[Example]
     evaluation: Any
+    earlier: Sequence[Sequence[Example]] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

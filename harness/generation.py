@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
 from .batches import token_budget_batches
 
 # Tokens held in the cache of one batch (rows × final length).
 TOKENS = {"cpu": 32768, "cuda": 1048576}
+# A shorter common beginning is not worth a forward pass of its own.
+SHARED = 32
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -24,6 +29,9 @@ def greedy(
 ) -> list[list[int]]:
     """The most likely continuation of every prompt, token by token, in the order given.
 
+    What all prompts begin with (few-shot examples, an instruction) is computed once. A model that keeps its own
+    kind of cache offers ``new_cache()``.
+
     Args:
         prompts: token ids, not empty.
         max_new_tokens: cap on each continuation.
@@ -32,26 +40,69 @@ def greedy(
     kind = "cpu" if torch.device(device).type == "cpu" else "cuda"
     model.eval()
     unique = list(dict.fromkeys(prompts))
+    prefix = _shared_prefix(unique) if _attends_everywhere(model) else 0
+    start = _prefix_cache(model, unique[0][:prefix], device) if prefix else None
     lengths = [len(prompt) + max_new_tokens for prompt in unique]
     done: dict[tuple[int, ...], list[int]] = {}
     for places in token_budget_batches(lengths, TOKENS[kind]):
         batch = [unique[place] for place in places]
-        done.update(zip(batch, _decode(model, batch, max_new_tokens, set(eos), device), strict=True))
+        cache = _new_cache(model) if start is None else copy.deepcopy(start)
+        if prefix:
+            cache.batch_repeat_interleave(len(batch))
+        rests = [prompt[prefix:] for prompt in batch]
+        written = _decode(model, rests, prefix, cache, max_new_tokens, set(eos), device)
+        done.update(zip(batch, written, strict=True))
     return [list(done[prompt]) for prompt in prompts]
 
 
+def _new_cache(model: Any) -> Any:
+    return model.new_cache() if hasattr(model, "new_cache") else DynamicCache(config=model.config)
+
+
+def _attends_everywhere(model: Any) -> bool:
+    """Whether padding between prefix and rest is harmless: a sliding window would count it."""
+    kinds = getattr(model.config, "layer_types", None)
+    if kinds is not None:
+        return all(kind == "full_attention" for kind in kinds)
+    return getattr(model.config, "sliding_window", None) is None
+
+
+def _shared_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Tokens that all prompts begin with, less than the shortest one; 0 where sharing them gains nothing."""
+    if len(prompts) < 2:
+        return 0
+    # What the first and the last in order share, all share.
+    pairs = zip(min(prompts), max(prompts), strict=False)
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    shared = min(common, min(len(prompt) for prompt in prompts) - 1)
+    return shared if shared >= SHARED else 0
+
+
+def _prefix_cache(model: Any, prefix: tuple[int, ...], device: torch.device | str) -> Any:
+    cache = _new_cache(model)
+    ids = torch.tensor([prefix], device=device)
+    model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return cache
+
+
 def _decode(
-    model: Any, prompts: list[tuple[int, ...]], limit: int, eos: set[int], device: torch.device | str
+    model: Any,
+    prompts: list[tuple[int, ...]],
+    prefix: int,
+    cache: Any,
+    limit: int,
+    eos: set[int],
+    device: torch.device | str,
 ) -> list[list[int]]:
+    """Continue every row of ``prompts``, whose first ``prefix`` tokens lie in ``cache`` already."""
     width = max(len(prompt) for prompt in prompts)
     # Left padding: the last position of every row is the one that predicts.
     ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)  # (B, T)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)  # (B, T)
+    mask = torch.tensor([[1] * prefix + [0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     written: list[list[int]] = [[] for _ in prompts]
     active = list(range(len(prompts)))  # place in ``prompts`` of each row still in the batch
     finished = [False] * len(prompts)
-    cache = DynamicCache(config=model.config)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
+    positions: Tensor = (mask.cumsum(-1) - 1).clamp(min=0)[:, prefix:]  # (B, T)
     step_ids = ids
     for step in range(limit):
         out = model(

@@ -142,9 +142,9 @@ def with_adapter(model: Any, rank: int) -> Any:
     return peft.get_peft_model(model, config)
 
 
-def frozen_copy(model: Any) -> Any:
-    """A copy in evaluation mode whose weights take no gradient."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
+def frozen_copy(model: Any, dtype: torch.dtype) -> Any:
+    """A copy in evaluation mode, in the precision of forward passes, whose weights take no gradient."""
+    return copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
 
 
 def compute_dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:

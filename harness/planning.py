@@ -42,6 +42,14 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What all cells of a study read: the source of tables, and the refusal answers."""
+
+    source: DataSource
+    templates: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A study with its nodes, in an order in which every node follows those it needs."""
 
@@ -64,18 +72,19 @@ def make_plan(study: Study, registry: Registry) -> Plan:
     methods = _selected(study, registry, "method")
     benchmarks = _selected(study, registry, "benchmark")
     models = _selected(study, registry, "model")
-    _templates(study)
+    inputs = Inputs(_data_source(study), tuple(_templates(study)))
+    _known_tables(inputs.source, benchmarks)
     registry.find("executor", str(study.run["executor"]))
     nodes: dict[str, Node] = {}
     for benchmark in benchmarks:
-        source = _data_source(study)
+        source = inputs.source
         benchmark = replace(benchmark, spec=replace(benchmark.spec, data=pinned(benchmark.spec.data, source)))
         tables = fingerprints(benchmark.spec.data, source)
         if source.kind == "local":
             read_tables(benchmark.spec.data, source)
         for model in models:
             for seed in study.seeds:
-                for node in _pairings(study, registry, methods, benchmark, model, seed, tables):
+                for node in _pairings(study, registry, inputs, methods, benchmark, model, seed, tables):
                     nodes.setdefault(node.key, node)
     return Plan(study, tuple(nodes.values()))
 
@@ -161,14 +170,36 @@ def _model_folder(spec: ModelSpec, name: str) -> str:
 def _data_source(study: Study) -> DataSource:
     data = study.data
     folder = str(Path(data["dir"]).expanduser().resolve()) if data["dir"] else ""
-    if data["source"] == "local" and not folder:
-        raise DataError("data.source = 'local' needs data.dir (--data-dir)")
-    return DataSource(data["source"], folder, data["seed"], data["scale"])
+    if data["source"] == "local" and not folder and not data["files"]:
+        raise DataError("data.source = 'local' needs data.dir (--data-dir) or data.files")
+    return DataSource(
+        data["source"],
+        folder,
+        data["seed"],
+        data["scale"],
+        {table: str(Path(file).expanduser().resolve()) for table, file in data["files"].items()},
+        tuple(data["allow_missing"]),
+        dict(data["stand_ins"]),
+    )
+
+
+def _known_tables(source: DataSource, benchmarks: list[Component[BenchmarkSpec]]) -> None:
+    """Tables that the study names must be tables of its benchmarks, and dispensable where they may be missing."""
+    data = [benchmark.spec.data for benchmark in benchmarks]
+    known = {table for spec in data for table in spec.tables}
+    for table in (*source.files, *source.stand_ins):
+        if table not in known:
+            raise UnknownName("table", table, known, " in [data]")
+    dispensable = {table for spec in data for table in spec.dispensable}
+    for table in source.allow_missing:
+        if table not in dispensable:
+            raise UnknownName("table that may be missing", table, dispensable, " in data.allow_missing")
 
 
 def _pairings(
     study: Study,
     registry: Registry,
+    inputs: Inputs,
     methods: list[Component[MethodSpec]],
     benchmark: Component[BenchmarkSpec],
     model: Component[ModelSpec],
@@ -176,7 +207,7 @@ def _pairings(
     tables: Mapping[str, str],
 ) -> Iterator[Node]:
     """The nodes of one benchmark × model × seed: two reference models, their cells, one cell per method."""
-    shared = _shared_spec(study, benchmark, model, seed, tables)
+    shared = _shared_spec(study, inputs.source, benchmark, model, seed, tables)
     references = {role: _reference_node(shared, role) for role in ROLES}
     yield from references.values()
     models = {role: node.key for role, node in references.items()}
@@ -185,15 +216,16 @@ def _pairings(
     # The retained model is measured first: every forget score is a comparison with it.
     for role in reversed(ROLES):
         reference = registry.find("method", f"unlearnbench/{role}")
-        node = _cell_node(study, shared, reference, models, dict(cells))
+        node = _cell_node(study, inputs, shared, reference, models, dict(cells))
         cells[role] = node.key
         yield node
     for component in named:
-        yield _cell_node(study, shared, component, models, cells)
+        yield _cell_node(study, inputs, shared, component, models, cells)
 
 
 def _shared_spec(
     study: Study,
+    source: DataSource,
     benchmark: Component[BenchmarkSpec],
     model: Component[ModelSpec],
     seed: int,
@@ -204,7 +236,6 @@ def _shared_spec(
     given = study.given("benchmarks", (spec.name, benchmark.qualified), list(parameters))
     values = parse_parameters(spec.parameters, given, f"benchmarks.{spec.name}")
     recipe = {**spec.recipe, **model.spec.recipe, **study.recipe}
-    source = _data_source(study)
     return {
         "benchmark": {
             "name": spec.name,
@@ -216,12 +247,13 @@ def _shared_spec(
             "fixed": dict(spec.fixed),
             "training_settings": _training_settings(spec, values),
             "data": {**asdict(spec.data), "fingerprints": dict(tables)},
-            "training": dict(spec.training),
+            "training": {role: _as_tuple(named) for role, named in spec.training.items()},
             "metrics": [asdict(metric) for metric in spec.metrics],
             "samples": spec.samples,
         },
         "model": {**asdict(model.spec), "fingerprint": _weights_fingerprint(model.spec)},
         "data": asdict(source),
+        "departures": source.departures(spec.data) if source.kind == "local" else [],
         "recipe": parse_parameters(TRAINING_PARAMETERS, recipe, "recipe"),
         "seed": seed,
         "engine": engine_digest(),
@@ -236,6 +268,10 @@ def _shared_spec(
     }
 
 
+def _as_tuple(tables: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (tables,) if isinstance(tables, str) else tables
+
+
 def _training_settings(spec: BenchmarkSpec, values: Mapping[str, Any]) -> dict[str, Any]:
     """What changes the rows of the reference models beyond their table: nothing at the defaults, else everything."""
     relevant = [parameter for parameter in spec.parameters if parameter.name not in spec.evaluation_parameters]
@@ -246,7 +282,8 @@ def _training_settings(spec: BenchmarkSpec, values: Mapping[str, Any]) -> dict[s
 
 def _reference_node(shared: Mapping[str, Any], role: str) -> Node:
     benchmark, model = shared["benchmark"], shared["model"]
-    table = benchmark["training"].get(role, role)
+    named = benchmark["training"].get(role, (role,))
+    table = "+".join(name.replace("/", "_") for name in named)
     published, revision = _published(str(model[role]).replace("{split}", table))
     content: dict[str, Any]
     if published:
@@ -256,7 +293,7 @@ def _reference_node(shared: Mapping[str, Any], role: str) -> Node:
             "model": {key: model[key] for key in ("path", "fingerprint", "gguf_file", "architecture", "prompt_format",
                                                    "trust_remote_code", "dtype", "lora_rank")},
             "recipe": shared["recipe"],
-            "training": benchmark["data"]["fingerprints"].get(table, table),
+            "training": [benchmark["data"]["fingerprints"].get(name, name) for name in named],
             "settings": benchmark["training_settings"],
             "benchmark": benchmark["source"],
             "seed": shared["seed"],
@@ -284,6 +321,7 @@ def _published(path: str) -> tuple[str, str]:
 
 def _cell_node(
     study: Study,
+    inputs: Inputs,
     shared: Mapping[str, Any],
     method: Component[MethodSpec],
     models: Mapping[str, str],
@@ -291,6 +329,7 @@ def _cell_node(
 ) -> Node:
     spec, benchmark, model = method.spec, shared["benchmark"], shared["model"]
     values = _hyperparameters(study, method, model)
+    requires = spec.requires_in(values.get("edition"))
     entry = {
         "name": spec.name,
         "qualified": method.qualified,
@@ -298,11 +337,11 @@ def _cell_node(
         "source": source_digest(spec.target),
         "values": values,
         "fixed": dict(spec.fixed),
-        "requires": asdict(spec.requires),
+        "requires": asdict(requires),
         "reference": spec.reference,
         "citation": spec.citation,
     }
-    templates = _templates(study) if spec.requires.template else []
+    templates = list(inputs.templates) if requires.template else []
     content = {
         "method": {key: entry[key] for key in ("qualified", "source", "values", "fixed", "requires")},
         "benchmark": {key: benchmark[key] for key in ("qualified", "version", "source", "values", "fixed")},
@@ -317,7 +356,7 @@ def _cell_node(
     identity = digest(content)
     name = "--".join(part.replace("/", "_") for part in (spec.name, benchmark["name"], model["name"]))
     key = f"{name}--s{shared['seed']}--{identity[:12]}"
-    needs = (models[spec.requires.start], *references.values())
+    needs = (models[requires.start], *references.values())
     cell = {
         **shared,
         "kind": "cell",

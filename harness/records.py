@@ -27,6 +27,8 @@ class EditionScore(_Strict):
     n: int
     interval: tuple[float, float] | None = None
     reason: str = ""
+    passes: bool | None = None
+    """Whether the paper's criterion for this metric holds (✓ or ✗); None where there is none."""
 
 
 class ScoreEntry(EditionScore):
@@ -36,6 +38,8 @@ class ScoreEntry(EditionScore):
     label: str
     better: str
     headline: bool = False
+    target: float | str | None = None
+    criterion: str = ""
     editions: dict[str, EditionScore]
 
 
@@ -61,6 +65,8 @@ class Samples(_Strict):
     file: str
     sha256: str
     rows: int
+    shown: str = "public"
+    """What pages show of the texts: ``public``, ``redacted`` (numbers alone) or ``none``."""
     references: dict[str, str]
     """Role to the key of the cell, or to the log file, whose samples were compared with."""
 
@@ -97,6 +103,8 @@ class Record(_Strict):
     provenance: dict[str, Any]
     limits: dict[str, Any]
     """Restrictions of this run that a published number would not have; empty where there are none."""
+    unranked: list[str] = []
+    """Why no row like this is ranked; empty where it is."""
     notes: list[str]
     losses: list[float] = []
 
@@ -148,7 +156,9 @@ def score_entries(scores: Iterable[Score], metrics: Sequence[Metric], edition: s
             raise RecordError(f"score of {score.metric!r}, which the benchmark does not declare")
         if math.isnan(score.value) and not score.reason:
             raise RecordError(f"{score.metric} is NaN without a reason")
-        entry = EditionScore(value=score.value, n=score.n, interval=score.interval, reason=score.reason)
+        entry = EditionScore(
+            value=score.value, n=score.n, interval=score.interval, reason=score.reason, passes=score.passes
+        )
         for name in [score.edition] if score.edition else declared[score.metric].editions or [edition]:
             found.setdefault(score.metric, {})[name] = entry
     missing = declared.keys() - found.keys()
@@ -163,6 +173,8 @@ def score_entries(scores: Iterable[Score], metrics: Sequence[Metric], edition: s
             label=metric.label,
             better=metric.better,
             headline=metric.headline,
+            target=metric.target,
+            criterion=metric.criterion,
             editions=found[name],
         )
     return entries

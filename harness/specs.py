@@ -80,11 +80,17 @@ class MethodSpec:
     fixed: Mapping[str, Value] = field(default_factory=dict)
     citation: str = ""
     editions: tuple[str, ...] = ("paper",)
+    edition_requires: Mapping[str, Requires] = field(default_factory=dict)
+    """What an edition needs where that differs from ``requires``."""
     reference: bool = False
     """True for the two ends of every scale, which are shown but never ranked."""
     api_version: int = 1
 
     kind: typing.ClassVar[Kind] = "method"
+
+    def requires_in(self, edition: object) -> Requires:
+        """What the method may touch in one edition of its loss."""
+        return self.edition_requires.get(str(edition), self.requires)
 
     @classmethod
     def of(cls, target: type, **more: Any) -> MethodSpec:
@@ -97,6 +103,7 @@ class MethodSpec:
             name=_declared_name(target),
             target=f"{target.__module__}:{target.__qualname__}",
             requires=getattr(target, "requires", Requires()),
+            edition_requires=getattr(target, "edition_requires", {}),
             parameters=parameters,
             **more,
         )
@@ -107,18 +114,27 @@ class DataSpec:
     """Where a benchmark's tables come from: the hub, a folder in the hub's layout, or a generator.
 
     Args:
-        tables: fields that every row of a table must have, by table (hub config) name; ``name[]`` is a list of texts.
+        tables: fields that every row of a table must have, by table name: the hub's config, or ``config/split``;
+            ``name[]`` is a list of texts. A table of plain texts has the one field ``text``.
         hub: data set id; ``revision`` a commit, so that a moved branch cannot change a result.
+        hub_tables: tables of other data sets, as ``id:config:split:field:rows``: that field of the first so many rows.
+        optional: tables that need not be there; ``check`` says which of them a benchmark can do without together.
+        dispensable: tables that may be missing only where the study allows it, because results then say less.
         generator: ``"pkg.mod:function"``, called with a seed, returning every table as a list of rows.
         check: ``"pkg.mod:function"``, called with the tables; raises DataError where they contradict each other.
+        remedy: what to do where there is no hub data set.
     """
 
     tables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hub: str = ""
     revision: str = ""
+    hub_tables: Mapping[str, str] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+    dispensable: tuple[str, ...] = ()
     licence: str = ""
     generator: str = ""
     check: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,8 +147,8 @@ class BenchmarkSpec:
     metrics: tuple[Metric, ...]
     version: str = "1"
     data: DataSpec = field(default_factory=DataSpec)
-    training: Mapping[str, str] = field(default_factory=dict)
-    """Role (``original``, ``retained``) to the table that identifies what this reference model saw."""
+    training: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    """Role (``original``, ``retained``) to the tables that identify what this reference model saw."""
     parameters: tuple[Parameter, ...] = ()
     evaluation_parameters: tuple[str, ...] = ()
     """Parameters that do not change what the reference models are trained on, so that these can be shared."""

@@ -26,6 +26,8 @@ DATA_PARAMETERS = (
     Parameter("scale", str, "full", "of generated data", choices=("full", "quick")),
     Parameter("templates", str, "", "file of refusal answers, one a line; empty takes the built-in ones"),
 )
+# Tables by name: files of their own, and tables that take the place of others.
+DATA_TABLES = ("files", "stand_ins")
 RUN_PARAMETERS = (
     Parameter("jobs", int, 1, "cells at a time", low=1),
     Parameter("threads", int, 0, "CPU threads of a cell; 0 shares the cores between jobs", low=0),
@@ -87,6 +89,10 @@ def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
         if section not in SECTIONS:
             raise UnknownName("section", section, SECTIONS, f" in --set {assignment!r}")
         target = merged.setdefault(section, {})
+        table, dot, inside = rest.partition(".")
+        if section == "data" and dot and table in DATA_TABLES:
+            target.setdefault(table, {})[inside.strip('"')] = _value(right.strip())
+            continue
         # Names of models hold dots (phi-1.5), so the key is what follows the last one.
         name, _, key = rest.rpartition(".")
         if section in ("methods", "benchmarks", "models"):
@@ -114,9 +120,7 @@ def check_study(raw: Mapping[str, Any], plugins: Sequence[str] = ()) -> Study:
         if key not in known:
             raise UnknownName("key of study", key, [*known, *STUDY_LISTS])
     values = parse_parameters(STUDY_PARAMETERS, head, "study")
-    data = parse_parameters(DATA_PARAMETERS, raw.get("data", {}), "data")
-    if data["dir"] and "source" not in raw.get("data", {}):
-        data["source"] = "local"
+    data = _data(raw.get("data", {}))
     overrides = {}
     for section in ("methods", "benchmarks", "models"):
         overrides[section] = dict(raw.get(section, {}))
@@ -143,6 +147,23 @@ def check_study(raw: Mapping[str, Any], plugins: Sequence[str] = ()) -> Study:
         plugins=tuple(plugins),
         raw=raw,
     )
+
+
+def _data(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Where tables come from; a folder or a file implies ``source = "local"``."""
+    plain = {key: value for key, value in given.items() if key not in (*DATA_TABLES, "allow_missing")}
+    data: dict[str, Any] = dict(parse_parameters(DATA_PARAMETERS, plain, "data"))
+    for key in DATA_TABLES:
+        data[key] = given.get(key, {})
+        if not isinstance(data[key], Mapping) or any(type(value) is not str for value in data[key].values()):
+            raise UsageError(f"data.{key} = {data[key]!r}: expected names of tables with texts, [data.{key}]")
+    missing = given.get("allow_missing", [])
+    data["allow_missing"] = [missing] if isinstance(missing, str) else missing
+    if not isinstance(data["allow_missing"], list) or any(type(name) is not str for name in data["allow_missing"]):
+        raise UsageError(f"data.allow_missing = {missing!r}: expected a list of tables")
+    if (data["dir"] or data["files"]) and "source" not in given:
+        data["source"] = "local"
+    return data
 
 
 def _refuse_bare_sections(raw: Mapping[str, Any]) -> None:
