@@ -21,6 +21,7 @@ from unlearnbench.hyperparameters import hyperparameter
 from unlearnbench.logprobs import answer_logits, answer_logprobs
 
 EDITIONS = ("paper", "as-released")
+MUSE_EDITIONS = (*EDITIONS, "as-released-muse")
 
 
 def ascent_term(logp_forget: Tensor, weight: float = 1.0) -> Term:
@@ -32,20 +33,31 @@ def retain_kl_term(model: Any, batch: Batch, edition: str) -> Term:
     """KL(original, unlearned) on the retain rows, over the whole vocabulary.
 
     ``paper`` averages it over answer positions; ``as-released`` (tofu, npo, FLAT) over every position of the
-    padded batch, prompt and padding included.
+    padded batch, prompt and padding included. ``as-released-muse`` (muse_bench) is no divergence: it puts raw
+    logits z where log-probabilities belong, Σ exp(z_original) (z_original − z) over positions and vocabulary,
+    averaged over rows alone.
     """
+    if edition == "as-released-muse":
+        return Term(_divergence(model, batch, all_logits, raw_logit_divergence).sum(), per="retain rows")
     if edition == "paper":
         return Term(_divergence(model, batch, answer_logits).sum(), per="retain tokens")
-    return Term(_divergence(model, batch, _all_logits).sum(), per="retain positions")
+    return Term(_divergence(model, batch, all_logits).sum(), per="retain positions")
 
 
-def _divergence(model: Any, batch: Batch, logits_of: Any) -> Tensor:
+def raw_logit_divergence(logits_original: Tensor, logits: Tensor) -> Tensor:
+    """(..., V) raw logits → (...): Σ exp(z_original) (z_original − z), which a shift of the logits changes."""
+    return (logits_original.exp() * (logits_original - logits)).sum(-1)
+
+
+def _divergence(model: Any, batch: Batch, logits_of: Any, divergence: Any = kl_divergence) -> Tensor:
     with torch.no_grad():
         reference = logits_of(batch.original, batch.retain)
-    return kl_divergence(reference, logits_of(model, batch.retain))
+    found: Tensor = divergence(reference, logits_of(model, batch.retain))
+    return found
 
 
-def _all_logits(model: Any, rows: Rows) -> Tensor:
+def all_logits(model: Any, rows: Rows) -> Tensor:
+    """(B, T, V) logits at every position, padding included."""
     logits: Tensor = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits
     return logits
 
@@ -82,7 +94,7 @@ class KLMinimization(Descent):
 
     name: ClassVar[str] = "kl"
     requires: ClassVar[Requires] = Requires(retain=True, original="model")
-    edition: str = hyperparameter("paper", "which definition of the loss", choices=EDITIONS)
+    edition: str = hyperparameter("paper", "which definition of the loss", choices=MUSE_EDITIONS)
     padded_length: int = hyperparameter(500, "as-released: rows are padded to this many tokens", low=0)
 
     @property

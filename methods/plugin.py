@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from unlearnbench.domain import EDITIONS, Requires
 from unlearnbench.hyperparameters import TRAINING_PARAMETERS
-from unlearnbench.specs import MethodSpec, Parameter
+from unlearnbench.specs import MethodSpec, Parameter, Value
 
 EDITION = Parameter("edition", str, "paper", "which definition of the loss", choices=EDITIONS)
+MUSE_EDITIONS = (*EDITIONS, "as-released-muse")
+MUSE_EDITION = Parameter("edition", str, "paper", "which definition of the loss", choices=MUSE_EDITIONS)
+ONE_EDITION = Parameter("edition", str, "paper", "which definition", choices=("paper",))
 BETA = Parameter("beta", float, 0.1, "inverse temperature β", above=0.0)
 PADDED = Parameter("padded_length", int, 500, "as-released: rows are padded to this many tokens", low=0)
 DIVERGENCES = {
@@ -17,6 +22,7 @@ DIVERGENCES = {
 }
 FORGET_ONLY = Requires()
 TOFU = "Maini et al. 2024, arXiv:2401.06121"
+NPO = "Zhang et al. 2024, arXiv:2404.05868"
 
 
 def unlearnbench_methods() -> list[MethodSpec]:
@@ -41,7 +47,7 @@ def unlearnbench_methods() -> list[MethodSpec]:
                  Requires(retain=True), citation="Liu et al. 2022, arXiv:2203.12817"),
         _descent("kl", "gradient_ascent:KLMinimization",
                  "Gradient ascent on the forget answers, staying near the original model on retain rows.",
-                 Requires(retain=True, original="model"), (PADDED,), TOFU),
+                 Requires(retain=True, original="model"), (PADDED,), TOFU, edition=MUSE_EDITION),
         _descent("po", "other_answers:PreferenceOptimization",
                  "Answers forget questions with a refusal, retain questions as before.",
                  Requires(retain=True, template=True), citation=TOFU),
@@ -65,7 +71,22 @@ def unlearnbench_methods() -> list[MethodSpec]:
                  Requires(template=True, original="logprobs"), (BETA,), "Rafailov et al. 2023, arXiv:2305.18290"),
         _descent("npo", "preference:NPO",
                  "Pushes forget answers below the original model's likelihood, ever more gently.",
-                 Requires(original="logprobs"), (BETA,), "Zhang et al. 2024, arXiv:2404.05868"),
+                 Requires(original="logprobs"), (BETA,), NPO, edition=MUSE_EDITION,
+                 edition_requires={"as-released-muse": Requires(original="model")}),
+        _descent("npo-rt", "preference:NPORetain", "NPO on the forget answers, descent on retain answers.",
+                 Requires(retain=True, original="logprobs"), (BETA,), NPO, edition=MUSE_EDITION,
+                 edition_requires={"as-released-muse": Requires(retain=True, original="model")}),
+        _descent("task-vector", "reinforced:TaskVector",
+                 "Fine-tunes on the forget set and subtracts the change from the original weights.",
+                 parameters=(
+                     Parameter("alpha", float, 1.0, "how far to step away from the fine-tuned model", low=0.0),
+                 ),
+                 citation="Ilharco et al. 2023, arXiv:2212.04089", edition=ONE_EDITION),
+        _descent("whp", "reinforced:WHP",
+                 "Lowers the words that a model fine-tuned on the forget set prefers; two models answer together.",
+                 Requires(original="model"),
+                 (Parameter("alpha", float, 5.0, "how strongly preferred words are lowered", low=0.0),),
+                 "Eldan and Russinovich 2023, arXiv:2310.02238", edition=ONE_EDITION),
         *(_flat(name, divergence, label) for name, (divergence, label) in DIVERGENCES.items()),
     ]  # fmt: skip
 
@@ -77,17 +98,20 @@ def _descent(
     requires: Requires = FORGET_ONLY,
     parameters: tuple[Parameter, ...] = (),
     citation: str = "",
-    fixed: dict[str, str] | None = None,
+    fixed: Mapping[str, Value] | None = None,
+    edition: Parameter = EDITION,
+    edition_requires: Mapping[str, Requires] | None = None,
 ) -> MethodSpec:
     return MethodSpec(
         name,
         f"unlearnbench.methods.{target}",
         summary,
         requires,
-        (*TRAINING_PARAMETERS, EDITION, *parameters),
+        (*TRAINING_PARAMETERS, edition, *parameters),
         dict(fixed or {}),
         citation,
-        EDITIONS,
+        tuple(str(choice) for choice in edition.choices),
+        dict(edition_requires or {}),
     )
 
 

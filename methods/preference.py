@@ -1,28 +1,29 @@
-"""Preference losses against the original model: DPO and NPO.
+"""Preference losses against the original model: DPO, NPO and NPO-RT.
 
 DPO: Rafailov et al. 2023, arXiv:2305.18290, eq. 7, with refusals preferred; scaled by 2/β as in NPO.
-NPO: Zhang et al. 2024, arXiv:2404.05868, eq. 3.
+NPO: Zhang et al. 2024, arXiv:2404.05868, eq. 3; NPO-RT adds the loss on retain rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unlearnbench.descent import Batch, Descent, Term
 from unlearnbench.domain import Requires
 from unlearnbench.hyperparameters import hyperparameter
-from unlearnbench.logprobs import sequence_logprob
+from unlearnbench.logprobs import answer_logprobs, sequence_logprob
 
-from .gradient_ascent import EDITIONS
+from .gradient_ascent import EDITIONS, MUSE_EDITIONS, all_logits
 
 
 def npo_loss(logp: Tensor, logp_original: Tensor, beta: float) -> Tensor:
-    """2/β · log(1 + (p / p_original)^β) of each row: log-probabilities (B,) in nats → (B,), above 0."""
+    """2/β · log(1 + (p / p_original)^β), elementwise: log-probabilities in nats (of rows: (B,)) → above 0."""
     return -2 / beta * F.logsigmoid(-beta * (logp - logp_original))
 
 
@@ -37,16 +38,41 @@ def dpo_loss(log_ratio_template: Tensor, log_ratio_forget: Tensor, beta: float) 
 
 @dataclass(frozen=True)
 class NPO(Descent):
-    """Pushes forget answers below the original model's likelihood, ever more gently."""
+    """Pushes forget answers below the original model's likelihood, ever more gently.
+
+    ``as-released-muse`` (muse_bench) compares raw logits at every position and word, labels aside: at the first
+    step it pushes all logits down alike, which leaves the distribution as it is.
+    """
 
     name: ClassVar[str] = "npo"
     requires: ClassVar[Requires] = Requires(original="logprobs")
-    edition: str = hyperparameter("paper", "which definition of the loss", choices=EDITIONS)
+    edition_requires: ClassVar[Mapping[str, Requires]] = {"as-released-muse": Requires(original="model")}
+    edition: str = hyperparameter("paper", "which definition of the loss", choices=MUSE_EDITIONS)
     beta: float = hyperparameter(0.1, "inverse temperature β", above=0.0)
 
     def loss(self, model: Any, batch: Batch) -> Iterator[Term]:
-        (logp,) = sequence_logprob(model, batch.forget)
-        yield Term(npo_loss(logp, batch.forget.logp_original, self.beta).sum(), per="forget rows")
+        if self.edition == "as-released-muse":
+            with torch.no_grad():
+                original = all_logits(batch.original, batch.forget)
+            logits = all_logits(model, batch.forget)
+            yield Term(npo_loss(logits, original, self.beta).mean(-1).sum(), per="forget positions")
+        else:
+            (logp,) = sequence_logprob(model, batch.forget)
+            yield Term(npo_loss(logp, batch.forget.logp_original, self.beta).sum(), per="forget rows")
+
+
+@dataclass(frozen=True)
+class NPORetain(NPO):
+    """NPO on the forget answers, descent on retain answers."""
+
+    name: ClassVar[str] = "npo-rt"
+    requires: ClassVar[Requires] = Requires(retain=True, original="logprobs")
+    edition_requires: ClassVar[Mapping[str, Requires]] = {"as-released-muse": Requires(retain=True, original="model")}
+
+    def loss(self, model: Any, batch: Batch) -> Iterator[Term]:
+        yield from super().loss(model, batch)
+        (retain,) = answer_logprobs(model, batch.retain)
+        yield Term(-retain.sum(), per="retain tokens")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def test_a_method_s_spec_says_what_its_class_says(spec):
     assert [p for p in derived.parameters if p.name not in fixed] == list(spec.parameters)
     assert derived.requires == spec.requires
     assert derived.editions == spec.editions
+    assert derived.edition_requires == spec.edition_requires
     assert spec.summary
     assert spec.citation or spec.reference
 

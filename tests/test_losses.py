@@ -21,11 +21,24 @@ from unlearnbench.logprobs import sequence_logprob
 from unlearnbench.methods.flat import FLAT, flat_loss
 from unlearnbench.methods.gradient_ascent import GradientAscent, GradientDifference, KLMinimization
 from unlearnbench.methods.other_answers import LLMU, Mismatch, PreferenceOptimization
-from unlearnbench.methods.preference import DPO, NPO, dpo_loss, npo_loss
+from unlearnbench.methods.preference import DPO, NPO, NPORetain, dpo_loss, npo_loss
 
 FIXTURE = json.loads((Path(__file__).parent / "data" / "loss_fixture.json").read_text())
 PARTS = ("forget", "template", "retain")
 T = 8  # padded length of the fixture
+
+
+# muse_bench's forms, which put raw logits where log-probabilities belong.
+MUSE = "as-released-muse"
+MUSE_CASES = [
+    (
+        KLMinimization(edition=MUSE),
+        859.4621456249372,
+        {"forget": 0.3217139824264202, "retain": 42.16581281081556},
+    ),
+    (NPO(edition=MUSE), 14.383328953758369, {"forget": 0.07108575787955257}),
+    (NPORetain(edition=MUSE), 16.55950945335215, {"forget": 0.07108575787955257, "retain": 0.3447443612031096}),
+]
 
 
 class FixedLogits(torch.nn.Module):
@@ -92,6 +105,8 @@ CASES = [
     ),
     (NPO(), 15.282899307935658, {"forget": 1.0188388092628267}),
     (NPO(edition="as-released"), 15.282899307935658, {"forget": 1.0188388092628267}),
+    (NPORetain(), 17.459079807529438, {"forget": 1.0188388092628267, "retain": 0.3447443612031096}),
+    (NPORetain(edition="as-released"), 17.459079807529438, {"retain": 0.3447443612031096}),
     (FLAT(divergence="total-variation"), -0.046580673424699445, {}),
     (FLAT(divergence="jensen-shannon"), -0.01965597097332554, {}),
     (FLAT(divergence="pearson"), -0.07798029261197452, {}),
@@ -130,7 +145,7 @@ def loss_on_fixture(method):
     return loss_of(method.loss(model, batch), batch.counts(), method.name), model
 
 
-@pytest.mark.parametrize("case", CASES, ids=case_name)
+@pytest.mark.parametrize("case", [*CASES, *MUSE_CASES], ids=case_name)
 def test_a_loss_has_the_value_and_gradient_of_the_published_code(case):
     method, expected, norms = case
     loss, model = loss_on_fixture(method)
@@ -140,7 +155,7 @@ def test_a_loss_has_the_value_and_gradient_of_the_published_code(case):
         assert model.logits[part].grad.norm().item() == pytest.approx(norm, rel=1e-9)
 
 
-@pytest.mark.parametrize("case", CASES, ids=case_name)
+@pytest.mark.parametrize("case", [*CASES, *MUSE_CASES], ids=case_name)
 def test_a_loss_has_the_gradient_of_its_finite_differences(case):
     method = case[0]
     original = FixedLogits("original")
@@ -165,6 +180,21 @@ def test_a_shift_of_the_logits_changes_no_loss(case):
     batch = fixture_batch(model, original)
     shifted = loss_of(method.loss(model, batch), batch.counts(), method.name)
     assert shifted.item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("case", MUSE_CASES, ids=case_name)
+def test_muse_s_losses_change_with_a_shift_of_the_logits_and_reach_ignored_positions(case):
+    method, expected, _ = case
+    model, original = FixedLogits("current"), FixedLogits("original")
+    model.logits = {part: tensor.detach() + 3.7 for part, tensor in model.logits.items()}
+    batch = fixture_batch(model, original)
+    shifted = loss_of(method.loss(model, batch), batch.counts(), method.name)
+    assert abs(shifted.item() - expected) > 1
+    loss, model = loss_on_fixture(method)
+    loss.backward()
+    part = "retain" if method.name == "kl" else "forget"
+    ignored = ~torch.nn.functional.pad(torch.tensor(FIXTURE["labels"][part])[:, 1:] != -100, (0, 1), value=False)
+    assert model.logits[part].grad[ignored].abs().max() > 0
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_name)
