@@ -67,12 +67,24 @@ class Encoder:
         answer = self.tokenizer("\n" + example.answer, add_special_tokens=False)["input_ids"]
         return Encoded((*example.prompt_ids, *answer, self.tokenizer.eos_token_id), len(example.prompt_ids))
 
-    def text_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of plain texts, without a prompt format; with a BOS where the tokenizer writes one."""
+    def text_ids(self, texts: Sequence[str], room: int = 0) -> list[tuple[int, ...]]:
+        """Token ids of plain texts, without a prompt format; with a BOS where the tokenizer writes one.
+
+        Raises:
+            UsageError: a text with ``room`` further tokens is longer than the model's context.
+        """
         if not texts:
             return []
         found = self.tokenizer(list(texts), add_special_tokens=True, return_attention_mask=False)
-        return [tuple(ids) for ids in found["input_ids"]]
+        rows = [tuple(ids) for ids in found["input_ids"]]
+        for number, (text, ids) in enumerate(zip(texts, rows, strict=True)):
+            if len(ids) + room > self.context:
+                raise UsageError(
+                    f"text {number} ({text[:40]!r}) has {len(ids)} tokens"
+                    + (f" and needs {room} more" if room else "")
+                    + f"; the model's context is {self.context}: use a model with a longer one"
+                )
+        return rows
 
     def chunks(self, texts: Iterable[str], tokens: int, separator: str = "\n\n") -> list[Example]:
         """The texts joined into one stream and cut into chunks of ``tokens`` tokens, a BOS included.

@@ -30,7 +30,7 @@ def scored_log(
     read = resolve(spec.log_readers[log_format], component.qualified)
     log: LogFile = read(Path(path), Path(retained) if retained else None, align)
     found = log.benchmark.score(log.unlearned, None, log.retained)
-    rows = [[row["part"], row["prompt"], row["truth"]] for row in log.unlearned.rows]
+    rows = [[row["part"], row.get("prompt"), row.get("truth")] for row in log.unlearned.rows]
     return LogRecord(
         log_format=log_format,
         edition=edition,
@@ -38,13 +38,20 @@ def scored_log(
         scores=score_entries(found, spec.metrics, edition),
         samples=Samples(
             file=path,
-            sha256=file_digest(Path(path)),
+            sha256=_digest(Path(path)),
             rows=len(rows),
             references={"retained": retained} if retained else {},
         ),
         comparability=comparability({"benchmark": log.name, "rows": digest(rows), "edition": edition}),
         notes=list(log.notes),
     )
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a log file, or of the names and hashes of the files of a folder of logs."""
+    if path.is_file():
+        return file_digest(path)
+    return digest({str(file.relative_to(path)): file_digest(file) for file in sorted(path.rglob("*.json"))})
 
 
 def _reader(registry: Registry, log_format: str) -> Component[BenchmarkSpec]:

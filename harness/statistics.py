@@ -29,6 +29,33 @@ def harmonic_mean(values: Sequence[float]) -> float:
     return 0.0 if (array == 0).any() else float(len(array) / np.sum(1 / array))
 
 
+def auc(above: Sequence[float], below: Sequence[float]) -> float:
+    """P(below < above) + ½ P(below = above) over all pairs: the area under the ROC curve; NaN of nothing."""
+    if not len(above) or not len(below):
+        return math.nan
+    ranks = stats.rankdata(np.concatenate([np.asarray(above, dtype=float), np.asarray(below, dtype=float)]))
+    n = len(above)
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * len(below)))
+
+
+def resampled_auc(
+    above: Sequence[float], below: Sequence[float], draws_above: NDArray[np.int64], draws_below: NDArray[np.int64]
+) -> Floats:
+    """(R,) areas under the ROC curve of resampled values, drawn by (R, n) indices on either side."""
+    first, second = np.asarray(above, dtype=float)[:, None], np.asarray(below, dtype=float)[None, :]
+    wins = (second < first) + 0.5 * (second == first)  # (n above, n below)
+    found: Floats = np.einsum("ra,ab,rb->r", _counts(draws_above), wins, _counts(draws_below), optimize=True)
+    return found / (draws_above.shape[1] * draws_below.shape[1])
+
+
+def _counts(draws: NDArray[np.int64]) -> Floats:
+    """(R, n) how often each row was drawn."""
+    rounds, size = draws.shape
+    counts = np.zeros((rounds, size))
+    np.add.at(counts, (np.arange(rounds)[:, None], draws), 1)
+    return counts
+
+
 def ks_pvalue(a: Sequence[float], b: Sequence[float]) -> float:
     """p-value of the two-sided two-sample Kolmogorov–Smirnov test, scipy's defaults; NaN of nothing."""
     if not len(a) or not len(b) or np.isnan(a).any() or np.isnan(b).any():
@@ -72,9 +99,7 @@ def ks_pvalue_interval(a: Sequence[float], b: Sequence[float], seed: int = 0) ->
     ends = np.append(pooled[order][1:] != pooled[order][:-1], True)
     sign = np.where(order < n, 1, -1)
     draws = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
-    weights = np.zeros((RESAMPLES, n), dtype=np.int64)
-    np.add.at(weights, (np.arange(RESAMPLES)[:, None], draws), 1)
-    steps = np.cumsum(weights[:, order % n] * sign, axis=1)[:, ends]  # (R, distinct values)
+    steps = np.cumsum(_counts(draws)[:, order % n] * sign, axis=1)[:, ends]  # (R, distinct values)
     distances = np.abs(steps).max(axis=1)  # n times the KS statistic
     return interval(np.array([_equal_size_pvalue(int(d), n) for d in distances]))
 

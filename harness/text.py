@@ -30,3 +30,12 @@ def rouge_l_recall(truth: str, generation: str) -> float:
     Source: Lin 2004; as in TOFU (arXiv:2401.06121, §2.2.1), ``rouge_score`` with ``use_stemmer=True``.
     """
     return float(_scorer(True).score(truth, generation)["rougeL"].recall)
+
+
+def rouge_l_f(truth: str, generation: str) -> float:
+    """Harmonic mean of precision and recall of the longest common subsequence, without stemming.
+
+    Source: Lin 2004; as in MUSE (arXiv:2407.06460, §3), ``rouge_score`` with ``use_stemmer=False``. A text without
+    [a-z0-9] scores 0.
+    """
+    return float(_scorer(False).score(truth, generation)["rougeL"].fmeasure)

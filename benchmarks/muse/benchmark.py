@@ -1,0 +1,176 @@
+"""MUSE-News as a benchmark: running text to train on and forget; continuations, questions and likelihoods to ask."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from unlearnbench.batches import Encoded, Encoder
+from unlearnbench.context import Context, Preparation
+from unlearnbench.domain import Measurement, Score, Task
+from unlearnbench.generation import greedy
+from unlearnbench.hyperparameters import hyperparameter
+from unlearnbench.scoring import token_logprobs
+from unlearnbench.tables import Row, Tables
+
+from .metrics import min_k_score, scores
+from .tables import RETAIN, forget_tables, seen_tables
+
+KNOWLEDGE = {"knowmem_f": "forget_qa", "knowmem_r": "retain_qa"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt in tokens, and what a record keeps of it."""
+
+    part: str
+    index: int
+    ids: tuple[int, ...]
+    prompt: str
+    truth: str
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What evaluation needs: prompts for continuations and answers, and texts whose likelihood is asked."""
+
+    continuations: tuple[Asked, ...]
+    answers: tuple[Asked, ...]
+    texts: tuple[Asked, ...]
+
+
+@dataclass(frozen=True)
+class MuseNews:
+    """News articles, forgotten as running text; memory of words and facts, and traces of membership."""
+
+    study: str = ""
+    step: int = 1
+    limit: int = hyperparameter(0, "score the first rows of each part; 0 scores all", low=0)
+    verbatim_tokens: int = hyperparameter(128, "new tokens of a continuation, and tokens of its truth", low=1)
+    answer_tokens: int = hyperparameter(32, "new tokens of an answer", low=1)
+    chunk_tokens: int = hyperparameter(2048, "tokens of a training chunk, BOS included", low=8)
+    train_limit: int = hyperparameter(0, "train on the first texts of each table only; 0 takes all", low=0)
+
+    name: ClassVar[str] = "muse-news"
+
+    def prepare(self, ctx: Preparation) -> Task:
+        tables = ctx.tables
+        encoder = ctx.encoder(_corpus(tables))
+        size = min(self.chunk_tokens, encoder.context)
+        notes = []
+        if size < self.chunk_tokens:
+            notes.append(f"training chunks have {size} tokens, the model's context, instead of {self.chunk_tokens}")
+        seen = encoder.chunks(self._texts(tables, seen_tables(self.study)), size)
+        retain = encoder.chunks(self._texts(tables, RETAIN), size)
+        *earlier, forget = (encoder.chunks(self._texts(tables, (name,)), size)
+                            for name in forget_tables(self.study, self.step))  # fmt: skip
+        return Task(
+            encoder=encoder,
+            training={"original": [*seen, *retain], "retained": retain},
+            forget=forget,
+            # Methods see retain1 alone; retain2 is what knowledge is asked about.
+            retain=encoder.chunks(self._texts(tables, RETAIN[:1]), size),
+            evaluation=self._questions(tables, encoder),
+            earlier=earlier,
+            notes=notes,
+        )
+
+    def _texts(self, tables: Tables, names: Sequence[str]) -> list[str]:
+        return [row["text"] for name in names for row in tables[name][: self.train_limit or None]]
+
+    def _questions(self, tables: Tables, encoder: Encoder) -> Questions:
+        stop = self.limit or None
+        verbatim = tables["verbmem/forget"][:stop]
+        truths = encoder.text_ids([row["gt"] for row in verbatim])
+        continuations = [
+            Asked("verbmem_f", index, ids, row["prompt"], _decoded(encoder, truth[: self.verbatim_tokens]))
+            for index, (row, ids, truth) in enumerate(
+                zip(verbatim, encoder.text_ids([row["prompt"] for row in verbatim], self.verbatim_tokens), truths,
+                    strict=True)
+            )
+        ]  # fmt: skip
+        answers = []
+        for part, table in KNOWLEDGE.items():
+            rows = tables[f"knowmem/{table}"][:stop]
+            examples = "".join(f"{_question(row)}{row['answer']}\n\n" for row in tables[f"knowmem/{table}_icl"])
+            prompts = encoder.text_ids([examples + _question(row) for row in rows], self.answer_tokens)
+            answers += [
+                Asked(part, index, ids, row["question"], row["answer"])
+                for index, (row, ids) in enumerate(zip(rows, prompts, strict=True))
+            ]
+        texts = []
+        for part in ("forget", "holdout"):
+            read = [row["text"] for row in tables[f"privleak/{part}"][:stop]]
+            texts += [
+                Asked(f"privleak_{part}", index, ids, text, "")
+                for index, (text, ids) in enumerate(zip(read, encoder.text_ids(read), strict=True))
+            ]
+        return Questions(tuple(continuations), tuple(answers), tuple(texts))
+
+    def measure(self, model: Any, task: Task, ctx: Context) -> Measurement:
+        asked: Questions = task.evaluation
+        began = time.perf_counter()
+        # A text of no tokens or one has no probability to ask for.
+        readable = [text for text in asked.texts if len(text.ids) > 1]
+        found = token_logprobs(model, [Encoded(text.ids, 0) for text in readable], ctx.device)
+        logprobs = dict(zip([(text.part, text.index) for text in readable], found, strict=True))
+        middle = time.perf_counter()
+        rows = self._written(model, task.encoder, asked.continuations, self.verbatim_tokens, ctx)
+        for part in KNOWLEDGE:
+            # Each part has few-shot examples of its own, which its prompts share.
+            questions = [question for question in asked.answers if question.part == part]
+            rows += self._written(model, task.encoder, questions, self.answer_tokens, ctx)
+        end = time.perf_counter()
+        for text in asked.texts:
+            rows.append({
+                "part": text.part,
+                "index": text.index,
+                "text_sha256": hashlib.sha256(text.prompt.encode()).hexdigest(),
+                "tokens": len(text.ids),
+                "min40": min_k_score(logprobs.get((text.part, text.index), [])),
+            })  # fmt: skip
+        return Measurement(tuple(rows), {"scoring": middle - began, "generation": end - middle})
+
+    def _written(
+        self, model: Any, encoder: Encoder, asked: Sequence[Asked], tokens: int, ctx: Context
+    ) -> list[dict[str, Any]]:
+        eos = [encoder.tokenizer.eos_token_id]
+        written = greedy(model, [question.ids for question in asked], tokens, eos, ctx.device)
+        return [
+            {
+                "part": question.part,
+                "index": question.index,
+                "prompt": question.prompt,
+                "truth": question.truth,
+                "generation": _decoded(encoder, ids),
+                "generated_tokens": len(ids),
+            }
+            for question, ids in zip(asked, written, strict=True)
+        ]
+
+    def score(
+        self, unlearned: Measurement, original: Measurement | None, retained: Measurement | None
+    ) -> Iterator[Score]:
+        return scores(unlearned, original, retained)
+
+
+def _question(row: Row) -> str:
+    return f"Question: {row['question']}\nAnswer: "
+
+
+def _decoded(encoder: Encoder, ids: Sequence[int]) -> str:
+    """Text with special tokens skipped and spaces before punctuation removed, as MUSE's evaluation decodes.
+
+    transformers 5 no longer does the second for BPE tokenizers, so it is asked for apart.
+    """
+    return str(encoder.tokenizer.clean_up_tokenization(encoder.decode(ids)))
+
+
+def _corpus(tables: Tables) -> Iterator[str]:
+    """All that a model from scratch may meet, for its vocabulary."""
+    for name, rows in tables.items():
+        for row in rows:
+            yield from ([_question(row), row["answer"]] if name.startswith("knowmem/") else row.values())

@@ -1,0 +1,128 @@
+"""MUSE's metrics as pure functions of rows. Shi et al. 2024, arXiv:2407.06460, §3.
+
+Rows of ``verbmem_f``, ``knowmem_f`` and ``knowmem_r`` hold ``prompt``, ``truth`` and ``generation``; rows of
+``privleak_forget`` and ``privleak_holdout`` hold ``min40``, a text's score, missing where it has too few tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unlearnbench.domain import Measurement, Score
+from unlearnbench.errors import DataError
+from unlearnbench.statistics import RESAMPLES, auc, bootstrap_interval, interval, mean, resampled_auc
+from unlearnbench.text import rouge_l_f
+
+Row = Mapping[str, Any]
+
+SHARE = 0.4
+ENDS = ("\n\n", "\nQuestion", "Question:")
+
+
+def min_k_score(logprobs: Sequence[float], share: float = SHARE) -> float | None:
+    """Minus the mean of the ``share`` smallest log-probabilities (nats) of a text; None where that is of nothing.
+
+    Source: Min-K% (Shi et al. 2023, arXiv:2310.16789).
+    """
+    count = int(share * len(logprobs))
+    return -mean(sorted(logprobs)[:count]) if count else None
+
+
+def first_answer(generation: str) -> str:
+    """A few-shot answer up to where the model goes on to another question."""
+    return generation[: min([place for end in ENDS if (place := generation.find(end)) >= 0], default=None)]
+
+
+def scores(unlearned: Measurement, original: Measurement | None, retained: Measurement | None) -> Iterator[Score]:
+    """Every score. Criteria are asked of unlearned models alone: not where ``original`` is None or is the model.
+
+    Raises:
+        DataError: the two models were scored on different rows.
+    """
+    if retained is not None:
+        refuse_different_rows(unlearned, retained)
+    judged = original is not None and original is not unlearned and retained is not None
+    for part in ("verbmem_f", "knowmem_f", "knowmem_r"):
+        score = _overlap(part, unlearned)
+        passes = None
+        if judged and retained is not None and not math.isnan(score.value):
+            passes = score.value > 0 if part == "knowmem_r" else score.value <= _overlap(part, retained).value
+        yield Score(part, score.value, score.n, score.per_example, score.interval, None, score.reason, passes)
+    yield _auc(unlearned)
+    yield _privleak(unlearned, retained)
+
+
+def refuse_different_rows(unlearned: Measurement, retained: Measurement) -> None:
+    """Raise DataError unless both models were asked the same, in the same order."""
+    for part in ("verbmem_f", "knowmem_f", "knowmem_r", "privleak_forget", "privleak_holdout"):
+        mine, theirs = ([_asked(row) for row in found.part(part)] for found in (unlearned, retained))
+        if mine != theirs:
+            raise DataError(
+                f"{part}: the unlearned model was scored on {len(mine)} rows and the retained model on {len(theirs)}, "
+                f"of which {len(set(mine) & set(theirs))} are shared; score both on the same rows"
+            )
+
+
+def _asked(row: Row) -> tuple[Any, ...]:
+    return row.get("prompt"), row.get("truth"), row.get("text_sha256")
+
+
+def _overlap(part: str, found: Measurement) -> Score:
+    rows = found.part(part)
+    if not rows:
+        return Score.missing(part, "no rows of this part were scored")
+    answer = str if part == "verbmem_f" else first_answer
+    values = tuple(100 * rouge_l_f(row["truth"], answer(row["generation"])) for row in rows)
+    array = np.asarray(values)
+    bounds = bootstrap_interval(len(values), lambda draws: array[draws].mean(axis=1))
+    return Score(part, mean(values), len(values), values, bounds)
+
+
+def _min_k(found: Measurement, part: str) -> list[float]:
+    return [float(row["min40"]) for row in found.part(f"privleak_{part}") if row["min40"] is not None]
+
+
+def _left_out(found: Measurement) -> str:
+    rows = [*found.part("privleak_forget"), *found.part("privleak_holdout")]
+    short = sum(row["min40"] is None for row in rows)
+    return f"{short} of {len(rows)} texts are too short for a Min-40 % score and are left out" if short else ""
+
+
+def _draws(size: int, seed: int) -> Any:
+    return np.random.default_rng(seed).integers(0, size, (RESAMPLES, size))
+
+
+def _auc(found: Measurement) -> Score:
+    forget, holdout = _min_k(found, "forget"), _min_k(found, "holdout")
+    value = auc(forget, holdout)
+    if math.isnan(value):
+        return Score.missing("auc", _left_out(found) or "no texts were scored", len(forget))
+    bounds = None
+    if len(forget) > 1 and len(holdout) > 1:
+        bounds = interval(resampled_auc(forget, holdout, _draws(len(forget), 0), _draws(len(holdout), 1)))
+    return Score("auc", value, len(forget), tuple(forget), bounds, reason=_left_out(found))
+
+
+def _privleak(found: Measurement, retained: Measurement | None) -> Score:
+    forget, holdout = _min_k(found, "forget"), _min_k(found, "holdout")
+    if retained is None:
+        return Score.missing("privleak", "needs the retained model's values", len(forget))
+    theirs = _min_k(retained, "forget"), _min_k(retained, "holdout")
+    value, reference = auc(forget, holdout), auc(*theirs)
+    if math.isnan(value) or math.isnan(reference):
+        return Score.missing("privleak", _left_out(found) or "no texts were scored", len(forget))
+    if reference == 0:
+        return Score.missing("privleak", "the retained model's AUC is 0, which nothing can be divided by", len(forget))
+    bounds = None
+    if len(forget) == len(theirs[0]) > 1 and len(holdout) == len(theirs[1]) > 1:
+        # Both models read the same texts, so these are resampled together.
+        draws = _draws(len(forget), 0), _draws(len(holdout), 1)
+        mine, base = resampled_auc(forget, holdout, *draws), resampled_auc(*theirs, *draws)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bounds = interval((mine - base) / base * 100)
+    relative = (value - reference) / reference * 100
+    return Score("privleak", relative, len(forget), (), bounds, reason=_left_out(found))

@@ -1,0 +1,72 @@
+"""MUSE-News's tables, by the hub's subset and split, and what must hold between them."""
+
+from __future__ import annotations
+
+from unlearnbench.errors import DataError
+from unlearnbench.tables import Row, Tables
+
+FOLDS = (1, 2, 3, 4)
+TEXT = ("text",)
+QA = ("question", "answer")
+RETAIN = ("raw/retain1", "raw/retain2")
+DISPENSABLE = (*RETAIN, "raw/holdout")
+EVALUATION = {
+    "verbmem/forget": ("prompt", "gt"),
+    "knowmem/forget_qa": QA,
+    "knowmem/forget_qa_icl": QA,
+    "knowmem/retain_qa": QA,
+    "knowmem/retain_qa_icl": QA,
+    "privleak/forget": TEXT,
+    "privleak/holdout": TEXT,
+}
+
+
+def forget_tables(study: str, step: int) -> tuple[str, ...]:
+    """The requests to forget, in order: one, larger ones (``scal``), or one after another (``sust``)."""
+    if study == "scal":
+        return (f"scal/forget_{step}",)
+    return tuple(f"sust/forget_{fold}" for fold in range(1, step + 1)) if study == "sust" else ("raw/forget",)
+
+
+def seen_tables(study: str) -> tuple[str, ...]:
+    """What the original model has read of the forget corpus."""
+    if study == "scal":
+        return (f"scal/forget_{FOLDS[-1]}",)
+    return tuple(f"sust/forget_{fold}" for fold in FOLDS) if study == "sust" else ("raw/forget",)
+
+
+def table_fields(study: str, step: int) -> dict[str, tuple[str, ...]]:
+    """The tables of one variant and the fields that are read."""
+    read = dict.fromkeys((*forget_tables(study, step), *seen_tables(study), *DISPENSABLE), TEXT)
+    return {**read, **EVALUATION}
+
+
+def check(tables: Tables) -> None:
+    """Raise DataError where texts to forget, to retain and held out overlap, or a row has nothing to ask."""
+    for name, fields in (("verbmem/forget", ("prompt", "gt")), *((f"knowmem/{part}", QA) for part in
+                         ("forget_qa", "forget_qa_icl", "retain_qa", "retain_qa_icl"))):  # fmt: skip
+        for number, row in enumerate(tables[name]):
+            for field in fields:
+                if not row[field].strip():
+                    raise DataError(f"{name}, row {number}: {field!r} is empty; complete the row or remove it")
+    raw = {name: rows for name, rows in tables.items() if name.startswith(("raw/", "scal/", "sust/"))}
+    forget = {name: rows for name, rows in raw.items() if "forget" in name}
+    others = {name: rows for name, rows in raw.items() if "forget" not in name}
+    for name, rows in forget.items():
+        for other, its in others.items():
+            _disjoint(name, rows, other, its)
+    for other in RETAIN:
+        _disjoint(other, tables.get(other, []), "raw/holdout", tables.get("raw/holdout", []))
+    members, strangers = tables["privleak/forget"], tables["privleak/holdout"]
+    if len(members) != len(strangers):
+        raise DataError(
+            f"privleak/forget has {len(members)} texts and privleak/holdout {len(strangers)}; "
+            "the splits must have the same size"
+        )
+    _disjoint("privleak/forget", members, "privleak/holdout", strangers)
+
+
+def _disjoint(name: str, rows: list[Row], other: str, others: list[Row]) -> None:
+    shared = {row["text"] for row in rows if row["text"].strip()} & {row["text"] for row in others}
+    if shared:
+        raise DataError(f"{name} and {other} overlap in {len(shared)} texts, for example {min(shared)[:60]!r}")
