@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from unlearnbench.specs import BenchmarkSpec, DataSpec, Parameter
 
+from .hp import declaration as hp_declaration
+from .hp import tables as hp_tables
 from .muse import declaration as muse_declaration
 from .muse import tables as muse_tables
 from .tofu import declaration, tables
@@ -20,7 +22,7 @@ TOFU_SPLITS = (("forget01", "retain99", "1 %"), ("forget05", "retain95", "5 %"),
 
 
 def unlearnbench_benchmarks() -> list[BenchmarkSpec]:
-    return [*(_tofu(*split) for split in TOFU_SPLITS), *(_muse(*variant) for variant in MUSE_VARIANTS)]
+    return [*(_tofu(*split) for split in TOFU_SPLITS), *(_muse(*variant) for variant in MUSE_VARIANTS), _hp()]
 
 
 def _tofu(forget: str, retain: str, share: str) -> BenchmarkSpec:
@@ -78,3 +80,39 @@ def _muse(name: str, study: str, step: int, summary: str) -> BenchmarkSpec:
         samples="redacted",
         log_readers={"muse-log": "unlearnbench.benchmarks.muse.logs:read"} if not study else {},
     )
+
+
+def _hp() -> BenchmarkSpec:
+    return BenchmarkSpec(
+        name="hp",
+        target="unlearnbench.benchmarks.hp.benchmark:ForgottenBook",
+        summary="Forgetting a book that the user names, as Harry Potter is forgotten in the FLAT paper",
+        metrics=hp_declaration.metrics(),
+        data=DataSpec(
+            tables=hp_tables.FIELDS,
+            hub_tables=hp_tables.ELSEWHERE,
+            optional=hp_tables.OPTIONAL,
+            licence="the book's own",
+            generator="unlearnbench.benchmarks.hp.generated:tables",
+            check="unlearnbench.benchmarks.hp.tables:check",
+            remedy=hp_tables.REMEDY,
+        ),
+        training={"original": ("book", "hp_test_qa_200", "retain"), "retained": ("retain",)},
+        parameters=(
+            Parameter("limit", int, 0, "score the first rows of each part; 0 scores all", low=0),
+            Parameter("max_new_tokens", int, 300, "cap on a continuation", low=1),
+            Parameter("released_tokens", int, 600, "as-released: tokens of prompt and continuation together", low=2),
+            Parameter("tasks", str, "auto", "perplexity and accuracy by lm-eval's hub tasks, or local ones",
+                      choices=("auto", "hub", "local", "none")),
+            Parameter("chunks", int, 400, "chunks of the book to forget, and of the other text to retain", low=1),
+            Parameter("chunk_tokens", int, 512, "tokens of a chunk at most", low=8),
+            Parameter("excerpts", int, 300, "excerpts of the forgotten chunks that are asked", low=1),
+            Parameter("prefix_words", int, 200, "words of an excerpt's prompt", low=1),
+            Parameter("response_words", int, 200, "words of its continuation", low=1),
+        ),
+        evaluation_parameters=("limit", "max_new_tokens", "released_tokens", "tasks", "excerpts", "prefix_words",
+                               "response_words"),
+        recipe={"epochs": 10},
+        citation="Wang et al. 2025, arXiv:2410.11143",
+        samples="redacted",
+    )  # fmt: skip

@@ -131,7 +131,8 @@ def _task(spec: Mapping[str, Any], encoder: Any) -> tuple[Any, Task]:
     data = entry["data"]
     tables = read_tables(_data_spec(data), DataSource(**spec["data"]))
     benchmark = resolve(entry["target"], entry["qualified"])(**entry["values"], **entry["fixed"])
-    return benchmark, benchmark.prepare(Preparation(tables, encoder, not spec["model"]["architecture"]))
+    generated = spec["data"]["kind"] == "generated"
+    return benchmark, benchmark.prepare(Preparation(tables, encoder, not spec["model"]["architecture"], generated))
 
 
 def _data_spec(data: Mapping[str, Any]) -> DataSpec:

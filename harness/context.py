@@ -39,11 +39,13 @@ class Preparation:
 
     ``encoder(corpus)`` is the model's encoder; a model from scratch builds its vocabulary from ``corpus``.
     ``pretrained`` is False for a model from scratch, which knows only what its reference models are trained on.
+    ``generated`` is True where the tables are invented.
     """
 
     tables: Mapping[str, list[Row]]
     encoder: Callable[[Iterable[str]], Encoder]
     pretrained: bool = True
+    generated: bool = False
 
 
 class Context:

@@ -72,6 +72,10 @@ def make_plan(study: Study, registry: Registry) -> Plan:
     methods = _selected(study, registry, "method")
     benchmarks = _selected(study, registry, "benchmark")
     models = _selected(study, registry, "model")
+    named = {benchmark.spec.name for benchmark in benchmarks}
+    for name, values in study.recipe.items():
+        if isinstance(values, Mapping) and name not in named:
+            raise UnknownName("benchmark in [recipe]", name, named)
     inputs = Inputs(_data_source(study), tuple(_templates(study)))
     _known_tables(inputs.source, benchmarks)
     registry.find("executor", str(study.run["executor"]))
@@ -235,7 +239,7 @@ def _shared_spec(
     parameters = {parameter.name for parameter in spec.parameters}
     given = study.given("benchmarks", (spec.name, benchmark.qualified), list(parameters))
     values = parse_parameters(spec.parameters, given, f"benchmarks.{spec.name}")
-    recipe = {**spec.recipe, **model.spec.recipe, **study.recipe}
+    recipe = {**spec.recipe, **model.spec.recipe, **study.recipe_for(spec.name)}
     return {
         "benchmark": {
             "name": spec.name,

@@ -52,9 +52,15 @@ class Study:
     data: Mapping[str, Any]
     run: Mapping[str, Any]
     recipe: Mapping[str, Any]
+    """Fine-tuning of the reference models; a table in it, by the name of a benchmark, is for that one alone."""
     overrides: Mapping[str, Mapping[str, Mapping[str, Any]]]
     plugins: tuple[str, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict)
+
+    def recipe_for(self, benchmark: str) -> dict[str, Any]:
+        """The study's settings for the reference models of one benchmark."""
+        common = {key: value for key, value in self.recipe.items() if not isinstance(value, Mapping)}
+        return common | self.recipe.get(benchmark, {})
 
     def given(self, section: str, names: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
         """Overrides for one component: those under ``*`` that it has (``keys``), then those under its names."""
@@ -95,7 +101,9 @@ def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
             continue
         # Names of models hold dots (phi-1.5), so the key is what follows the last one.
         name, _, key = rest.rpartition(".")
-        if section in ("methods", "benchmarks", "models"):
+        if section == "recipe" and name:
+            target = target.setdefault(name.strip('"'), {})
+        elif section in ("methods", "benchmarks", "models"):
             if not name:
                 raise UsageError(f"--set {assignment!r}: expected {section}.NAME.key=value")
             target = target.setdefault(name.strip('"'), {})

@@ -1,0 +1,209 @@
+"""A book as a benchmark: chunks to forget, excerpts to continue, and what should not suffer."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, ClassVar
+
+from unlearnbench.batches import Encoder
+from unlearnbench.context import Context, Preparation
+from unlearnbench.domain import Example, Measurement, Score, Task
+from unlearnbench.errors import DataError
+from unlearnbench.generation import greedy
+from unlearnbench.hyperparameters import hyperparameter
+from unlearnbench.language_tasks import asked, hub_tasks, local_tasks
+from unlearnbench.tables import Row, Tables
+
+from .metrics import ACCURACY, PERPLEXITY, scores
+
+# Where the tasks lie in lm-eval.
+FOLDERS = ("arc", "glue/rte", "hellaswag", "openbookqa", "piqa", "super_glue/boolq", "truthfulqa", "wikitext",
+           "winogrande")  # fmt: skip
+TASK_SETS = ("auto", "hub", "local", "none")
+WORDING = "Continue this passage: "
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """How a prompt is put: text before and after it, the answer's tag, and the release's text after it."""
+
+    before: str = ""
+    after: str = ""
+    tag: str = ""
+    released_after: str = ""
+
+
+# By the model's prompt format; the release writes Llama's closing tag with a backslash.
+PROMPTS = {
+    "question-answer": PromptPair("### Question: ", "\n", "### Answer: ", "\n"),
+    "llama2": PromptPair("[INST] ", " [/INST]", "", " [\\INST]"),
+}
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A passage to continue: the prompt's tokens in either edition, and the true continuation."""
+
+    index: int
+    prompt: str
+    truth: str
+    truth_released: str
+    ids: tuple[int, ...]
+    ids_released: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What evaluation needs: excerpts to continue, and lm-eval tasks by name."""
+
+    excerpts: tuple[Excerpt, ...]
+    tasks: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ForgottenBook:
+    """A book read in chunks; the retained model has not read it.
+
+    A pretrained base model is the retained model itself. A model from scratch first reads the text to retain, in
+    both references, because it would otherwise know no language.
+    """
+
+    limit: int = hyperparameter(0, "score the first rows of each part; 0 scores all", low=0)
+    max_new_tokens: int = hyperparameter(300, "cap on a continuation", low=1)
+    released_tokens: int = hyperparameter(600, "as-released: tokens of prompt and continuation together", low=2)
+    tasks: str = hyperparameter("auto", "perplexity and accuracy by lm-eval's hub tasks, or local ones",
+                                choices=TASK_SETS)  # fmt: skip
+    chunks: int = hyperparameter(400, "chunks of the book to forget, and of the other text to retain", low=1)
+    chunk_tokens: int = hyperparameter(512, "tokens of a chunk at most", low=8)
+    excerpts: int = hyperparameter(300, "excerpts of the forgotten chunks that are asked", low=1)
+    prefix_words: int = hyperparameter(200, "words of an excerpt's prompt", low=1)
+    response_words: int = hyperparameter(200, "words of its continuation", low=1)
+
+    name: ClassVar[str] = "hp"
+
+    def prepare(self, ctx: Preparation) -> Task:
+        tables = ctx.tables
+        encoder = ctx.encoder(_corpus(tables))
+        size = min(self.chunk_tokens, encoder.context)
+        notes = []
+        released = tables["hp_test_qa_200"]
+        book = [row["text"] for row in tables["book"]] or _excerpts_of(released)
+        forget = encoder.chunks(book, size)[: self.chunks]
+        retain = encoder.chunks([row["text"] for row in tables["retain"]], size)[: self.chunks]
+        for what, found in (("book", forget), ("text to retain", retain)):
+            if len(found) < 2:
+                raise DataError(
+                    f"the {what} gives {len(found)} chunks of {size} tokens, and 2 are needed at least: name a longer "
+                    "text or lower benchmarks.hp.chunk_tokens"
+                )
+            if len(found) < self.chunks:
+                notes.append(f"the {what} gives {len(found)} chunks of {size} tokens, {self.chunks} were asked for")
+        base = [] if ctx.pretrained else retain
+        rows = released[: self.excerpts] if released else self._rows(forget)
+        task_set = ("local" if ctx.generated else "hub") if self.tasks == "auto" else self.tasks
+        return Task(
+            encoder=encoder,
+            training={"original": [*base, *forget], "retained": base},
+            forget=forget,
+            retain=retain,
+            evaluation=Questions(self._excerpts(rows, encoder, bool(released)), _tasks(task_set)),
+            notes=notes,
+        )
+
+    def _rows(self, forget: Sequence[Example]) -> list[Row]:
+        """Prompts and their continuations from the forgotten chunks, one after another."""
+        words = re.findall(r"\s*\S+", "".join(chunk.prompt + chunk.answer for chunk in forget))
+        length = self.prefix_words + self.response_words
+        if len(words) < length:
+            raise DataError(
+                f"the forgotten part of the book has {len(words)} words; an excerpt needs {length}: name a longer book "
+                "or lower benchmarks.hp.prefix_words and response_words"
+            )
+        rows = []
+        for begin in range(0, len(words) - length + 1, length):
+            middle, end = begin + self.prefix_words, begin + length
+            rows.append({"prompt": "".join(words[begin:middle]).strip(), "response": "".join(words[middle:end])})
+        return rows[: self.excerpts]
+
+    def _excerpts(self, rows: Sequence[Row], encoder: Encoder, worded: bool) -> tuple[Excerpt, ...]:
+        """Rows in the model's prompt format; the release's rows bring an instruction with them."""
+        rows = rows[: self.limit or None]
+        style = encoder.style.name
+        pair = PROMPTS.get(style)
+        if pair:
+            prompts = [row["prompt"] if worded else WORDING + row["prompt"] for row in rows]
+            ids = encoder.text_ids([pair.before + text + pair.after + pair.tag for text in prompts], 1)
+            ids_released = encoder.text_ids([pair.before + text + pair.released_after for text in prompts], 1)
+        elif style == "chat":
+            turns = [Example(i, row["prompt"] if worded else WORDING + row["prompt"], "") for i, row in enumerate(rows)]
+            ids = ids_released = encoder.prompts(turns)
+        else:
+            ids = ids_released = encoder.text_ids([row["prompt"] for row in rows], 1)
+        tag = pair.tag if pair else ""
+        return tuple(
+            Excerpt(index, row["prompt"], row["response"], tag + row["response"].lstrip(), ids[index],
+                    ids_released[index])
+            for index, row in enumerate(rows)
+        )  # fmt: skip
+
+    def measure(self, model: Any, task: Task, ctx: Context) -> Measurement:
+        questions: Questions = task.evaluation
+        encoder = task.encoder
+        began = time.perf_counter()
+        # Both editions are continued in one pass; where they ask the same, it is computed once.
+        excerpts = questions.excerpts
+        caps = [max(0, self.released_tokens - len(excerpt.ids_released)) for excerpt in excerpts]
+        room = min((encoder.context - len(e.ids) for e in excerpts), default=0)
+        cap = min(max(self.max_new_tokens, *caps, 0) if caps else 0, room)
+        prompts = [*(excerpt.ids for excerpt in excerpts), *(excerpt.ids_released for excerpt in excerpts)]
+        written = greedy(model, prompts, cap, [encoder.tokenizer.eos_token_id], ctx.device)
+        rows: list[Row] = []
+        for place, excerpt in enumerate(excerpts):
+            mine = written[place][: self.max_new_tokens]
+            # The release drops the first token that it generates.
+            released = written[len(excerpts) + place][: caps[place]][1:]
+            rows.append({
+                "part": "excerpts",
+                "index": excerpt.index,
+                "prompt": excerpt.prompt,
+                "truth": excerpt.truth,
+                "generation": encoder.decode(mine),
+                "generated_tokens": len(mine),
+                "truth_released": excerpt.truth_released,
+                "generation_released": encoder.decode(released),
+            })  # fmt: skip
+        middle = time.perf_counter()
+        rows += asked(model, encoder, questions.tasks, ctx.device, self.limit)
+        end = time.perf_counter()
+        return Measurement(tuple(rows), {"scoring": end - middle, "generation": middle - began})
+
+    def score(
+        self, unlearned: Measurement, original: Measurement | None, retained: Measurement | None
+    ) -> Iterator[Score]:
+        return scores(unlearned, retained)
+
+
+def _tasks(task_set: str) -> dict[str, Any]:
+    if task_set == "none":
+        return {}
+    if task_set == "local":
+        return local_tasks(files("unlearnbench.benchmarks.hp").joinpath("tasks"))
+    names = (PERPLEXITY["hub"], *ACCURACY["hub", "as-released"])
+    return hub_tasks(FOLDERS, names)
+
+
+def _excerpts_of(released: Sequence[Row]) -> list[str]:
+    """The distinct passages behind the released rows, which repeat each in several wordings."""
+    passages = {row["response"]: row["prompt"].partition(": ")[2] + " " + row["response"] for row in released}
+    return list(passages.values())
+
+
+def _corpus(tables: Tables) -> Iterator[str]:
+    """All texts, for the vocabulary of a model from scratch."""
+    for rows in tables.values():
+        for row in rows:
+            yield from row.values()

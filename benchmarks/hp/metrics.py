@@ -1,0 +1,154 @@
+"""Metrics of a forgotten book as pure functions of rows. Wang et al. 2025, arXiv:2410.11143, §4.1.
+
+Rows of ``excerpts`` hold ``truth`` and ``generation``, and both once more as the released evaluation has them; rows
+of an lm-eval task hold ``loglikelihoods`` of choices and the places that are ``right``, or the ``loglikelihood`` of
+a text of so many ``words``, in nats; a row with ``missing`` says why a task has none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unlearnbench.domain import EDITIONS, Measurement, Score
+from unlearnbench.errors import DataError
+from unlearnbench.statistics import Floats, bootstrap_interval, mean
+from unlearnbench.text import bleu, rouge_l_recall
+
+Row = Mapping[str, Any]
+
+PERPLEXITY = {"hub": "wikitext", "local": "local_prose"}
+EIGHT = ("boolq", "rte", "hellaswag", "winogrande", "arc_challenge", "arc_easy", "openbookqa", "piqa")
+# The one task whose accuracy is a share of probability rather than of documents.
+MC2 = "truthfulqa_mc2"
+ACCURACY = {
+    ("hub", "paper"): (*EIGHT, MC2),
+    ("hub", "as-released"): (*EIGHT, "truthfulqa_mc1", MC2),
+    ("local", "paper"): ("local_trades", "local_opposites"),
+    ("local", "as-released"): ("local_trades", "local_opposites"),
+}
+
+
+def overlaps(rows: Sequence[Row], edition: str) -> tuple[list[float], list[float]]:
+    """BLEU (0–100) and ROUGE-L recall (0–1) of every excerpt."""
+    suffix = "" if edition == "paper" else "_released"
+    pairs = [(row[f"truth{suffix}"], row[f"generation{suffix}"]) for row in rows]
+    return [bleu(*pair) for pair in pairs], [rouge_l_recall(*pair) for pair in pairs]
+
+
+def accuracy(row: Row, task: str) -> float:
+    """1 where the likeliest choice is right; for TruthfulQA mc2 the share of probability that right choices have."""
+    logprobs = [float(value) for value in row["loglikelihoods"]]
+    if any(math.isnan(value) for value in logprobs):
+        return math.nan
+    if task != MC2:
+        return float(int(np.argmax(logprobs)) in row["right"])
+    weights = np.exp(np.asarray(logprobs) - max(logprobs))
+    return float(weights[list(row["right"])].sum() / weights.sum())
+
+
+def word_perplexity(loglikelihoods: Sequence[float], words: Sequence[int]) -> float:
+    """exp(−Σ log-likelihood / Σ words); infinite where that is more than a float holds."""
+    exponent = -math.fsum(loglikelihoods) / sum(words)
+    try:
+        return math.exp(exponent)
+    except OverflowError:
+        return math.inf
+
+
+def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Score]:
+    """Every score in every edition.
+
+    Raises:
+        DataError: the two models were asked different excerpts.
+    """
+    mine = unlearned.part("excerpts")
+    theirs = None if retained is None else retained.part("excerpts")
+    if theirs is not None and [r["prompt"] for r in mine] != [r["prompt"] for r in theirs]:
+        raise DataError(
+            f"the unlearned model was asked {len(mine)} excerpts and the retained model {len(theirs)}; FQ Gap compares "
+            "the same ones: score both again with equal limits"
+        )
+    for edition in EDITIONS:
+        found = overlaps(mine, edition)
+        for name, values in zip(("bleu", "rouge_l"), found, strict=True):
+            yield _mean(name, values, edition)
+        yield _gap(found, None if theirs is None else overlaps(theirs, edition), edition)
+    kind = "hub" if any(row["part"] in ("wikitext", *EIGHT) for row in unlearned.rows) else "local"
+    yield _perplexity(unlearned.part(PERPLEXITY[kind]), PERPLEXITY[kind])
+    for edition in EDITIONS:
+        yield _accuracy({task: unlearned.part(task) for task in ACCURACY[kind, edition]}, edition)
+
+
+def _mean(name: str, values: Sequence[float], edition: str | None) -> Score:
+    if not values:
+        return Score.missing(name, "no excerpts were scored", edition=edition)
+    array = np.asarray(values)
+    bounds = bootstrap_interval(len(values), lambda draws: array[draws].mean(axis=1))
+    return Score(name, mean(values), len(values), tuple(values), bounds, edition)
+
+
+def _gap(mine: tuple[list[float], list[float]], theirs: tuple[list[float], list[float]] | None, edition: str) -> Score:
+    size = len(mine[0])
+    if theirs is None or not size:
+        reason = "needs the retained model's values" if theirs is None else "no excerpts were scored"
+        return Score.missing("fq_gap", reason, size, edition)
+    differences = [np.asarray(a) - np.asarray(b) for a, b in zip(mine, theirs, strict=True)]
+    value = sum(abs(float(difference.mean())) for difference in differences)
+    # Both models continued the same excerpts, so these are resampled together.
+    bounds = bootstrap_interval(size, lambda draws: _gaps(differences, draws))
+    return Score("fq_gap", value, size, (), bounds, edition)
+
+
+def _gaps(differences: Sequence[Floats], draws: Any) -> Floats:
+    found: Floats = sum(np.abs(difference[draws].mean(axis=1)) for difference in differences)  # type: ignore[assignment]
+    return found
+
+
+def _absent(rows: Sequence[Row], task: str) -> str:
+    if not rows:
+        return f"the task {task} was not asked"
+    return str(rows[0].get("missing", ""))
+
+
+def _perplexity(rows: Sequence[Row], task: str) -> Score:
+    reason = _absent(rows, task)
+    if reason:
+        return Score.missing("ppl", reason)
+    logs = np.asarray([float(row["loglikelihood"]) for row in rows])
+    words = np.asarray([int(row["words"]) for row in rows])
+    if np.isnan(logs).any():
+        return Score.missing("ppl", "the model's log-likelihood of a text is not a number", len(rows))
+    value = word_perplexity(logs.tolist(), words.tolist())
+
+    def resampled(draws: Any) -> Floats:
+        with np.errstate(over="ignore"):
+            found: Floats = np.exp(-logs[draws].sum(axis=1) / words[draws].sum(axis=1))
+        return found
+
+    return Score("ppl", value, len(rows), (), bootstrap_interval(len(rows), resampled))
+
+
+def _accuracy(tasks: Mapping[str, Sequence[Row]], edition: str) -> Score:
+    reason = next((found for task, rows in tasks.items() if (found := _absent(rows, task))), "")
+    n = sum(len(rows) for rows in tasks.values())
+    if reason:
+        return Score.missing("avg_acc", reason, n, edition)
+    values = {task: np.asarray([accuracy(row, task) for row in rows]) for task, rows in tasks.items()}
+    undefined = [task for task, found in values.items() if np.isnan(found).any()]
+    if undefined:
+        return Score.missing("avg_acc", f"{undefined[0]}: a log-likelihood is not a number", n, edition)
+    means = [float(found.mean()) for found in values.values()]
+    # Tasks are resampled apart; their mean has the mean of their resamples.
+    rounds = [
+        np.random.default_rng(seed).integers(0, len(found), (1000, len(found)))
+        for seed, found in enumerate(values.values())
+    ]
+    resampled = np.mean(
+        [found[draws].mean(axis=1) for found, draws in zip(values.values(), rounds, strict=True)], axis=0
+    )
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Score("avg_acc", mean(means), n, (), (float(low), float(high)), edition)

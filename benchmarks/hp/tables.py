@@ -1,0 +1,34 @@
+"""The book and the other texts, by table: what the user names, or the release's own rows."""
+
+from __future__ import annotations
+
+from unlearnbench.errors import DataError
+from unlearnbench.tables import Tables
+
+RELEASED = ("hp_train_qa_200", "hp_test_qa_200")
+FIELDS = {
+    "book": ("text",),
+    "retain": ("text",),
+    **dict.fromkeys(RELEASED, ("prompt", "response")),
+}
+OPTIONAL = ("book", *RELEASED)
+# The paper's retain set: as many paragraphs of C4 as there are chunks of the book.
+ELSEWHERE = {"retain": "allenai/c4:en:train:text:400"}
+REMEDY = "name a book: --book FILE, or --data-dir with the release's hp_test_qa_200.jsonl"
+
+
+def check(tables: Tables) -> None:
+    """Raise DataError unless there is a book with words in it, or the released rows of one, and another text."""
+    if not tables.get("book") and not tables.get("hp_test_qa_200"):
+        raise DataError(f"there is no book to forget; {REMEDY}")
+    for name in ("book", "retain"):
+        if tables.get(name) and not any(row["text"].strip() for row in tables[name]):
+            raise DataError(f"the text of table {name!r} is empty; name another file")
+    book = {row["text"] for row in tables.get("book", []) if row["text"].strip()}
+    shared = book & {row["text"] for row in tables["retain"]}
+    if shared:
+        raise DataError("the book and the text to retain are the same; name another file with --other-text")
+    for name in RELEASED:
+        for number, row in enumerate(tables.get(name, [])):
+            if not row["prompt"].strip() or not row["response"].strip():
+                raise DataError(f"{name}, row {number}: prompt or response is empty; complete the row or remove it")
