@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import HarnessError, PluginError, RecordError
+from .errors import HarnessError, PluginError, RecordError, UsageError
 
 if TYPE_CHECKING:
     from .planning import Plan
@@ -84,6 +84,11 @@ def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--model", "models", multiple=True, help="Registered model, folder or hub id."),
         click.option("--seed", "seeds", multiple=True, type=int, help="Seed; several give a spread."),
         click.option("--data-dir", metavar="DIR", help="Read tables from a folder in the hub's layout."),
+        click.option("--book", metavar="FILE", help="Text of the book to forget (benchmark hp)."),
+        click.option("--other-text", metavar="FILE", help="Text to retain beside the book; default: C4."),
+        click.option("--allow-missing", multiple=True, metavar="TABLE", help="Do without a table; rows are unranked."),
+        click.option("--stand-in", "stand_ins", multiple=True, metavar="TABLE=TABLE",
+                     help="Read another table in place of one; rows are unranked."),
         click.option("--data", type=click.Choice(["hub", "local", "generated"]), help="Where tables come from."),
         click.option("--edition", type=click.Choice(["paper", "as-released"]), help="Metric edition shown."),
         click.option("--limit", type=int, help="Score the first rows of each part only."),
@@ -123,6 +128,16 @@ def _study(options: Mapping[str, Any], base: Mapping[str, Any] | None = None) ->
             assignments.append(f"{key}={json.dumps(options[option])}")
     if options["data_dir"] and not options["data"]:
         assignments.append('data.source="local"')
+    for option, table in (("book", "book"), ("other_text", "retain")):
+        if options.get(option):
+            assignments.append(f"data.files.{table}={json.dumps(options[option])}")
+    if options.get("allow_missing"):
+        assignments.append(f"data.allow_missing={json.dumps(list(options['allow_missing']))}")
+    for swap in options.get("stand_ins", ()):
+        table, equals, other = swap.partition("=")
+        if not equals or not other:
+            raise UsageError(f"--stand-in {swap!r}: expected TABLE=TABLE, for example raw/retain1=raw/retain1_standin")
+        assignments.append(f"data.stand_ins.{table}={json.dumps(other)}")
     if options["limit"] is not None:
         assignments.append(f"benchmarks.*.limit={options['limit']}")
     for option in ("jobs", "timeout", "memory_limit", "device", "keep_model"):

@@ -138,7 +138,8 @@ def _engine(model: Any, encoder: Encoder, device: torch.device | str) -> Any:
             for _texts, context, continuation in requests:
                 if len(continuation) > encoder.context:
                     raise DataError(
-                        f"a task's continuation has {len(continuation)} tokens; the model's context is {encoder.context}"
+                        f"a task's continuation has {len(continuation)} tokens; the model's context is "
+                        f"{encoder.context}: use a model with a longer one"
                     )
                 # The last token is only predicted, so one more than the context fits.
                 ids = (*context, *continuation)[-(encoder.context + 1) :]

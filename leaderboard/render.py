@@ -76,6 +76,9 @@ def _cell_page(cell: StoredCell, samples: _Samples) -> str:
     others = {role: samples.of(key) for role, key in references.items()}
     parts: dict[str, list[dict[str, Any]]] = {}
     for place, row in mine.items():
+        if "generation" not in row:
+            # Likelihoods alone: their scores are in the table above, their values in the sample file.
+            continue
         shown = parts.setdefault(place[0], [])
         if len(shown) < SAMPLES_SHOWN:
             beside = {role: rows.get(place, {}).get("generation") for role, rows in others.items()}

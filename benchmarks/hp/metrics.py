@@ -15,7 +15,7 @@ import numpy as np
 
 from unlearnbench.domain import EDITIONS, Measurement, Score
 from unlearnbench.errors import DataError
-from unlearnbench.statistics import Floats, bootstrap_interval, mean
+from unlearnbench.statistics import RESAMPLES, Floats, bootstrap_interval, interval, mean
 from unlearnbench.text import bleu, rouge_l_recall
 
 Row = Mapping[str, Any]
@@ -143,12 +143,8 @@ def _accuracy(tasks: Mapping[str, Sequence[Row]], edition: str) -> Score:
         return Score.missing("avg_acc", f"{undefined[0]}: a log-likelihood is not a number", n, edition)
     means = [float(found.mean()) for found in values.values()]
     # Tasks are resampled apart; their mean has the mean of their resamples.
-    rounds = [
-        np.random.default_rng(seed).integers(0, len(found), (1000, len(found)))
-        for seed, found in enumerate(values.values())
-    ]
-    resampled = np.mean(
-        [found[draws].mean(axis=1) for found, draws in zip(values.values(), rounds, strict=True)], axis=0
-    )
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Score("avg_acc", mean(means), n, (), (float(low), float(high)), edition)
+    resampled = np.zeros(RESAMPLES)
+    for seed, found in enumerate(values.values()):
+        draws = np.random.default_rng(seed).integers(0, len(found), (RESAMPLES, len(found)))
+        resampled += found[draws].mean(axis=1) / len(values)
+    return Score("avg_acc", mean(means), n, (), interval(resampled), edition)
