@@ -17,7 +17,7 @@ from unlearnbench.scoring import token_logprobs
 from unlearnbench.tables import Row, Tables
 
 from .metrics import min_k_score, scores
-from .tables import RETAIN, forget_tables, seen_tables
+from .tables import RETAIN, forget_tables, overlaps, seen_tables
 
 KNOWLEDGE = {"knowmem_f": "forget_qa", "knowmem_r": "retain_qa"}
 
@@ -60,7 +60,10 @@ class MuseNews:
         tables = ctx.tables
         encoder = ctx.encoder(_corpus(tables))
         size = min(self.chunk_tokens, encoder.context)
-        notes = []
+        notes = [
+            f"{shared} of {total} texts of {name} are also in {other}"
+            for name, other, shared, total in overlaps(tables)
+        ]
         if size < self.chunk_tokens:
             notes.append(f"training chunks have {size} tokens, the model's context, instead of {self.chunk_tokens}")
         seen = encoder.chunks(self._texts(tables, seen_tables(self.study)), size)
