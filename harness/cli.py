@@ -182,10 +182,13 @@ def list_components(kind: str, plugins: tuple[str, ...], as_json: bool) -> None:
 @_plugin_option
 @_json_option
 def show(name: str, plugins: tuple[str, ...], as_json: bool) -> None:
-    """Show a method, benchmark or model: hyperparameters, data needs, editions, citation."""
+    """Show a method, benchmark or model: hyperparameters, data needs, citation; 'paper': its published tables."""
     from .description import described, description_lines
 
-    facts = described(_registry(plugins), name)
+    registry = _registry(plugins)
+    if name == "paper":
+        return _reporter(registry, "paper")(as_json)  # type: ignore[no-any-return]
+    facts = described(registry, name)
     if as_json:
         return _print_json(facts)
     return print("\n".join(description_lines(facts)))

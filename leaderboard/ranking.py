@@ -21,6 +21,8 @@ class Value:
     spread: float | None = None
     interval: tuple[float, float] | None = None
     reason: str = ""
+    passes: bool | None = None
+    """Whether the paper's criterion holds, in all seeds; None where it asks nothing."""
     rank: int = 0
     """1 and 2 for the two best of the ranked rows (ties share a rank); 0 otherwise."""
 
@@ -59,6 +61,8 @@ class Table:
     references: tuple[Row, ...]
     rows: tuple[Row, ...]
     limits: dict[str, object]
+    unranked: tuple[str, ...] = ()
+    """Why no row of this table is ranked; empty where they are."""
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -129,11 +133,13 @@ def _label(cell: StoredCell) -> str:
 def _over_seeds(entries: Sequence[ScoreEntry]) -> Value:
     if len(entries) == 1:
         only = entries[0]
-        return Value(only.value, only.n, None, only.interval, only.reason)
+        return Value(only.value, only.n, None, only.interval, only.reason, only.passes)
     values = [entry.value for entry in entries]
     reason = next((entry.reason for entry in entries if entry.reason), "")
     spread = stdev(values) if all(math.isfinite(value) for value in values) else None
-    return Value(fmean(values), entries[0].n, spread, None, reason)
+    judged = [entry.passes for entry in entries]
+    passes = None if None in judged else all(judged)
+    return Value(fmean(values), entries[0].n, spread, None, reason, passes)
 
 
 def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
@@ -143,7 +149,8 @@ def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
     all_limits = [row.record.limits for row in (*references, *rows) if row.record]
     shared = {name: fact for name, fact in record.limits.items() if all(some.get(name) == fact for some in all_limits)}
     references = [_with_limits(row, shared) for row in references]
-    ranked = [_with_limits(_with_ranks(row, rows, record), shared) for row in rows]
+    ranked = rows if record.unranked else [_with_ranks(row, rows, record) for row in rows]
+    ranked = [_with_limits(row, shared) for row in ranked]
     return Table(
         benchmark=record.identity.benchmark,
         model=record.identity.model,
@@ -154,6 +161,7 @@ def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
         references=tuple(sorted(references, key=lambda row: row.method)),
         rows=tuple(ranked),
         limits=shared,
+        unranked=tuple(record.unranked),
     )
 
 
@@ -165,17 +173,26 @@ def _with_limits(row: Row, shared: Mapping[str, object]) -> Row:
 def _with_ranks(row: Row, rows: Sequence[Row], record: Record) -> Row:
     values = {}
     for name, value in row.values.items():
-        better = record.scores[name].better
+        metric = record.scores[name]
         others = [other.values[name].value for other in rows if name in other.values]
-        values[name] = replace(value, rank=_rank(value.value, others, better))
+        values[name] = replace(value, rank=_rank(value.value, others, metric))
     return replace(row, values=values)
 
 
-def _rank(value: float, others: Sequence[float], better: str) -> int:
-    """1 or 2 where at most one distinct value is better; targets and missing values have no rank."""
-    if math.isnan(value) or better == "target":
+def _rank(value: float, others: Sequence[float], metric: ScoreEntry) -> int:
+    """1 or 2 where at most one distinct value is better; missing values have no rank.
+
+    A metric with a number for a target is better the nearer it is; one that is to be like the retained model's
+    has no rank.
+    """
+    if metric.better == "target":
+        if not isinstance(metric.target, float):
+            return 0
+        target = metric.target
+        value, others = -abs(value - target), [-abs(other - target) for other in others]
+    if math.isnan(value):
         return 0
-    sign = 1 if better == "higher" else -1
+    sign = -1 if metric.better == "lower" else 1
     ahead = {other for other in others if not math.isnan(other) and sign * other > sign * value}
     return len(ahead) + 1 if len(ahead) < 2 else 0
 

@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from unlearnbench.runs import StoredCell
 from unlearnbench.storage import finite, read_rows, write_bytes
 
+from .published import published_for
 from .ranking import ARROWS, Table, formatted, tables
 
 SAMPLES_SHOWN = 40
@@ -30,7 +31,10 @@ def render(cells: Iterable[StoredCell], out: Path) -> Path:
     found = tables(cells)
     write_bytes(out / "style.css", _text("style.css").encode())
     failed = [cell for cell in cells if cell.record is None]
-    page = _template("index.html.j2").render(tables=found, failed=failed, anchors=_anchors(found), root="")
+    published = [published_for(table.benchmark, table.model) for table in found]
+    page = _template("index.html.j2").render(
+        tables=found, failed=failed, anchors=_anchors(found), published=published, root=""
+    )
     write_bytes(out / "index.html", page.encode())
     records = [json.loads(cell.record.model_dump_json()) for cell in cells if cell.record]
     write_bytes(out / "records.json", (json.dumps(finite(records), indent=1, ensure_ascii=False) + "\n").encode())

@@ -27,7 +27,7 @@ def _rich(table: Table) -> RichTable:
     title = f"{table.benchmark} · {table.model}" + (" · generated data" if "data" in table.limits else "")
     if table.loss_edition not in ("", "paper"):
         title += f" · losses {table.loss_edition}"
-    grid = RichTable(title=title, title_justify="left", caption="** best, * second best; references are not ranked")
+    grid = RichTable(title=title, title_justify="left", caption=_caption(table))
     grid.add_column("method")
     for name in table.headline:
         metric = table.metric(name)
@@ -36,6 +36,13 @@ def _rich(table: Table) -> RichTable:
     for place, row in enumerate((*table.references, *table.rows)):
         grid.add_row(*_cells(row, table), end_section=place == len(table.references) - 1)
     return grid
+
+
+def _caption(table: Table) -> str:
+    if table.unranked:
+        return f"not ranked: {'; '.join(table.unranked)}"
+    marks = "; ✓ ✗ the paper's criteria" if any(metric.criterion for metric in table.metrics) else ""
+    return f"** best, * second best; references are not ranked{marks}"
 
 
 def _cells(row: Row, table: Table) -> list[Text]:
@@ -49,6 +56,7 @@ def _cells(row: Row, table: Table) -> list[Text]:
         mark = {1: "**", 2: "*"}.get(value.rank, "")
         spread = f" ± {formatted(value.spread)}" if value.spread is not None else ""
         style = {1: "bold", 2: "underline"}.get(value.rank, "")
-        values.append(Text(f"{mark}{formatted(value.value)}{spread}", style=style))
+        judged = {True: " ✓", False: " ✗", None: ""}[value.passes]
+        values.append(Text(f"{mark}{formatted(value.value)}{spread}{judged}", style=style))
     seconds = row.record.cost.seconds.get("unlearn", 0.0)
     return [name, *values, Text("" if row.reference else f"{seconds:.1f} s")]
