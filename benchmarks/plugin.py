@@ -18,14 +18,19 @@ MUSE_VARIANTS = (
     *((f"muse-news-sust-{k}", "sust", k, f"MUSE-News, sustainability: {k} requests, one after another")
       for k in muse_tables.FOLDS[1:]),
 )  # fmt: skip
-TOFU_SPLITS = (("forget01", "retain99", "1 %"), ("forget05", "retain95", "5 %"), ("forget10", "retain90", "10 %"))
+# Forget and retain split, rows to forget, and their share.
+TOFU_SPLITS = (
+    ("forget01", "retain99", 40, "1 %"),
+    ("forget05", "retain95", 200, "5 %"),
+    ("forget10", "retain90", 400, "10 %"),
+)
 
 
 def unlearnbench_benchmarks() -> list[BenchmarkSpec]:
     return [*(_tofu(*split) for split in TOFU_SPLITS), *(_muse(*variant) for variant in MUSE_VARIANTS), _hp()]
 
 
-def _tofu(forget: str, retain: str, share: str) -> BenchmarkSpec:
+def _tofu(forget: str, retain: str, rows: int, share: str) -> BenchmarkSpec:
     return BenchmarkSpec(
         name=f"tofu-{forget}",
         target="unlearnbench.benchmarks.tofu.benchmark:Tofu",
@@ -46,9 +51,37 @@ def _tofu(forget: str, retain: str, share: str) -> BenchmarkSpec:
         ),
         evaluation_parameters=("limit", "max_new_tokens"),
         fixed={"forget_split": forget},
+        workload=_tofu_workload(rows),
         citation="Maini et al. 2024, arXiv:2401.06121",
         log_readers={"tofu-log": "unlearnbench.benchmarks.tofu.logs:read"},
     )
+
+
+def _tofu_workload(rows: int) -> dict[str, float]:
+    """About 60 tokens a row with its question; seven answers of forget and retain rows are scored, four of others."""
+    row, asked = 60, rows + 400
+    return {"original": 4000 * row, "retained": (4000 - rows) * row, "forget": rows * row, "row": row,
+            "scored": (7 * asked + 4 * 217) * row, "prompts": (asked + 217) * 20,
+            "generated": (asked + 217) * 45}  # fmt: skip
+
+
+# 889 texts of about 900 tokens in raw/forget, four times that in the original model's forget corpus.
+MUSE_TEXTS = 889
+MUSE_TOKENS = 900
+MUSE_RETAIN = 4 * MUSE_TEXTS
+
+
+def _muse_workload(study: str, step: int) -> dict[str, float]:
+    seen = MUSE_TEXTS * (4 if study else 1)
+    forget = MUSE_TEXTS * (step if study else 1)
+    return {"original": (seen + MUSE_RETAIN) * MUSE_TOKENS, "retained": MUSE_RETAIN * MUSE_TOKENS,
+            "forget": forget * MUSE_TOKENS, "row": 2048, "scored": 200 * 1800, "prompts": 100 * 800 + 200 * 25,
+            "generated": 100 * 128 + 200 * 32}  # fmt: skip
+
+
+# 400 chunks of 512 tokens; Wikitext-2 and the nine tasks are about 5.5 million tokens.
+HP_WORKLOAD = {"original": 400 * 512, "retained": 0, "forget": 400 * 512, "row": 512, "scored": 5.5e6,
+               "prompts": 600 * 300, "generated": 600 * 300}  # fmt: skip
 
 
 def _muse(name: str, study: str, step: int, summary: str) -> BenchmarkSpec:
@@ -76,6 +109,7 @@ def _muse(name: str, study: str, step: int, summary: str) -> BenchmarkSpec:
         ),
         evaluation_parameters=("limit", "verbatim_tokens", "answer_tokens"),
         fixed={"study": study, "step": step},
+        workload=_muse_workload(study, step),
         citation="Shi et al. 2024, arXiv:2407.06460",
         samples="redacted",
         log_readers={"muse-log": "unlearnbench.benchmarks.muse.logs:read"} if not study else {},
@@ -113,6 +147,7 @@ def _hp() -> BenchmarkSpec:
         evaluation_parameters=("limit", "max_new_tokens", "released_tokens", "tasks", "excerpts", "prefix_words",
                                "response_words"),
         recipe={"epochs": 10},
+        workload=HP_WORKLOAD,
         citation="Wang et al. 2025, arXiv:2410.11143",
         samples="redacted",
     )  # fmt: skip

@@ -78,7 +78,7 @@ def _plugin_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that ``plan`` and ``run`` share; each overrides a key of the study file."""
     options = (
-        click.argument("study_file", required=False, metavar="[STUDY.toml]"),
+        click.argument("study_file", required=False, metavar="[STUDY]"),
         click.option("-m", "--method", "methods", multiple=True, help="Method to run; 'all' for every one."),
         click.option("-b", "--benchmark", "benchmarks", multiple=True, help="Benchmark to run on."),
         click.option("--model", "models", multiple=True, help="Registered model, folder or hub id."),
@@ -199,7 +199,11 @@ def show(name: str, plugins: tuple[str, ...], as_json: bool) -> None:
 @click.option("-o", "--out", metavar="DIR", help="Run folder (default: runs/<name of the study>).")
 @_json_option
 def plan(as_json: bool, **options: Any) -> None:
-    """Show the cells of a study and what is already done, without running anything."""
+    """Show the cells of a study, what is done, and what a large model will cost, without running anything.
+
+    STUDY is a TOML file or a built-in study: demo, paper-tofu, paper-hp, paper-muse.
+    """
+    from .estimates import GIB, checkpoints, estimated
     from .planning import make_plan
     from .runs import cache_folder, finished
 
@@ -209,9 +213,21 @@ def plan(as_json: bool, **options: Any) -> None:
     cache = cache_folder()
     rows = [{"key": node.key, "kind": node.kind, "title": node.title,
              "state": "done" if finished(run, node, cache) else "to run"} for node in made.nodes]  # fmt: skip
+    costs = [estimated({**node.spec, "kind": node.kind}) for node in made.nodes]
+    needed = checkpoints([{**node.spec, "kind": node.kind} for node in made.nodes])
     if as_json:
-        return _print_json({"study": study.name, "nodes": rows})
-    _print_columns([(row["state"], row["kind"], row["title"]) for row in rows])
+        for row, cost in zip(rows, costs, strict=True):
+            row["estimate"] = {"seconds": cost.seconds, "device_memory_bytes": cost.memory} if cost else None
+        return _print_json({"study": study.name, "nodes": rows, "reference_models": needed})
+    _print_columns([(row["state"], row["kind"], str(cost or ""), row["title"])
+                    for row, cost in zip(rows, costs, strict=True)])  # fmt: skip
+    for line in needed:
+        print(f"reference model: {line}")
+    known = [cost for cost in costs if cost]
+    if known:
+        hours = sum(cost.seconds for cost in known) / 3600
+        most = max(cost.memory for cost in known) / GIB
+        print(f"estimate for one H100-class GPU: {hours:.1f} h in all, {most:.0f} GiB at most")
     print(f"{len(made.cells)} cells, {sum(row['state'] == 'to run' for row in rows)} of {len(rows)} nodes to run")
     return None
 
@@ -239,7 +255,10 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_study_options
 @_run_options
 def run(as_json: bool, strict_plugins: bool, **options: Any) -> int:
-    """Run a study: train what it needs, evaluate every pairing, render its pages. Run again to resume."""
+    """Run a study: train what it needs, evaluate every pairing, render its pages. Run again to resume.
+
+    STUDY is a TOML file or a built-in study: demo, paper-tofu, paper-hp, paper-muse.
+    """
     study = _study(options)
     return _run(study, options, as_json, strict_plugins)
 

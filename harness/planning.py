@@ -84,7 +84,7 @@ def make_plan(study: Study, registry: Registry) -> Plan:
         source = inputs.source
         benchmark = replace(benchmark, spec=replace(benchmark.spec, data=pinned(benchmark.spec.data, source)))
         tables = fingerprints(benchmark.spec.data, source)
-        if source.kind == "local":
+        if source.all_local(benchmark.spec.data):
             read_tables(benchmark.spec.data, source)
         for model in models:
             for seed in study.seeds:
@@ -254,6 +254,7 @@ def _shared_spec(
             "training": {role: _as_tuple(named) for role, named in spec.training.items()},
             "metrics": [asdict(metric) for metric in spec.metrics],
             "samples": spec.samples,
+            "workload": dict(spec.workload),
         },
         "model": {**asdict(model.spec), "fingerprint": _weights_fingerprint(model.spec)},
         "data": asdict(source),
@@ -343,6 +344,7 @@ def _cell_node(
         "fixed": dict(spec.fixed),
         "requires": asdict(requires),
         "reference": spec.reference,
+        "models": spec.models,
         "citation": spec.citation,
     }
     templates = list(inputs.templates) if requires.template else []

@@ -82,6 +82,8 @@ class MethodSpec:
     editions: tuple[str, ...] = ("paper",)
     edition_requires: Mapping[str, Requires] = field(default_factory=dict)
     """What an edition needs where that differs from ``requires``."""
+    models: int = 1
+    """How many models answer together after unlearning."""
     reference: bool = False
     """True for the two ends of every scale, which are shown but never ranked."""
     api_version: int = 1
@@ -155,6 +157,9 @@ class BenchmarkSpec:
     fixed: Mapping[str, Value] = field(default_factory=dict)
     recipe: Mapping[str, Value] = field(default_factory=dict)
     citation: str = ""
+    workload: Mapping[str, float] = field(default_factory=dict)
+    """Tokens of the published data, for estimates: ``original`` and ``retained`` (an epoch of training), ``forget``,
+    ``row`` (of one row), ``scored``, ``prompts`` and ``generated`` (an evaluation). Empty where they are not known."""
     samples: Literal["public", "redacted", "none"] = "public"
     log_readers: Mapping[str, str] = field(default_factory=dict)
     """Publishers' log formats that ``score --from`` reads, to ``"pkg.mod:function"``."""
@@ -178,6 +183,7 @@ class ModelSpec:
         architecture: sizes of a model from scratch (layers, width, heads, hidden, vocabulary, context).
         prompt_format: a name in ``unlearnbench.prompts``, or ``"auto"``: the chat template if there is one.
         dtype: of the forward passes; ``"auto"`` is bfloat16 on a GPU that has it and float32 elsewhere.
+        shape: ``parameters``, ``layers`` and ``width`` of a pretrained model, for estimates of time and memory.
         original, retained: published checkpoints to use instead of fine-tuning; ``{split}`` in the name
             stands for the benchmark's training table (``full``, ``retain95``).
         lora_rank: above 0, methods train a LoRA adapter of this rank, merged before evaluation.
@@ -198,6 +204,7 @@ class ModelSpec:
     retained: str = ""
     lora_rank: int = 0
     architecture: Mapping[str, int] = field(default_factory=dict)
+    shape: Mapping[str, float] = field(default_factory=dict)
     recipe: Mapping[str, Value] = field(default_factory=dict)
     method_defaults: Mapping[str, Value] = field(default_factory=dict)
     citation: str = ""

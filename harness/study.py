@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,19 @@ class Study:
 
 
 def read_study(path: str) -> dict[str, Any]:
-    """The tables of a TOML file. Raises UsageError where it is absent or not TOML."""
+    """The tables of a TOML file, or of a built-in study by its name.
+
+    Raises:
+        UsageError: it is absent or not TOML.
+    """
+    builtin = files("unlearnbench").joinpath("studies", f"{path}.toml")
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        file = Path(path) if Path(path).exists() or not builtin.is_file() else builtin
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"study file {path!r} does not exist") from None
+        raise UsageError(
+            f"study file {path!r} does not exist; built-in studies: demo, paper-hp, paper-muse, paper-tofu"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise UsageError(f"study file {path!r} is not TOML: {error}") from error
 

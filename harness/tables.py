@@ -61,6 +61,10 @@ class DataSource:
             hint = f"if the run may do without it, --allow-missing {table}; such rows are not ranked"
         raise DataError(f"{Path(self.dir) / table}.json is missing; {hint}")
 
+    def all_local(self, spec: DataSpec) -> bool:
+        """Whether no table of the benchmark has to come from the hub."""
+        return self.kind == "local" and not any(self._path(table) is None for table in spec.hub_tables)
+
     def _path(self, table: str) -> Path | None:
         if table in self.files:
             path = Path(self.files[table]).expanduser()
@@ -197,7 +201,11 @@ def _from_hub(spec: DataSpec, table: str) -> list[Row]:
     except Exception as error:
         raise DataError(
             f"cannot read {elsewhere or spec.hub} ({table}) from the hub: {type(error).__name__}: {error}; "
-            "give --data-dir a folder in the hub's layout"
+            + (
+                f"name a file instead: --set data.files.{table}=FILE"
+                if elsewhere
+                else "give --data-dir a folder in the hub's layout"
+            )
         ) from error
 
 

@@ -86,7 +86,7 @@ def unlearnbench_methods() -> list[MethodSpec]:
                  "Lowers the words that a model fine-tuned on the forget set prefers; two models answer together.",
                  Requires(original="model"),
                  (Parameter("alpha", float, 5.0, "how strongly preferred words are lowered", low=0.0),),
-                 "Eldan and Russinovich 2023, arXiv:2310.02238", edition=ONE_EDITION),
+                 "Eldan and Russinovich 2023, arXiv:2310.02238", edition=ONE_EDITION, models=2),
         *(_flat(name, divergence, label) for name, (divergence, label) in DIVERGENCES.items()),
     ]  # fmt: skip
 
@@ -101,6 +101,7 @@ def _descent(
     fixed: Mapping[str, Value] | None = None,
     edition: Parameter = EDITION,
     edition_requires: Mapping[str, Requires] | None = None,
+    models: int = 1,
 ) -> MethodSpec:
     return MethodSpec(
         name,
@@ -112,6 +113,7 @@ def _descent(
         citation,
         tuple(str(choice) for choice in edition.choices),
         dict(edition_requires or {}),
+        models,
     )
 
 
