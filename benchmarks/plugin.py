@@ -39,6 +39,7 @@ def _tofu(forget: str, retain: str, rows: int, share: str) -> BenchmarkSpec:
         data=DataSpec(
             tables=tables.table_fields(forget, retain),
             hub="locuslab/TOFU",
+            optional=("general",),
             licence="MIT",
             generator="unlearnbench.benchmarks.tofu.generated:tables",
             check="unlearnbench.benchmarks.tofu.tables:check",

@@ -96,5 +96,7 @@ def checkpoints(specs: Sequence[Mapping[str, Any]]) -> list[str]:
         model = spec["model"]
         base = model["path"] or "a model from scratch"
         made = f"published {spec['published']}" if spec["published"] else f"trained here from {base}"
+        if model["path"] and spec["benchmark"]["workload"].get(spec["role"]) == 0:
+            made = f"{base} as it is"
         lines.append(f"{spec['role']} {model['name']} for {spec['benchmark']['name']}: {made}")
     return list(dict.fromkeys(lines))

@@ -134,14 +134,15 @@ def read_tables(spec: DataSpec, source: DataSource) -> dict[str, list[Row]]:
     elif source.kind == "local":
         tables = {name: _local(spec, source, name) for name in spec.tables}
     else:
-        tables = {name: _from_hub(spec, name) for name in spec.tables}
+        tables = {name: _from_hub(spec, name) for name in spec.tables if name not in spec.optional}
     absent = {*spec.optional, *(source.allow_missing if source.kind == "local" else ())}
     for name, fields in spec.tables.items():
-        if tables.get(name) or name not in absent:
+        tables.setdefault(name, [])
+        if tables[name] or name not in absent:
             _check_fields(name, tables[name], fields)
     if spec.check:
         resolve(spec.check, "benchmark")(tables)
-    return {name: tables.get(name, []) for name in spec.tables}
+    return {name: tables[name] for name in spec.tables}
 
 
 def _check_fields(table: str, rows: list[Row], fields: tuple[str, ...]) -> None:

@@ -45,8 +45,7 @@ class Tofu:
         full = _examples(tables["full"])
         forget = full[-len(tables[self.forget_split]) :]
         retain = full[: len(tables[SHARES[self.forget_split]])]
-        # Generated data only: knowledge that a pretrained model would bring along, seen by both references.
-        general = _examples(tables.get("general", []))
+        general = _examples(tables["general"])
         encoder = ctx.encoder(text for row in (*full, *general) for text in (row.prompt, row.answer))
         if self.retain_limit:
             retain = retain[: self.retain_limit]

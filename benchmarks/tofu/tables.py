@@ -11,7 +11,10 @@ PARAPHRASED = (*PERTURBED, "paraphrased_answer")
 
 
 def table_fields(forget_split: str, retain_split: str) -> dict[str, tuple[str, ...]]:
-    """The tables of one split and the fields that are read."""
+    """The tables of one split and the fields that are read.
+
+    ``general`` is generated data's alone: what a pretrained model would know of real authors and world facts.
+    """
     return {
         "full": QA,
         forget_split: QA,
@@ -20,6 +23,7 @@ def table_fields(forget_split: str, retain_split: str) -> dict[str, tuple[str, .
         "retain_perturbed": PARAPHRASED,
         "real_authors_perturbed": PERTURBED,
         "world_facts_perturbed": PERTURBED,
+        "general": QA,
     }
 
 
