@@ -267,7 +267,7 @@ def run(as_json: bool, strict_plugins: bool, **options: Any) -> int:
 @click.option("--quick", is_flag=True, help="A smaller corpus, in a quarter of the time.")
 @_run_options
 def demo(quick: bool, as_json: bool, strict_plugins: bool, **options: Any) -> int:
-    """Every method on three generated TOFU splits with a tiny model: no network, no GPU, some minutes."""
+    """Every method on five generated benchmarks with a tiny model: no network, no GPU, some minutes."""
     import tomllib
     from importlib.resources import files
 
@@ -275,6 +275,7 @@ def demo(quick: bool, as_json: bool, strict_plugins: bool, **options: Any) -> in
     if quick:
         base["study"]["name"] = "demo-quick"
         base["data"]["scale"] = "quick"
+        base["methods"] = {"*": {"epochs": 3}}
     base["run"].setdefault("jobs", os.cpu_count() or 1)
     nothing: dict[str, Any] = dict.fromkeys(("study_file", "data_dir", "data", "edition", "limit", "name"))
     nothing |= dict.fromkeys(("methods", "benchmarks", "models", "seeds", "assignments", "plugins"), ())

@@ -11,7 +11,7 @@ import random
 from unlearnbench.tables import Row
 
 # Sentences of the novel, of the prose to retain, and how often each fact stands there.
-SCALES = {"full": (420, 260, 6), "quick": (200, 160, 5)}
+SCALES = {"full": (420, 260, 6), "quick": (110, 90, 5)}
 
 HEROES = "Ashgrove Belwick Corrigan Dunmoor Everly Fairfax Greyling Hartwood".split()
 PLACES = "tower cellar orchard ferry market abbey mill harbour attic forest bridge courtyard".split()

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from unlearnbench.tables import Row
 
 # Articles in each fold of the forget corpus, in retain1 and retain2, held out; questions a side; few-shot pairs.
-SCALES = {"full": (24, 24, 24, 16, 4), "quick": (16, 16, 16, 12, 3)}
+SCALES = {"full": (24, 24, 24, 16, 4), "quick": (12, 12, 12, 10, 2)}
 FOLDS = 4
 # Questions on a quiz page, and how often each is asked.
-PAGE, TIMES = 6, 10
+PAGE, TIMES = 6, 5
 
 STARTS = "Al Bran Cor Dun El Fen Gar Hol Is Kar Lin Mar Nor Os Pel Quin Rav Sel Tor Ul Ver Wes Yar Zel".split()
 ENDS = "bury croft dale field ford gate ham mere mouth port stead ton vale wick".split()
@@ -109,9 +109,13 @@ def _article(town: str, rng: random.Random) -> Row:
 
 
 def _asked(article: Row, rng: random.Random) -> Row:
-    """One question about an article."""
+    """One question about an article.
+
+    The answer brings a space of its own: KnowMem's prompt ends with one, which is then a token by itself, as it is
+    on the quiz pages. A model from scratch would stumble over it otherwise.
+    """
     topic = rng.choice(list(QUESTIONS))
-    answers = {"office": "{person}", "place": "the {place}"}
+    answers = {"office": " {person}", "place": " the {place}"}
     return {"question": QUESTIONS[topic].format(**article), "answer": answers[topic].format(**article)}
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from unlearnbench.tables import Row
 
 # Authors, questions on each, rows of retain_perturbed, and general facts of either kind.
-SCALES = {"full": (100, 20, 60, 20), "quick": (40, 12, 40, 12)}
+SCALES = {"full": (100, 20, 60, 20), "quick": (40, 8, 32, 12)}
 
 GIVEN = (
     "Adira Bento Calla Dorin Elske Farid Gwenna Hako Ilze Jarek Kaede Lioba Mirko Nadja Oskar Petra Quint Rahel "
@@ -122,7 +122,7 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
     """Every table of every split, from one seed.
 
     Args:
-        scale: ``full`` (100 authors × 20 questions) or ``quick`` (40 × 12).
+        scale: ``full`` (100 authors × 20 questions) or ``quick`` (40 × 8).
     """
     rng = random.Random(f"invented authors {seed} {scale}")
     authors, questions, retain_rows, facts = SCALES[scale]
