@@ -89,7 +89,8 @@ class Encoder:
     def chunks(self, texts: Iterable[str], tokens: int, separator: str = "\n\n") -> list[Example]:
         """The texts joined into one stream and cut into chunks of ``tokens`` tokens, a BOS included.
 
-        The last chunk stays as short as it is. A chunk's first half stands for its prompt.
+        The last chunk stays as short as it is; one of a single token is left out. A chunk's first half stands for
+        its prompt.
         """
         bos = self.text_ids([""])[0]
         stream = self.tokenizer(separator.join(texts), add_special_tokens=False)["input_ids"]

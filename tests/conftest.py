@@ -23,7 +23,7 @@ from unlearnbench import ModelSpec
 def unlearnbench_models():
     return [ModelSpec(
         "nano", "one layer, for tests", prompt_format="plain", dtype="float32",
-        architecture={"layers": 1, "width": 32, "heads": 2, "hidden": 32, "vocabulary": 700, "context": 128},
+        architecture={"layers": 1, "width": 32, "heads": 2, "hidden": 32, "vocabulary": 700, "context": 256},
         recipe={"learning_rate": 1e-2, "epochs": 2, "batch_size": 64},
         method_defaults={"learning_rate": 1e-3, "epochs": 2, "batch_size": 8},
     )]

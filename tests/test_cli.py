@@ -7,14 +7,15 @@ import time
 
 import pytest
 
-METHODS = ("original", "retained", "ga", "gd", "kl", "po", "mismatch", "llmu", "dpo", "npo", "flat-tv", "flat-js",
-           "flat-pearson", "flat-kl")  # fmt: skip
+METHODS = ("original", "retained", "ga", "gd", "kl", "po", "mismatch", "llmu", "dpo", "npo", "npo-rt",
+           "task-vector", "whp", "flat-tv", "flat-js", "flat-pearson", "flat-kl")  # fmt: skip
 
 
 def test_what_is_registered_is_listed(command):
     assert tuple(m["name"] for m in command("list", "methods", "--json").json["methods"]) == METHODS
     names = [b["name"] for b in command("list", "benchmarks", "--json").json["benchmarks"]]
-    assert names == ["tofu-forget01", "tofu-forget05", "tofu-forget10"]
+    variants = [f"muse-news-{study}-{step}" for study in ("scal", "sust") for step in (2, 3, 4)]
+    assert names == ["tofu-forget01", "tofu-forget05", "tofu-forget10", "muse-news", *variants, "hp"]
     assert {"tiny", "llama2-7b", "phi-1.5", "opt-2.7b"} <= {
         model["name"] for model in command("list", "models", "--json").json["models"]
     }
@@ -27,7 +28,7 @@ def test_show_says_what_a_method_needs_and_takes(command):
     facts = command("show", "npo", "--json").json
     assert facts["needs"] == {"forget": True, "retain": False, "template": False, "original": "logprobs"}
     assert facts["citation"].endswith("arXiv:2404.05868")
-    assert facts["editions"] == ["paper", "as-released"]
+    assert facts["editions"] == ["paper", "as-released", "as-released-muse"]
     assert {
         "name": "beta",
         "type": "float",
@@ -67,7 +68,7 @@ def test_planning_imports_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "14 cells, 16 of 16 nodes to run" in done.stdout
+    assert "17 cells, 19 of 19 nodes to run" in done.stdout
 
 
 def test_a_plan_trains_the_original_model_once_for_three_splits(command):
@@ -78,14 +79,14 @@ def test_a_plan_trains_the_original_model_once_for_three_splits(command):
         "original model tiny (full)", "retained model tiny (retain99)", "retained model tiny (retain95)",
         "retained model tiny (retain90)",
     ]  # fmt: skip
-    assert sum(node["kind"] == "cell" for node in plan["nodes"]) == 42
+    assert sum(node["kind"] == "cell" for node in plan["nodes"]) == 51
 
 
 def test_run_prints_json_alone_on_stdout_and_progress_on_stderr(small_run):
     _, done = small_run
     printed = json.loads(done.out)
     assert printed["exit_code"] == 0
-    assert "[16/16]" in done.err
+    assert "[19/19]" in done.err
     assert tuple(sorted(cell["method"] for cell in printed["cells"])) == tuple(sorted(METHODS))
     scores = printed["records"][0]["scores"]
     assert set(scores) == {

@@ -132,7 +132,7 @@ def rescored(run, cell):
 def test_every_score_of_every_record_recomputes_from_its_samples(small_run):
     run, _ = small_run
     cells = stored_cells(run)
-    assert len(cells) == 14
+    assert len(cells) == 17
     for cell in cells:
         entries = rescored(run, cell)
         assert set(entries) == set(cell.record.scores)

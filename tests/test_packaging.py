@@ -56,6 +56,7 @@ def test_the_wheel_holds_one_package_with_its_data(built):
     names = zipfile.ZipFile(built[0]).namelist()
     assert {name.split("/")[0] for name in names} == {"unlearnbench", "unlearnbench-0.1.0.dist-info"}
     for needed in ("py.typed", "refusals.txt", "studies/demo.toml", "methods/flat.py", "benchmarks/tofu/metrics.py",
+                   "benchmarks/hp/tasks/local_trades.jsonl", "studies/paper-hp.toml", "leaderboard/published.json",
                    "leaderboard/templates/style.css", "leaderboard/templates/index.html.j2"):  # fmt: skip
         assert f"unlearnbench/{needed}" in names
 
