@@ -211,6 +211,7 @@ def plan(as_json: bool, **options: Any) -> None:
     made = make_plan(study, _registry(study.plugins))
     run = Path(options["out"] or Path("runs") / study.name)
     cache = cache_folder()
+    rows: list[dict[str, Any]]
     rows = [{"key": node.key, "kind": node.kind, "title": node.title,
              "state": "done" if finished(run, node, cache) else "to run"} for node in made.nodes]  # fmt: skip
     costs = [estimated({**node.spec, "kind": node.kind}) for node in made.nodes]

@@ -44,8 +44,9 @@ def resampled_auc(
     """(R,) areas under the ROC curve of resampled values, drawn by (R, n) indices on either side."""
     first, second = np.asarray(above, dtype=float)[:, None], np.asarray(below, dtype=float)[None, :]
     wins = (second < first) + 0.5 * (second == first)  # (n above, n below)
-    found: Floats = np.einsum("ra,ab,rb->r", _counts(draws_above), wins, _counts(draws_below), optimize=True)
-    return found / (draws_above.shape[1] * draws_below.shape[1])
+    pairs = draws_above.shape[1] * draws_below.shape[1]
+    found: Floats = np.einsum("ra,ab,rb->r", _counts(draws_above), wins, _counts(draws_below), optimize=True) / pairs
+    return found
 
 
 def _counts(draws: NDArray[np.int64]) -> Floats:

@@ -61,7 +61,7 @@ class Study:
     def recipe_for(self, benchmark: str) -> dict[str, Any]:
         """The study's settings for the reference models of one benchmark."""
         common = {key: value for key, value in self.recipe.items() if not isinstance(value, Mapping)}
-        return common | self.recipe.get(benchmark, {})
+        return {**common, **self.recipe.get(benchmark, {})}
 
     def given(self, section: str, names: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
         """Overrides for one component: those under ``*`` that it has (``keys``), then those under its names."""
@@ -80,7 +80,8 @@ def read_study(path: str) -> dict[str, Any]:
     builtin = files("unlearnbench").joinpath("studies", f"{path}.toml")
     try:
         file = Path(path) if Path(path).exists() or not builtin.is_file() else builtin
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        return content
     except FileNotFoundError:
         raise UsageError(
             f"study file {path!r} does not exist; built-in studies: demo, paper-hp, paper-muse, paper-tofu"

@@ -72,7 +72,7 @@ def _refuse_adapter(method: str, model: Any) -> None:
         raise NotApplicable(f"{method} computes with all weights of two models; set lora_rank = 0")
 
 
-class Contrast(torch.nn.Module):
+class Contrast(torch.nn.Module):  # type: ignore[misc]
     """A model whose logits are v_original − alpha ReLU(v_reinforced − v_original).
 
     It generates and scores like a causal language model of transformers. It has no output head of its own, so

@@ -104,7 +104,7 @@ def _gap(mine: tuple[list[float], list[float]], theirs: tuple[list[float], list[
 
 
 def _gaps(differences: Sequence[Floats], draws: Any) -> Floats:
-    found: Floats = sum(np.abs(difference[draws].mean(axis=1)) for difference in differences)  # type: ignore[assignment]
+    found: Floats = sum(np.abs(difference[draws].mean(axis=1)) for difference in differences)
     return found
 
 
@@ -138,13 +138,13 @@ def _accuracy(tasks: Mapping[str, Sequence[Row]], edition: str) -> Score:
     if reason:
         return Score.missing("avg_acc", reason, n, edition)
     values = {task: np.asarray([accuracy(row, task) for row in rows]) for task, rows in tasks.items()}
-    undefined = [task for task, found in values.items() if np.isnan(found).any()]
+    undefined = [task for task, each in values.items() if np.isnan(each).any()]
     if undefined:
         return Score.missing("avg_acc", f"{undefined[0]}: a log-likelihood is not a number", n, edition)
-    means = [float(found.mean()) for found in values.values()]
+    means = [float(each.mean()) for each in values.values()]
     # Tasks are resampled apart; their mean has the mean of their resamples.
     resampled = np.zeros(RESAMPLES)
-    for seed, found in enumerate(values.values()):
-        draws = np.random.default_rng(seed).integers(0, len(found), (RESAMPLES, len(found)))
-        resampled += found[draws].mean(axis=1) / len(values)
+    for seed, per_document in enumerate(values.values()):
+        draws = np.random.default_rng(seed).integers(0, len(per_document), (RESAMPLES, len(per_document)))
+        resampled += per_document[draws].mean(axis=1) / len(values)
     return Score("avg_acc", mean(means), n, (), interval(resampled), edition)

@@ -63,10 +63,10 @@ def check(tables: Tables) -> None:
             f"privleak/forget has {len(members)} texts and privleak/holdout {len(strangers)}; "
             "the splits must have the same size"
         )
-    shared = _texts(members) & _texts(strangers)
-    if shared:
+    both = _texts(members) & _texts(strangers)
+    if both:
         raise DataError(
-            f"privleak/forget and privleak/holdout overlap in {len(shared)} texts, for example {min(shared)[:60]!r}; "
+            f"privleak/forget and privleak/holdout overlap in {len(both)} texts, for example {min(both)[:60]!r}; "
             "a text is either read or not"
         )
 
