@@ -146,8 +146,9 @@ def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
     record = next(row.record for row in (*references, *rows) if row.record)
     names = tuple(record.scores)
     metrics = tuple(record.scores.values())
-    all_limits = [row.record.limits for row in (*references, *rows) if row.record]
-    shared = {name: fact for name, fact in record.limits.items() if all(some.get(name) == fact for some in all_limits)}
+    # References are not unlearned, so that they share no limit of unlearning with the rows.
+    limits = [row.record.limits for row in (rows or references) if row.record] or [record.limits]
+    shared = {name: fact for name, fact in limits[0].items() if all(some.get(name) == fact for some in limits)}
     references = [_with_limits(row, shared) for row in references]
     ranked = rows if record.unranked else [_with_ranks(row, rows, record) for row in rows]
     ranked = [_with_limits(row, shared) for row in ranked]
@@ -190,7 +191,8 @@ def _rank(value: float, others: Sequence[float], metric: ScoreEntry) -> int:
             return 0
         target = metric.target
         value, others = -abs(value - target), [-abs(other - target) for other in others]
-    if math.isnan(value):
+    if math.isnan(value) or len({other for other in others if not math.isnan(other)}) < 2 < len(others):
+        # A column in which all are equal has no best.
         return 0
     sign = -1 if metric.better == "lower" else 1
     ahead = {other for other in others if not math.isnan(other) and sign * other > sign * value}

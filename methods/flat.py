@@ -11,6 +11,7 @@ from torch import Tensor
 from unlearnbench.descent import Batch, Descent, Term
 from unlearnbench.divergences import F_DIVERGENCES, FDivergence
 from unlearnbench.domain import Requires
+from unlearnbench.errors import UsageError
 from unlearnbench.hyperparameters import hyperparameter
 from unlearnbench.logprobs import answer_logprobs
 
@@ -51,6 +52,12 @@ class FLAT(Descent):
             p_forget = p_forget / batch.forget.scored.sum(-1)
             yield Term(flat_loss(p_template, p_forget, divergence).sum(), per="forget rows")
         else:
+            longest = max(batch.template.labels.shape[1], batch.forget.labels.shape[1])
+            if longest > self.padded_length:
+                raise UsageError(
+                    f"{self.name}, edition as-released: padded_length = {self.padded_length}, but a row has {longest} "
+                    "tokens; set padded_length to the longest row or more"
+                )
             positions = len(batch.forget) * (self.padded_length - 1)
             loss = flat_loss(p_template.sum() / positions, p_forget.sum() / positions, divergence)
             yield Term(loss, per="batches")

@@ -129,3 +129,17 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, nano
     done = command(*command.study("-m", "all", "-b", "tofu-forget10", "--name", "small", "-j", "2", "--json"))
     assert done.code == 0, done.err
     return folder / "runs" / "small", done
+
+
+@pytest.fixture(scope="session")
+def text_run(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, nano_plugin: Path) -> Any:
+    """A finished run of some methods on the two benchmarks of running text, and what it printed; for reading only."""
+    command = Command(tmp_path_factory.mktemp("text-run"), shared_cache, nano_plugin)
+    small = ("chunk_tokens=64", "verbatim_tokens=8", "answer_tokens=4", "prefix_words=8", "response_words=8",
+             "released_tokens=60")  # fmt: skip
+    settings = [word for value in small for word in ("--set", f"benchmarks.*.{value}")]
+    methods = [word for name in ("npo-rt", "task-vector", "whp", "flat-kl") for word in ("-m", name)]
+    done = command(*command.study(*methods, "-b", "muse-news", "-b", "hp", *settings, "--name", "text", "-j", "2",
+                                  "--json"))  # fmt: skip
+    assert done.code == 0, done.err
+    return command.folder / "runs" / "text", done.json

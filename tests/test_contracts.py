@@ -129,11 +129,11 @@ def rescored(run, cell):
     return score_entries(found, metrics_of([asdict(metric) for metric in spec.metrics]), record.edition)
 
 
-def test_every_score_of_every_record_recomputes_from_its_samples(small_run):
-    run, _ = small_run
-    cells = stored_cells(run)
-    assert len(cells) == 17
-    for cell in cells:
+def test_every_score_of_every_record_recomputes_from_its_samples(small_run, text_run):
+    runs = (small_run[0], text_run[0])
+    cells = [(run, cell) for run in runs for cell in stored_cells(run)]
+    assert len(cells) == 17 + 12
+    for run, cell in cells:
         entries = rescored(run, cell)
         assert set(entries) == set(cell.record.scores)
         for name, entry in entries.items():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -88,3 +90,51 @@ def test_a_model_that_is_not_on_the_hub_is_one_line(hub, tmp_path, command):
     assert done.code == 4
     assert "cannot reach model acme/nowhere on the hub" in done.err
     assert len(done.err.strip().splitlines()) == 1
+
+
+READ = """
+import json, sys
+from unlearnbench.plugins import load_plugins
+from unlearnbench.tables import DataSource, pinned, read_tables
+name, source = sys.argv[1], DataSource(**json.loads(sys.argv[2]))
+spec = pinned(load_plugins().find("benchmark", name).spec.data, source)
+print(json.dumps(read_tables(spec, source)))
+"""
+
+
+def read_online(hub, tmp_path, name, source):
+    done = subprocess.run(
+        [sys.executable, "-c", READ, name, json.dumps(source)],
+        env={**os.environ, **online(hub, tmp_path)}, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_subsets_and_splits_come_from_the_hub(hub, tmp_path):
+    from unlearnbench.benchmarks.muse import generated as news
+    from unlearnbench.benchmarks.muse.tables import table_fields
+
+    tables = {name: rows for name, rows in news.tables(0, "quick").items() if name in table_fields("", 1)}
+    data = hub.root / "datasets" / "muse-bench" / "MUSE-News"
+    configs = {}
+    for name, rows in tables.items():
+        subset, split = name.split("/")
+        (data / subset).mkdir(parents=True, exist_ok=True)
+        (data / f"{name}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        configs.setdefault(subset, []).append(f"  - split: {split}\n    path: {name}.json\n")
+    lines = [f"- config_name: {subset}\n  data_files:\n{''.join(files)}" for subset, files in configs.items()]
+    (data / "README.md").write_text("---\nconfigs:\n" + "".join(lines) + "---\n")
+    assert read_online(hub, tmp_path, "muse-news", {"kind": "hub"}) == tables
+
+
+def test_paragraphs_to_retain_are_streamed_from_another_data_set(hub, tmp_path):
+    data = hub.root / "datasets" / "allenai" / "c4"
+    data.mkdir(parents=True)
+    rows = [{"text": f"Paragraph {n}.", "url": "x"} for n in range(450)]
+    (data / "en.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (data / "README.md").write_text("---\nconfigs:\n- config_name: en\n  data_files: en.json\n---\n")
+    (tmp_path / "book.txt").write_text("Once upon a time.")
+    found = read_online(hub, tmp_path, "hp", {"kind": "local", "files": {"book": str(tmp_path / "book.txt")}})
+    assert found["book"] == [{"text": "Once upon a time."}]
+    assert [row["text"] for row in found["retain"]] == [row["text"] for row in rows[:400]]

@@ -306,3 +306,11 @@ def test_flat_at_the_corners(p_template, p_forget, expected):
     for name, value in expected.items():
         found = flat_loss(torch.tensor(p_template).double(), torch.tensor(p_forget).double(), F_DIVERGENCES[name])
         assert found.item() == pytest.approx(value, abs=1e-12)
+
+
+def test_the_released_flat_refuses_rows_longer_than_its_padded_length():
+    from unlearnbench.errors import UsageError
+
+    method = FLAT(edition="as-released", padded_length=T - 1)
+    with pytest.raises(UsageError, match=f"padded_length = {T - 1}, but a row has {T} tokens"):
+        loss_on_fixture(method)

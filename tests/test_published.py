@@ -109,24 +109,8 @@ def test_an_estimate_is_the_arithmetic_of_the_work():
     assert estimated({"kind": "cell", "model": {"shape": {}}, "benchmark": {"workload": {}}, "data": {}}) is None
 
 
-@pytest.fixture(scope="module")
-def five(tmp_path_factory, shared_cache, nano_plugin):
-    """A run of a few methods on the two benchmarks of running text."""
-    from conftest import Command
-
-    command = Command(tmp_path_factory.mktemp("text-run"), shared_cache, nano_plugin)
-    small = ("chunk_tokens=64", "verbatim_tokens=8", "answer_tokens=4", "prefix_words=8", "response_words=8",
-             "released_tokens=60")  # fmt: skip
-    settings = [word for value in small for word in ("--set", f"benchmarks.*.{value}")]
-    methods = [word for name in ("npo-rt", "task-vector", "whp", "flat-kl") for word in ("-m", name)]
-    done = command(*command.study(*methods, "-b", "muse-news", "-b", "hp", *settings, "--name", "text", "-j", "2",
-                                  "--json"))  # fmt: skip
-    assert done.code == 0, done.err
-    return command.folder / "runs" / "text", done.json
-
-
-def test_running_text_goes_from_data_to_pages(five):
-    run, printed = five
+def test_running_text_goes_from_data_to_pages(text_run):
+    run, printed = text_run
     records = {(r["identity"]["benchmark"], r["identity"]["method"]): r for r in printed["records"]}
     assert len(records) == 12
     for benchmark, headline in (("muse-news", ("verbmem_f", "knowmem_f", "knowmem_r", "privleak")),
@@ -145,20 +129,6 @@ def test_running_text_goes_from_data_to_pages(five):
     assert "no row above is ranked with them" in page
 
 
-def test_every_score_of_running_text_recomputes_from_its_samples(five):
-    from test_contracts import rescored
-
-    from unlearnbench.runs import stored_cells
-
-    run, _ = five
-    for cell in stored_cells(run):
-        for name, entry in rescored(run, cell).items():
-            stored = cell.record.scores[name]
-            for edition, value in entry.editions.items():
-                assert stored.editions[edition].value == value.value, (cell.key, name)
-                assert stored.editions[edition].interval == value.interval
-
-
 def redone(cells, **changes):
     return [
         SimpleNamespace(**{**vars(cell), "record": cell.record.model_copy(update=changes)}) if cell.record else cell
@@ -166,12 +136,12 @@ def redone(cells, **changes):
     ]
 
 
-def test_rows_on_other_data_than_the_benchmark_s_are_shown_and_not_ranked(five, tmp_path):
+def test_rows_on_other_data_than_the_benchmark_s_are_shown_and_not_ranked(text_run, tmp_path):
     from unlearnbench.leaderboard.ranking import tables
     from unlearnbench.leaderboard.render import render
     from unlearnbench.runs import stored_cells
 
-    cells = redone(stored_cells(five[0]), unranked=["raw/retain2 is missing"])
+    cells = redone(stored_cells(text_run[0]), unranked=["raw/retain2 is missing"])
     found = tables(cells)
     assert found
     assert all(value.rank == 0 for table in found for row in table.rows for value in row.values.values())
@@ -180,12 +150,12 @@ def test_rows_on_other_data_than_the_benchmark_s_are_shown_and_not_ranked(five, 
     assert 'title="best"' not in text
 
 
-def test_redacted_texts_are_counted_and_not_shown(five, tmp_path):
+def test_redacted_texts_are_counted_and_not_shown(text_run, tmp_path):
     from unlearnbench.leaderboard.render import render
     from unlearnbench.runs import stored_cells
     from unlearnbench.storage import read_rows
 
-    cells = stored_cells(five[0])
+    cells = stored_cells(text_run[0])
     first = next(cell for cell in cells if cell.identity["benchmark"] == "muse-news")
     words = read_rows(first.folder / first.record.samples.file)[0]["prompt"]
     for shown, there in (("public", True), ("redacted", False), ("none", False)):
@@ -208,3 +178,29 @@ def test_numbers_closest_to_a_target_are_best():
     assert json.loads(metric.model_dump_json())["target"] == 0.0
     like = metric.model_copy(update={"target": "retained"})
     assert [_rank(value, values, like) for value in values] == [0, 0, 0, 0]
+
+
+def test_a_method_without_its_data_is_not_applicable_and_the_rest_stands(command):
+    """News without retain texts: what needs none of them runs, and no row is ranked."""
+    from unlearnbench.benchmarks.muse import generated
+
+    data = command.folder / "news"
+    for name, rows in generated.tables(0, "quick").items():
+        if not name.startswith(("scal", "sust")) and name not in ("raw/retain1", "raw/holdout"):
+            (data / name).parent.mkdir(parents=True, exist_ok=True)
+            (data / f"{name}.json").write_text(json.dumps(rows))
+    words = ("run", "--plugin", str(command.nano), "--model", "nano", "--device", "cpu", "--data-dir", "news",
+             "-b", "muse-news", "-m", "ga", "-m", "gd", "--limit", "2", "--set", "benchmarks.*.chunk_tokens=64",
+             "--set", "benchmarks.*.verbatim_tokens=4", "--set", "benchmarks.*.answer_tokens=2", "--json")  # fmt: skip
+    refused = command(*words)
+    assert refused.code == 4
+    assert "--allow-missing raw/retain1" in refused.err
+    done = command(*words, "--allow-missing", "raw/retain1", "--allow-missing", "raw/holdout")
+    assert done.code == 0, done.err
+    cells = {cell["method"]: cell for cell in done.json["cells"]}
+    assert cells["ga"]["status"] == "done"
+    assert cells["gd"]["status"] == "not-applicable"
+    assert cells["gd"]["reason"] == "gd needs a retain set, and muse-news has none here"
+    record = next(r for r in done.json["records"] if r["identity"]["method"] == "ga")
+    assert record["unranked"] == ["raw/retain1 is missing", "raw/holdout is missing"]
+    assert record["samples"]["shown"] == "redacted"
