@@ -80,10 +80,12 @@ def bootstrap_interval(
 
 
 def interval(values: Floats) -> tuple[float, float] | None:
-    """The central 95 % of resampled values."""
+    """The central 95 % of resampled values; ends may be infinite where values are."""
     if np.isnan(values).any():
         return None
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    # Between two infinities nothing can be interpolated.
+    method = "linear" if np.isfinite(values).all() else "nearest"
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method=method)
     return float(low), float(high)
 
 

@@ -275,6 +275,13 @@ def test_an_overflowing_perplexity_is_a_value(loglikelihood, expected):
     assert type(entry).model_validate_json(entry.model_dump_json()).value == entry.value
 
 
+def test_the_interval_of_an_overflowing_perplexity_has_infinite_ends_and_no_nan():
+    rows = [{"part": "local_prose", "index": i, "loglikelihood": -4000.0 * 5, "words": 5} for i in range(3)]
+    found = scored(excerpt_rows("a") + rows + task_rows()[1:])["ppl", None]
+    assert found.value == math.inf
+    assert found.interval == (math.inf, math.inf)
+
+
 def test_a_perplexity_that_is_no_number_is_missing():
     found = scored(excerpt_rows("a") + task_rows(math.nan))["ppl", None]
     assert math.isnan(found.value)
