@@ -100,6 +100,7 @@ def _muse(name: str, study: str, step: int, summary: str) -> BenchmarkSpec:
             generator="unlearnbench.benchmarks.muse.generated:tables",
             check="unlearnbench.benchmarks.muse.tables:check",
         ),
+        vocabulary=tuple(muse_tables.table_fields(study, step)),
         training={"original": (*muse_tables.seen_tables(study), *retain), "retained": retain},
         parameters=(
             Parameter("limit", int, 0, "score the first rows of each part; 0 scores all", low=0),
@@ -132,6 +133,7 @@ def _hp() -> BenchmarkSpec:
             check="unlearnbench.benchmarks.hp.tables:check",
             remedy=hp_tables.REMEDY,
         ),
+        vocabulary=tuple(hp_tables.FIELDS),
         training={"original": ("book", "hp_test_qa_200", "retain"), "retained": ("retain",)},
         parameters=(
             Parameter("limit", int, 0, "score the first rows of each part; 0 scores all", low=0),

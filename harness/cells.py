@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -247,7 +247,7 @@ def _run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     unlearned = unlearned.to(dtype=dtype).eval()
     measurement = benchmark.measure(unlearned, task, ctx)
     with clock("score"):
-        record = _record(path, spec, benchmark, measurement, ctx, clock, dtype, encoder)
+        record = _record(path, spec, benchmark, measurement, ctx, clock, dtype, encoder, task.notes)
     if spec["run"].get("keep_model"):
         models.save_checkpoint(path / "model", unlearned.cpu(), encoder.tokenizer)
     write_bytes(path / "record.json", record.model_dump_json(indent=1).encode() + b"\n")
@@ -289,6 +289,7 @@ def _record(
     clock: _Clock,
     dtype: torch.dtype,
     encoder: Any,
+    notes: Sequence[str],
 ) -> Record:
     entry, model = spec["method"], spec["model"]
     content = rows_as_bytes(measurement.rows)
@@ -352,7 +353,7 @@ def _record(
         },
         limits=_limits(spec),
         unranked=list(spec["departures"]),
-        notes=_notes(spec),
+        notes=list(dict.fromkeys([*_notes(spec), *notes])),
         losses=[round(loss, 6) for loss in ctx.meter.losses],
     )
 
@@ -388,6 +389,8 @@ def _limits(spec: Mapping[str, Any]) -> dict[str, Any]:
         limits["rows of each part"] = spec["benchmark"]["values"]["limit"]
     if spec["benchmark"]["values"].get("retain_limit"):
         limits["retain rows trained on"] = spec["benchmark"]["values"]["retain_limit"]
+    if spec["benchmark"]["values"].get("train_limit"):
+        limits["texts of each table trained on"] = spec["benchmark"]["values"]["train_limit"]
     if spec["recipe"]["epochs"] < Training().epochs:
         limits["epochs of the reference models"] = spec["recipe"]["epochs"]
     if spec["method"]["values"].get("epochs", Training().epochs) < Training().epochs:

@@ -254,6 +254,7 @@ def _shared_spec(
             "training": {role: _as_tuple(named) for role, named in spec.training.items()},
             "metrics": [asdict(metric) for metric in spec.metrics],
             "samples": spec.samples,
+            "vocabulary": list(spec.vocabulary),
             "workload": dict(spec.workload),
         },
         "model": {**asdict(model.spec), "fingerprint": _weights_fingerprint(model.spec)},
@@ -299,6 +300,8 @@ def _reference_node(shared: Mapping[str, Any], role: str) -> Node:
                                                    "trust_remote_code", "dtype", "lora_rank")},
             "recipe": shared["recipe"],
             "training": [benchmark["data"]["fingerprints"].get(name, name) for name in named],
+            "vocabulary": {name: benchmark["data"]["fingerprints"][name] for name in benchmark["vocabulary"]}
+            if model["architecture"] else {},
             "settings": benchmark["training_settings"],
             "benchmark": benchmark["source"],
             "seed": shared["seed"],

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("unlearnbench", "torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy", "scipy",
-            "rouge-score", "nltk", "pluggy")  # fmt: skip
+            "rouge-score", "nltk", "pluggy", "lm_eval")  # fmt: skip
 
 
 def device_kind(device: str) -> str:

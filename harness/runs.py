@@ -293,7 +293,11 @@ def study_as_toml(raw: Mapping[str, Any]) -> str:
             lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in plain.items()), ""]
         for name, values in content.items():
             if isinstance(values, Mapping):
-                lines += [f'[{section}."{name}"]', *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]
+                lines += [
+                    f'[{section}."{name}"]',
+                    *(f"{json.dumps(key)} = {_toml(value)}" for key, value in values.items()),
+                    "",
+                ]
     return "\n".join(lines)
 
 

@@ -151,6 +151,8 @@ class BenchmarkSpec:
     data: DataSpec = field(default_factory=DataSpec)
     training: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     """Role (``original``, ``retained``) to the tables that identify what this reference model saw."""
+    vocabulary: tuple[str, ...] = ()
+    """Tables beyond the training ones from which a model from scratch takes its vocabulary."""
     parameters: tuple[Parameter, ...] = ()
     evaluation_parameters: tuple[str, ...] = ()
     """Parameters that do not change what the reference models are trained on, so that these can be shared."""

@@ -171,13 +171,15 @@ def _local(spec: DataSpec, source: DataSource, table: str) -> list[Row]:
 def _parsed(path: Path) -> list[Row]:
     """JSON lines, one JSON array (of objects, or of texts), or plain text as one row."""
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".txt":
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix not in (".json", ".jsonl"):
             return [{"text": text}]
         if text.lstrip().startswith("["):
             rows = json.loads(text)
         else:
             rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}); save it in that encoding") from error
     except ValueError as error:
         raise DataError(f"{path}: not JSON lines ({error})") from error
     rows = [{"text": row} if isinstance(row, str) else row for row in rows]

@@ -19,6 +19,8 @@ from unlearnbench.tables import Row, Tables
 from .metrics import min_k_score, scores
 from .tables import RETAIN, forget_tables, overlaps, seen_tables
 
+# What another answer to half a chunk may need beyond the chunk's own length.
+ROOM = 64
 KNOWLEDGE = {"knowmem_f": "forget_qa", "knowmem_r": "retain_qa"}
 
 
@@ -59,13 +61,13 @@ class MuseNews:
     def prepare(self, ctx: Preparation) -> Task:
         tables = ctx.tables
         encoder = ctx.encoder(_corpus(tables))
-        size = min(self.chunk_tokens, encoder.context)
+        size = min(self.chunk_tokens, encoder.context - ROOM)
         notes = [
             f"{shared} of {total} texts of {name} are also in {other}"
             for name, other, shared, total in overlaps(tables)
         ]
         if size < self.chunk_tokens:
-            notes.append(f"training chunks have {size} tokens, the model's context, instead of {self.chunk_tokens}")
+            notes.append(f"training chunks have {size} tokens, which fit the model, instead of {self.chunk_tokens}")
         seen = encoder.chunks(self._texts(tables, seen_tables(self.study)), size)
         retain = encoder.chunks(self._texts(tables, RETAIN), size)
         *earlier, forget = (encoder.chunks(self._texts(tables, (name,)), size)
