@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,7 @@ def interval(values: Floats) -> tuple[float, float] | None:
     if np.isnan(values).any():
         return None
     # Between two infinities nothing can be interpolated.
-    method = "linear" if np.isfinite(values).all() else "nearest"
+    method: Literal["linear", "nearest"] = "linear" if np.isfinite(values).all() else "nearest"
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method=method)
     return float(low), float(high)
 
