@@ -140,7 +140,7 @@ def _hp() -> BenchmarkSpec:
             Parameter("max_new_tokens", int, 300, "cap on a continuation", low=1),
             Parameter("released_tokens", int, 600, "as-released: tokens of prompt and continuation together", low=2),
             Parameter("tasks", str, "auto", "perplexity and accuracy by lm-eval's hub tasks, or local ones",
-                      choices=("auto", "hub", "local", "none")),
+                      choices=hp_declaration.TASK_SETS),
             Parameter("chunks", int, 400, "chunks of the book to forget, and of the other text to retain", low=1),
             Parameter("chunk_tokens", int, 512, "tokens of a chunk at most", low=8),
             Parameter("excerpts", int, 300, "excerpts of the forgotten chunks that are asked", low=1),

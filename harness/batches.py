@@ -13,6 +13,9 @@ from .domain import IGNORE, Example
 from .errors import UsageError
 from .prompts import PromptFormat
 
+# What another answer to half a chunk may need beyond the chunk's own length.
+ROOM = 64
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -85,6 +88,10 @@ class Encoder:
                     + f"; the model's context is {self.context}: use a model with a longer one"
                 )
         return rows
+
+    def chunk_size(self, tokens: int) -> int:
+        """``tokens``, or fewer where a chunk of that many would leave no room for another answer to its half."""
+        return min(tokens, self.context - ROOM)
 
     def chunks(self, texts: Iterable[str], tokens: int, separator: str = "\n\n") -> list[Example]:
         """The texts joined into one stream and cut into chunks of ``tokens`` tokens, a BOS included.

@@ -192,7 +192,7 @@ def _prepare_locked(spec: Mapping[str, Any]) -> dict[str, Any]:
         "optimiser_steps": ctx.meter.optimiser_steps,
         "training_tokens": ctx.meter.tokens,
         "final_loss": ctx.meter.losses[-1] if ctx.meter.losses else math.nan,
-        "notes": [*task.encoder.notes, *task.notes],
+        "notes": list(task.encoder.notes),
     }
     models.save_checkpoint(folder, model.cpu(), task.encoder.tokenizer, facts)
     return facts
@@ -353,7 +353,7 @@ def _record(
         },
         limits=_limits(spec),
         unranked=list(spec["departures"]),
-        notes=list(dict.fromkeys([*_notes(spec), *notes])),
+        notes=[*_notes(spec), *notes],
         losses=[round(loss, 6) for loss in ctx.meter.losses],
     )
 
@@ -403,7 +403,7 @@ def _limits(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _notes(spec: Mapping[str, Any]) -> list[str]:
-    """What was noticed while the reference models were prepared."""
+    """What had to be made up for the encoder, which a saved one no longer says."""
     facts = model_folder(spec, spec["models"]["original"]) / "reference.json"
     return list(read_json(facts, "clear the cache")["notes"]) if facts.exists() else []
 

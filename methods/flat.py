@@ -15,7 +15,7 @@ from unlearnbench.errors import UsageError
 from unlearnbench.hyperparameters import hyperparameter
 from unlearnbench.logprobs import answer_logprobs
 
-from .gradient_ascent import EDITIONS
+from .editions import EDITIONS
 
 
 def flat_loss(p_template: Tensor, p_forget: Tensor, divergence: FDivergence) -> Tensor:

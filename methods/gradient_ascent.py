@@ -20,8 +20,7 @@ from unlearnbench.domain import Requires
 from unlearnbench.hyperparameters import hyperparameter
 from unlearnbench.logprobs import answer_logits, answer_logprobs
 
-EDITIONS = ("paper", "as-released")
-MUSE_EDITIONS = (*EDITIONS, "as-released-muse")
+from .editions import EDITIONS, MUSE_EDITIONS
 
 
 def ascent_term(logp_forget: Tensor, weight: float = 1.0) -> Term:

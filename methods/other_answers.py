@@ -17,7 +17,8 @@ from unlearnbench.domain import Example, Requires, UnlearningData
 from unlearnbench.hyperparameters import hyperparameter
 from unlearnbench.logprobs import answer_logprobs
 
-from .gradient_ascent import EDITIONS, ascent_term, retain_kl_term
+from .editions import EDITIONS
+from .gradient_ascent import ascent_term, retain_kl_term
 
 
 @dataclass(frozen=True)

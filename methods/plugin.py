@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unlearnbench.domain import EDITIONS, Requires
+from unlearnbench.domain import Requires
 from unlearnbench.hyperparameters import TRAINING_PARAMETERS
 from unlearnbench.specs import MethodSpec, Parameter, Value
 
+from .editions import EDITIONS, MUSE_EDITIONS
+
 EDITION = Parameter("edition", str, "paper", "which definition of the loss", choices=EDITIONS)
-MUSE_EDITIONS = (*EDITIONS, "as-released-muse")
 MUSE_EDITION = Parameter("edition", str, "paper", "which definition of the loss", choices=MUSE_EDITIONS)
 ONE_EDITION = Parameter("edition", str, "paper", "which definition", choices=("paper",))
 BETA = Parameter("beta", float, 0.1, "inverse temperature β", above=0.0)

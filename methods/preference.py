@@ -19,7 +19,8 @@ from unlearnbench.domain import Requires
 from unlearnbench.hyperparameters import hyperparameter
 from unlearnbench.logprobs import answer_logprobs, sequence_logprob
 
-from .gradient_ascent import EDITIONS, MUSE_EDITIONS, all_logits
+from .editions import EDITIONS, MUSE_EDITIONS
+from .gradient_ascent import all_logits
 
 
 def npo_loss(logp: Tensor, logp_original: Tensor, beta: float) -> Tensor:

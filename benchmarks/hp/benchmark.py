@@ -18,14 +18,12 @@ from unlearnbench.hyperparameters import hyperparameter
 from unlearnbench.language_tasks import asked, hub_tasks, local_tasks
 from unlearnbench.tables import Row, Tables
 
+from .declaration import TASK_SETS
 from .metrics import ACCURACY, PERPLEXITY, scores
 
 # Where the tasks lie in lm-eval.
 FOLDERS = ("arc", "glue/rte", "hellaswag", "openbookqa", "piqa", "super_glue/boolq", "truthfulqa", "wikitext",
            "winogrande")  # fmt: skip
-# What another answer to half a chunk may need beyond the chunk's own length.
-ROOM = 64
-TASK_SETS = ("auto", "hub", "local", "none")
 WORDING = "Continue this passage: "
 
 
@@ -90,7 +88,7 @@ class ForgottenBook:
     def prepare(self, ctx: Preparation) -> Task:
         tables = ctx.tables
         encoder = ctx.encoder(_corpus(tables))
-        size = min(self.chunk_tokens, encoder.context - ROOM)
+        size = encoder.chunk_size(self.chunk_tokens)
         notes = []
         released = tables["hp_test_qa_200"]
         book = [row["text"] for row in tables["book"]] or _excerpts_of(released)

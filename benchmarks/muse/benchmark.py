@@ -19,8 +19,6 @@ from unlearnbench.tables import Row, Tables
 from .metrics import min_k_score, scores
 from .tables import RETAIN, forget_tables, overlaps, seen_tables
 
-# What another answer to half a chunk may need beyond the chunk's own length.
-ROOM = 64
 KNOWLEDGE = {"knowmem_f": "forget_qa", "knowmem_r": "retain_qa"}
 
 
@@ -61,7 +59,7 @@ class MuseNews:
     def prepare(self, ctx: Preparation) -> Task:
         tables = ctx.tables
         encoder = ctx.encoder(_corpus(tables))
-        size = min(self.chunk_tokens, encoder.context - ROOM)
+        size = encoder.chunk_size(self.chunk_tokens)
         notes = [
             f"{shared} of {total} texts of {name} are also in {other}"
             for name, other, shared, total in overlaps(tables)

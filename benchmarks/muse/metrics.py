@@ -45,12 +45,12 @@ def scores(unlearned: Measurement, original: Measurement | None, retained: Measu
     """
     if retained is not None:
         refuse_different_rows(unlearned, retained)
-    judged = original is not None and original is not unlearned and retained is not None
+    judged = retained if original is not None and original is not unlearned else None
     for part in ("verbmem_f", "knowmem_f", "knowmem_r"):
         score = _overlap(part, unlearned)
         passes = None
-        if judged and retained is not None and not math.isnan(score.value):
-            passes = score.value > 0 if part == "knowmem_r" else score.value <= _overlap(part, retained).value
+        if judged is not None and not math.isnan(score.value):
+            passes = score.value > 0 if part == "knowmem_r" else score.value <= _overlap(part, judged).value
         yield Score(part, score.value, score.n, score.per_example, score.interval, None, score.reason, passes)
     yield _auc(unlearned)
     yield _privleak(unlearned, retained)
