@@ -62,7 +62,7 @@ def _tofu_workload(rows: int) -> dict[str, float]:
     """About 60 tokens a row with its question; seven answers of forget and retain rows are scored, four of others."""
     row, asked = 60, rows + 400
     return {"original": 4000 * row, "retained": (4000 - rows) * row, "forget": rows * row, "row": row,
-            "scored": (7 * asked + 4 * 217) * row, "prompts": (asked + 217) * 20,
+            "scored": (7 * asked + 4 * 217) * row, "questions": asked + 217, "prompts": (asked + 217) * 20,
             "generated": (asked + 217) * 45}  # fmt: skip
 
 
@@ -76,13 +76,13 @@ def _muse_workload(study: str, step: int) -> dict[str, float]:
     seen = MUSE_TEXTS * (4 if study else 1)
     forget = MUSE_TEXTS * (step if study else 1)
     return {"original": (seen + MUSE_RETAIN) * MUSE_TOKENS, "retained": MUSE_RETAIN * MUSE_TOKENS,
-            "forget": forget * MUSE_TOKENS, "row": 2048, "scored": 200 * 1800, "prompts": 100 * 800 + 200 * 25,
-            "generated": 100 * 128 + 200 * 32}  # fmt: skip
+            "forget": forget * MUSE_TOKENS, "row": 2048, "scored": 200 * 1800, "questions": 300,
+            "prompts": 100 * 800 + 200 * 25, "generated": 100 * 128 + 200 * 32}  # fmt: skip
 
 
 # 400 chunks of 512 tokens; Wikitext-2 and the nine tasks are about 5.5 million tokens.
 HP_WORKLOAD = {"original": 400 * 512, "retained": 0, "forget": 400 * 512, "row": 512, "scored": 5.5e6,
-               "prompts": 600 * 300, "generated": 600 * 300}  # fmt: skip
+               "questions": 600, "prompts": 600 * 300, "generated": 600 * 300}  # fmt: skip
 
 
 def _muse(name: str, study: str, step: int, summary: str) -> BenchmarkSpec:
@@ -134,7 +134,8 @@ def _hp() -> BenchmarkSpec:
             remedy=hp_tables.REMEDY,
         ),
         vocabulary=tuple(hp_tables.FIELDS),
-        training={"original": ("book", "hp_test_qa_200", "retain"), "retained": ("retain",)},
+        packages=("lm-eval",),
+        training={"original": ("book", hp_tables.RELEASED, "retain"), "retained": ("retain",)},
         parameters=(
             Parameter("limit", int, 0, "score the first rows of each part; 0 scores all", low=0),
             Parameter("max_new_tokens", int, 300, "cap on a continuation", low=1),

@@ -251,7 +251,7 @@ def _run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     if spec["run"].get("keep_model"):
         models.save_checkpoint(path / "model", unlearned.cpu(), encoder.tokenizer)
     write_bytes(path / "record.json", record.model_dump_json(indent=1).encode() + b"\n")
-    return {}
+    return {"incomplete": measurement.incomplete} if measurement.incomplete else {}
 
 
 def _unlearn(
@@ -365,6 +365,7 @@ def _comparability(spec: Mapping[str, Any], dtype: torch.dtype, encoder: Any) ->
             "benchmark": benchmark["qualified"],
             "benchmark_version": benchmark["version"],
             "benchmark_settings": {**benchmark["values"], **benchmark["fixed"]},
+            "benchmark_packages": benchmark["packages"],
             "data": digest(benchmark["data"]["fingerprints"]),
             "data_source": spec["data"]["kind"],
             "data_departures": list(spec["departures"]),
@@ -384,14 +385,15 @@ def _comparability(spec: Mapping[str, Any], dtype: torch.dtype, encoder: Any) ->
 
 def _limits(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What sets this run apart from a full one, for the record and the page."""
-    limits: dict[str, Any] = {}
-    if spec["benchmark"]["values"].get("limit"):
-        limits["rows of each part"] = spec["benchmark"]["values"]["limit"]
-    if spec["benchmark"]["values"].get("retain_limit"):
-        limits["retain rows trained on"] = spec["benchmark"]["values"]["retain_limit"]
-    if spec["benchmark"]["values"].get("train_limit"):
-        limits["texts of each table trained on"] = spec["benchmark"]["values"]["train_limit"]
-    if spec["recipe"]["epochs"] < Training().epochs:
+    benchmark = spec["benchmark"]
+    limits: dict[str, Any] = {
+        name.replace("_", " "): value
+        for name, value in benchmark["values"].items()
+        if value != benchmark["defaults"][name]
+    }
+    usual = {"epochs": Training().epochs, **benchmark["recipe"]}["epochs"]
+    trained = not all(spec["model"][role] for role in ("original", "retained"))
+    if trained and spec["recipe"]["epochs"] < usual:
         limits["epochs of the reference models"] = spec["recipe"]["epochs"]
     if spec["method"]["values"].get("epochs", Training().epochs) < Training().epochs:
         limits["epochs of unlearning"] = spec["method"]["values"]["epochs"]

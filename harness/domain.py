@@ -173,6 +173,8 @@ class Measurement:
     rows: tuple[Mapping[str, Any], ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time by stage (``scoring``, ``generation``)."""
+    incomplete: str = ""
+    """Why something was not asked that another try may find: the cell is run again by the next run of its study."""
 
     def part(self, name: str) -> list[Mapping[str, Any]]:
         """The rows of one part of the benchmark, in order."""

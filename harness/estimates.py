@@ -4,6 +4,7 @@ Training takes 6 operations a weight and token, 8 with gradient checkpointing; s
 all weights once for its batch. Memory is float32 weights, gradients and AdamW's two moments (16 bytes a weight), a
 frozen model in bfloat16 where a method keeps one, and activations of one forward pass (34 bytes a token, layer and
 unit of width in bfloat16: Korthikanti et al. 2022, arXiv:2205.05198, eq. 2 without its attention scores).
+Generation keeps 4 bytes a token, layer and unit of width: keys and values in bfloat16, every head with its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ OPERATIONS = 250e12
 BANDWIDTH = 2.5e12
 DECODE_ROWS = 64
 GIB = 2**30
+WORKLOAD = {"original", "retained", "forget", "row", "scored", "questions", "prompts", "generated"}
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,16 @@ class Estimate:
 def estimated(spec: Mapping[str, Any]) -> Estimate | None:
     """The estimate of a planned node; None where the model's size or the benchmark's token counts are not known."""
     shape, workload = spec["model"]["shape"], spec["benchmark"]["workload"]
-    if not shape or not workload or spec["data"]["kind"] == "generated":
+    if not shape or not workload.keys() >= WORKLOAD or spec["data"]["kind"] == "generated":
         return None
     weights = float(shape["parameters"])
     if spec["kind"] == "model":
-        if spec["published"]:
+        if spec["published"] or not workload[spec["role"]]:
             return Estimate(4 * weights / 1e9, 4 * weights)
         recipe = spec["recipe"]
         return _training(shape, recipe, workload[spec["role"]] * recipe["epochs"], workload["row"], 0.0, 0.0)
     method = spec["method"]
-    evaluation = _evaluation(weights, workload, method["models"])
+    evaluation = _evaluation(shape, workload, method["models"])
     values = method["values"]
     if method["reference"] or "epochs" not in values:
         return evaluation
@@ -81,10 +83,13 @@ def _training(
     return Estimate(operations / OPERATIONS, (states + 2 * frozen) * weights + activations)
 
 
-def _evaluation(weights: float, workload: Mapping[str, float], models: int) -> Estimate:
+def _evaluation(shape: Mapping[str, float], workload: Mapping[str, float], models: int) -> Estimate:
+    weights = float(shape["parameters"])
     scoring = 2 * weights * models * (workload["scored"] + workload["prompts"]) / OPERATIONS
     decoding = workload["generated"] / DECODE_ROWS * 2 * weights * models / BANDWIDTH
-    return Estimate(scoring + decoding, 2.5 * weights * models)
+    cached = DECODE_ROWS * (workload["prompts"] + workload["generated"]) / max(workload["questions"], 1)
+    cache = 4 * cached * shape["layers"] * shape["width"]
+    return Estimate(scoring + decoding, (2.5 * weights + cache) * models)
 
 
 def checkpoints(specs: Sequence[Mapping[str, Any]]) -> list[str]:

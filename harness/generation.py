@@ -13,8 +13,10 @@ from transformers import DynamicCache
 
 from .batches import token_budget_batches
 
-# Tokens held in the cache of one batch (rows × final length).
-TOKENS = {"cpu": 32768, "cuda": 1048576}
+# Tokens held in the cache of one batch (rows × final length) on a CPU; on a GPU its free memory decides.
+TOKENS = 32768
+# Share of a GPU's free memory that one batch may take. The cache grows by copying, one layer at a time.
+MEMORY_SHARE = 0.6
 # A shorter common beginning is not worth a forward pass of its own.
 SHARED = 32
 
@@ -37,14 +39,13 @@ def greedy(
         max_new_tokens: cap on each continuation.
         eos: ids that end a continuation; they are not part of what is returned.
     """
-    kind = "cpu" if torch.device(device).type == "cpu" else "cuda"
     model.eval()
     unique = list(dict.fromkeys(prompts))
     prefix = _shared_prefix(unique) if _attends_everywhere(model) else 0
     start = _prefix_cache(model, unique[0][:prefix], device) if prefix else None
     lengths = [len(prompt) + max_new_tokens for prompt in unique]
     done: dict[tuple[int, ...], list[int]] = {}
-    for places in token_budget_batches(lengths, TOKENS[kind]):
+    for places in token_budget_batches(lengths, _token_budget(model, torch.device(device))):
         batch = [unique[place] for place in places]
         cache = _new_cache(model) if start is None else copy.deepcopy(start)
         if prefix:
@@ -53,6 +54,31 @@ def greedy(
         written = _decode(model, rests, prefix, cache, max_new_tokens, set(eos), device)
         done.update(zip(batch, written, strict=True))
     return [list(done[prompt]) for prompt in prompts]
+
+
+def _token_budget(model: Any, device: torch.device) -> int:
+    """Tokens that one batch may hold in its cache."""
+    if device.type != "cuda":
+        return TOKENS
+    free, _ = torch.cuda.mem_get_info(device)
+    # What torch has set aside and does not use is free too.
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(1, int(MEMORY_SHARE * free / bytes_per_token(model)))
+
+
+def bytes_per_token(model: Any) -> int:
+    """Memory of one token in a batch that is generated: keys and values of every layer, and one layer's activations.
+
+    A model of several says in ``cached_models`` how many of them keep keys and values.
+    """
+    config = model.config
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    keys = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    # While prompts are read: about eight states of the width, three of the inner one.
+    states = 8 * config.hidden_size + 3 * inner
+    return int(model.dtype.itemsize * (getattr(model, "cached_models", 1) * keys + states))
 
 
 def _new_cache(model: Any) -> Any:

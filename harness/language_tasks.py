@@ -91,6 +91,14 @@ def hub_tasks(folders: tuple[str, ...], names: tuple[str, ...]) -> dict[str, Any
     return found
 
 
+def worth_another_try(tasks: Mapping[str, Any]) -> str:
+    """Why a task is not there, if the hub may give it another time; empty where all are, or none can be asked for."""
+    from huggingface_hub import constants
+
+    absent = [reason for reason in tasks.values() if isinstance(reason, str)]
+    return "" if constants.HF_HUB_OFFLINE or not absent else absent[0]
+
+
 def local_tasks(folder: Traversable) -> dict[str, Any]:
     """The tasks of a folder: ``NAME.json`` is lm-eval's configuration, ``NAME.jsonl`` beside it the documents."""
     from datasets import Dataset

@@ -11,9 +11,14 @@ from .batches import Rows
 from .domain import IGNORE
 
 
+def widened(logits: Tensor) -> Tensor:
+    """Logits in at least float32, for arithmetic that half precision would spoil."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 def picked_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """(N, V) logits and (N,) targets → (N,) log-probabilities, in nats, computed in at least float32."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
+    wide = widened(logits)
     return wide.gather(-1, targets[:, None]).squeeze(-1) - wide.logsumexp(-1)
 
 

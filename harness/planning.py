@@ -15,7 +15,7 @@ from typing import Any
 from .errors import DataError, ModelError, NothingSelected, UnknownName, UsageError
 from .hyperparameters import TRAINING_PARAMETERS
 from .plugins import Component, Registry
-from .provenance import device_kind, provenance
+from .provenance import device_kind, provenance, versions
 from .sources import engine_digest, source_digest
 from .specs import BenchmarkSpec, MethodSpec, ModelSpec, parse_parameters
 from .storage import digest, file_digest
@@ -255,6 +255,9 @@ def _shared_spec(
             "metrics": [asdict(metric) for metric in spec.metrics],
             "samples": spec.samples,
             "vocabulary": list(spec.vocabulary),
+            "packages": versions(spec.packages),
+            "defaults": {parameter.name: parameter.default for parameter in spec.parameters},
+            "recipe": dict(spec.recipe),
             "workload": dict(spec.workload),
         },
         "model": {**asdict(model.spec), "fingerprint": _weights_fingerprint(model.spec)},
@@ -353,7 +356,7 @@ def _cell_node(
     templates = list(inputs.templates) if requires.template else []
     content = {
         "method": {key: entry[key] for key in ("qualified", "source", "values", "fixed", "requires")},
-        "benchmark": {key: benchmark[key] for key in ("qualified", "version", "source", "values", "fixed")},
+        "benchmark": {key: benchmark[key] for key in ("qualified", "version", "source", "values", "fixed", "packages")},
         "tables": benchmark["data"]["fingerprints"],
         "model": {key: model[key] for key in ("dtype", "prompt_format", "lora_rank")},
         "references": {role: key.rpartition("--")[2] for role, key in models.items()},

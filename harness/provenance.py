@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +28,7 @@ def provenance() -> dict[str, Any]:
     """Package versions, the harness's git commit where it runs from a checkout, and the machine."""
     return {
         "python": platform.python_version(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {name: version for name, version in versions(PACKAGES).items() if version},
         "git": _git(Path(__file__).resolve().parent),
         "machine": {
             "system": f"{platform.system()} {platform.release()}",
@@ -35,6 +36,11 @@ def provenance() -> dict[str, Any]:
             "cores": os.cpu_count(),
         },
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The installed version of every distribution; empty where it is not installed."""
+    return {name: _version(name) for name in packages}
 
 
 def _version(package: str) -> str:

@@ -114,7 +114,8 @@ class Record(_Strict):
             return self
         scores = {}
         for name, entry in self.scores.items():
-            chosen = entry.editions.get(edition, entry.editions.get(entry.edition))
+            # A metric that is the same in all editions was stored under one of them.
+            chosen = entry.editions.get(edition) or next(iter(entry.editions.values()), None)
             if chosen is None:
                 raise RecordError(f"record {self.cell} has no edition {edition!r} of {name}")
             scores[name] = entry.model_copy(update={**chosen.model_dump(), "edition": edition})

@@ -173,6 +173,8 @@ def finished(run: Path, node: Node, cache: Path) -> Outcome | None:
         if status.get("status") not in OK or status.get("content") != node.content:
             return None
         if status["status"] == "done":
+            if status.get("incomplete"):
+                return None
             record = read_record(folder / "record.json")
             if not (folder / record.samples.file).is_file():
                 return None

@@ -119,7 +119,7 @@ class DataSpec:
         tables: fields that every row of a table must have, by table name: the hub's config, or ``config/split``;
             ``name[]`` is a list of texts. A table of plain texts has the one field ``text``.
         hub: data set id; ``revision`` a commit, so that a moved branch cannot change a result.
-        hub_tables: tables of other data sets, as ``id:config:split:field:rows``: that field of the first so many rows.
+        hub_tables: tables of other data sets, ``id[@revision]:config:split:field:rows``: that field of so many rows.
         optional: tables that need not be there; ``check`` says which of them a benchmark can do without together.
         dispensable: tables that may be missing only where the study allows it, because results then say less.
         generator: ``"pkg.mod:function"``, called with a seed, returning every table as a list of rows.
@@ -161,7 +161,10 @@ class BenchmarkSpec:
     citation: str = ""
     workload: Mapping[str, float] = field(default_factory=dict)
     """Tokens of the published data, for estimates: ``original`` and ``retained`` (an epoch of training), ``forget``,
-    ``row`` (of one row), ``scored``, ``prompts`` and ``generated`` (an evaluation). Empty where they are not known."""
+    ``row`` (of one row), ``scored``, ``prompts`` and ``generated`` (an evaluation), and the number of ``questions``
+    that are answered. Without all of them there is no estimate."""
+    packages: tuple[str, ...] = ()
+    """Distributions that supply what is asked; rows of different versions of them are not compared."""
     samples: Literal["public", "redacted", "none"] = "public"
     log_readers: Mapping[str, str] = field(default_factory=dict)
     """Publishers' log formats that ``score --from`` reads, to ``"pkg.mod:function"``."""

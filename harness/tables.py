@@ -86,16 +86,22 @@ class DataSource:
 
 
 def pinned(spec: DataSpec, source: DataSource) -> DataSpec:
-    """The spec with the hub's branch replaced by its commit, so that every cell reads the same rows.
+    """The spec with the hub's branches replaced by their commits, so that every cell reads the same rows.
 
     Raises:
         DataError: the hub cannot be asked.
     """
-    return (
-        replace(spec, revision=hub_commit("dataset", spec.hub, spec.revision))
-        if source.kind == "hub" and spec.hub
-        else spec
-    )
+    if source.kind == "hub" and spec.hub:
+        spec = replace(spec, revision=hub_commit("dataset", spec.hub, spec.revision))
+    if source.kind == "generated" or source.all_local(spec):
+        return spec
+    return replace(spec, hub_tables={table: _pinned_table(where) for table, where in spec.hub_tables.items()})
+
+
+def _pinned_table(where: str) -> str:
+    repository, colon, rest = where.partition(":")
+    name, _, revision = repository.partition("@")
+    return f"{name}@{hub_commit('dataset', name, revision)}{colon}{rest}"
 
 
 def fingerprints(spec: DataSpec, source: DataSource) -> dict[str, str]:
@@ -113,7 +119,7 @@ def fingerprints(spec: DataSpec, source: DataSource) -> dict[str, str]:
         return {name: f"generated:{identity[:16]}:{name}" for name in spec.tables}
     if not spec.hub:
         raise DataError(f"this benchmark has no hub data set; {spec.remedy or 'name --data-dir or use generated data'}")
-    return {name: f"{spec.hub}@{spec.revision}:{name}" for name in spec.tables}
+    return {name: spec.hub_tables.get(name) or f"{spec.hub}@{spec.revision}:{name}" for name in spec.tables}
 
 
 def _local_identity(spec: DataSpec, source: DataSource, table: str) -> str:
@@ -195,9 +201,10 @@ def _from_hub(spec: DataSpec, table: str) -> list[Row]:
     elsewhere = spec.hub_tables.get(table)
     try:
         if elsewhere:
-            name, config, split, column, count = elsewhere.split(":")
+            repository, config, split, column, count = elsewhere.split(":")
+            name, _, revision = repository.partition("@")
             # Streamed: such data sets are far larger than the rows that are taken.
-            rows = load_dataset(name, config, split=split, streaming=True).take(int(count))
+            rows = load_dataset(name, config, split=split, revision=revision or None, streaming=True).take(int(count))
             return [{"text": row[column]} for row in rows]
         config, _, split = table.partition("/")
         return list(load_dataset(spec.hub, config, split=split or "train", revision=spec.revision or None))

@@ -18,7 +18,7 @@ from unlearnbench.descent import Batch, Descent, Term
 from unlearnbench.divergences import kl_divergence
 from unlearnbench.domain import Requires
 from unlearnbench.hyperparameters import hyperparameter
-from unlearnbench.logprobs import answer_logits, answer_logprobs
+from unlearnbench.logprobs import answer_logits, answer_logprobs, widened
 
 from .editions import EDITIONS, MUSE_EDITIONS
 
@@ -56,9 +56,8 @@ def _divergence(model: Any, batch: Batch, logits_of: Any, divergence: Any = kl_d
 
 
 def all_logits(model: Any, rows: Rows) -> Tensor:
-    """(B, T, V) logits at every position, padding included."""
-    logits: Tensor = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits
-    return logits
+    """(B, T, V) logits at every position, padding included, in at least float32."""
+    return widened(model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits)
 
 
 @dataclass(frozen=True)

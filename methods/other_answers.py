@@ -55,8 +55,10 @@ class Mismatch(Descent):
     edition: str = hyperparameter("paper", "which definition of the loss", choices=EDITIONS)
 
     def draw(self, data: UnlearningData, row: Example, rng: random.Random) -> Drawn:
-        other = rng.choice(data.retain).answer
-        return {**super().draw(data, row, rng), "mismatch": [row.answered(other)]}
+        drawn = super().draw(data, row, rng)
+        if self.edition != "paper":
+            return drawn
+        return {**drawn, "mismatch": [row.answered(rng.choice(data.retain).answer)]}
 
     def loss(self, model: Any, batch: Batch) -> Iterator[Term]:
         if self.edition == "paper":

@@ -22,6 +22,7 @@ from unlearnbench.descent import FineTune
 from unlearnbench.domain import Requires, UnlearningData
 from unlearnbench.errors import NotApplicable
 from unlearnbench.hyperparameters import hyperparameter
+from unlearnbench.logprobs import widened
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -76,8 +77,10 @@ class Contrast(torch.nn.Module):  # type: ignore[misc]
     """A model whose logits are v_original − alpha ReLU(v_reinforced − v_original).
 
     It generates and scores like a causal language model of transformers. It has no output head of its own, so
-    callers see full logits; ``new_cache`` is what generation keeps between steps.
+    callers see full logits; ``new_cache`` is what generation keeps between steps, of ``cached_models`` models.
     """
+
+    cached_models: ClassVar[int] = 2
 
     def __init__(self, original: Any, reinforced: Any, alpha: float) -> None:
         super().__init__()
@@ -111,7 +114,7 @@ class Contrast(torch.nn.Module):  # type: ignore[misc]
         """``logits`` (B, T, V), and ``past_key_values``, of a causal language model's usual arguments."""
         caches = past_key_values or (None, None)
         logits, preferred = (
-            part(input_ids=input_ids, past_key_values=cache, **inputs).logits
+            widened(part(input_ids=input_ids, past_key_values=cache, **inputs).logits)
             for part, cache in zip((self.original, self.reinforced), caches, strict=True)
         )
         contrast = logits - self.alpha * torch.relu(preferred - logits)

@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from unlearnbench import generation, scoring
 from unlearnbench.batches import Encoded
-from unlearnbench.generation import greedy
+from unlearnbench.generation import bytes_per_token, greedy
+from unlearnbench.methods.reinforced import Contrast
 from unlearnbench.scoring import Likelihood, likelihoods
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -69,7 +71,7 @@ def plain_greedy(model, prompt, limit, eos):
 
 @pytest.mark.parametrize("budget", [60, 32768])
 def test_generation_is_that_of_single_rows_without_a_cache(tiny_model, budget, monkeypatch):
-    monkeypatch.setattr(generation, "TOKENS", {"cpu": budget})
+    monkeypatch.setattr(generation, "TOKENS", budget)
     prompts = [row.ids for row in random_rows(14, tiny_model.config.vocab_size)]
     prompts += prompts[:2]
     first = [plain_greedy(tiny_model, prompt, 3, ()) for prompt in prompts]
@@ -84,3 +86,26 @@ def test_generation_is_that_of_single_rows_without_a_cache(tiny_model, budget, m
 def test_generation_stops_at_the_cap(tiny_model):
     assert [len(tokens) for tokens in greedy(tiny_model, [(3, 4), (5, 6, 7)], 5, [], "cpu")] == [5, 5]
     assert greedy(tiny_model, [], 5, [], "cpu") == []
+
+
+@pytest.mark.parametrize("heads", [None, 2])
+def test_memory_of_a_token_covers_what_its_cache_takes(heads):
+    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, vocab_size=50)
+    model = LlamaForCausalLM(LlamaConfig(num_key_value_heads=heads, **sizes)).eval()
+    cache = DynamicCache(config=model.config)
+    model(input_ids=torch.arange(10)[None], past_key_values=cache, use_cache=True)
+    kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) // 10
+    states = 4 * (8 * 32 + 3 * 48)
+    assert bytes_per_token(model) == kept + states
+    pair = Contrast(model, model, alpha=1.0)
+    assert bytes_per_token(pair) == 2 * kept + states
+    assert bytes_per_token(model.bfloat16()) == (kept + states) // 2
+
+
+def test_a_gpu_batch_is_bounded_by_its_free_memory(tiny_model, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**9, 2 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 3 * 10**8)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 10**8)
+    found = generation._token_budget(tiny_model, torch.device("cuda"))
+    assert found == int(0.6 * 1.2e9 / bytes_per_token(tiny_model))
+    assert generation._token_budget(tiny_model, torch.device("cpu")) == generation.TOKENS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 
 import pytest
 import sacrebleu
@@ -14,7 +15,7 @@ from unlearnbench.benchmarks.hp.benchmark import ForgottenBook
 from unlearnbench.context import Context, Preparation
 from unlearnbench.domain import Measurement
 from unlearnbench.errors import DataError
-from unlearnbench.language_tasks import asked, hub_tasks, local_tasks
+from unlearnbench.language_tasks import asked, hub_tasks, local_tasks, worth_another_try
 from unlearnbench.methods.reinforced import Contrast
 from unlearnbench.models import make_encoder
 from unlearnbench.plugins import load_plugins
@@ -215,6 +216,25 @@ def test_what_lm_eval_cannot_load_is_missing_with_its_reason_and_the_rest_stands
     for key in (("ppl", None), ("avg_acc", "paper")):
         assert math.isnan(scores[key].value)
         assert "lm-eval task piqa cannot be loaded" in scores[key].reason
+    assert worth_another_try(absent) == "", "offline, another try would find the same"
+
+
+def test_what_the_hub_may_give_another_time_is_asked_again(monkeypatch, small_run, command):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert worth_another_try({"piqa": "cannot be reached", "rte": object()}) == "cannot be reached"
+    assert worth_another_try({"rte": object()}) == ""
+    folder = command.folder / "again"
+    shutil.copytree(small_run[0], folder)
+    words = command.study("-m", "all", "-b", "tofu-forget10", "--name", "small")
+    plan = ("plan", *[word for word in words[1:] if word not in ("--device", "cpu")], "-o", str(folder), "--json",
+            "--set", 'run.device="cpu"')  # fmt: skip
+    assert {node["state"] for node in command(*plan).json["nodes"]} == {"done"}
+    status = next(folder.glob("cells/npo--*/status.json"))
+    status.write_text(json.dumps({**json.loads(status.read_text()), "incomplete": "cannot be reached"}))
+    again = [node["title"] for node in command(*plan).json["nodes"] if node["state"] == "to run"]
+    assert again == ["npo × tofu-forget10 × nano seed 0"]
 
 
 # -- metrics ----------------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_tables_and_models_come_from_the_hub(hub, tmp_path, tiny_model, tiny_enc
     assert any(path.startswith("/acme/tiny-original/resolve/") for path in asked)
     record = done.json["records"][0]
     assert record["provenance"]["data"]["tables"]["full"] == f"locuslab/TOFU@{commit}:full"
-    assert record["limits"] == {"epochs of the reference models": 1}
+    assert record["limits"] == {"max new tokens": 8, "epochs of the reference models": 1}
     # The original model was taken as published, the retained one was trained here.
     prepared = {path.parent.name.partition("--")[0] for path in command.cache.glob("models/*acme*/published.json")}
     assert prepared == {"original"}
@@ -138,3 +138,5 @@ def test_paragraphs_to_retain_are_streamed_from_another_data_set(hub, tmp_path):
     found = read_online(hub, tmp_path, "hp", {"kind": "local", "files": {"book": str(tmp_path / "book.txt")}})
     assert found["book"] == [{"text": "Once upon a time."}]
     assert [row["text"] for row in found["retain"]] == [row["text"] for row in rows[:400]]
+    commit = hub.commit("datasets", "allenai/c4")
+    assert any(f"/datasets/allenai/c4/resolve/{commit}/en.json" in request.path for request in hub.requests)

@@ -260,6 +260,17 @@ def test_the_retained_model_leaks_nothing_against_itself():
     assert all(score.passes is None for score in found.values())
 
 
+def test_a_score_that_is_no_number_is_named_as_the_reason():
+    broken, fine = rows(EQUAL, [math.nan, 1.0], [0.5, 0.2]), rows(EQUAL, [0.4, 1.0], [0.5, 0.2])
+    found = scored(broken, fine)
+    for name in ("auc", "privleak"):
+        assert math.isnan(found[name].value)
+        assert "is not a number" in found[name].reason
+    assert (
+        scored(fine, broken)["privleak"].reason == "the retained model's AUC: a text's Min-40 % score is not a number"
+    )
+
+
 def test_a_text_of_one_token_is_left_out_and_said_so():
     found = scored(rows(EQUAL, [None, 4.0], [2.0, 3.0]), rows(EQUAL, [None, 1.0], [2.0, 3.0]))
     assert found["auc"].value == 1.0

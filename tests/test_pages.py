@@ -143,6 +143,13 @@ def test_rows_that_may_not_be_compared_stand_in_different_tables(small_run):
     assert found[0].comparability["edition"] != found[1].comparability["edition"]
 
 
+def test_a_record_is_the_same_after_a_look_at_another_edition(small_run):
+    for cell in stored_cells(small_run[0]):
+        there = cell.record.in_edition("as-released")
+        assert there != cell.record
+        assert there.in_edition("paper") == cell.record
+
+
 def test_two_results_of_one_seed_are_two_rows_and_never_a_mean(small_run):
     run, _ = small_run
     cells = stored_cells(run)

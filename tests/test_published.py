@@ -89,10 +89,12 @@ def planned(**changes):
         "kind": "cell",
         "data": {"kind": "hub"},
         "model": {"shape": {"parameters": 1e9, "layers": 10, "width": 1000}, "lora_rank": 0},
-        "benchmark": {"workload": {"forget": 1e5, "row": 100, "scored": 1e6, "prompts": 0, "generated": 0}},
+        "benchmark": {"workload": {"forget": 1e5, "row": 100, "scored": 1e6, "prompts": 0, "generated": 0,
+                                   "questions": 0, "original": 1e6, "retained": 0}},
         "method": {"reference": False, "values": values, "models": 1,
                    "requires": {"retain": False, "template": False, "original": "none"}},
     }  # fmt: skip
+    spec |= {name: changes.pop(name) for name in list(changes) if name in ("benchmark", "kind", "role", "published")}
     spec["method"] |= changes
     return estimated(spec)
 
@@ -106,6 +108,14 @@ def test_an_estimate_is_the_arithmetic_of_the_work():
     frozen = planned(requires={"retain": True, "template": False, "original": "model"})
     assert frozen.memory - plain.memory == pytest.approx(2e9 + activations)
     assert frozen.seconds > 2 * (plain.seconds - 2e9 * 1e6 / 250e12)
+    # 64 rows of 100 tokens, with two states of 1000 numbers of 2 bytes in each of 10 layers, in each of two models.
+    asked = {"forget": 0, "row": 100, "scored": 0, "prompts": 5e3, "generated": 5e3, "questions": 100, "original": 0,
+             "retained": 0}  # fmt: skip
+    answering = planned(models=2, reference=True, benchmark={"workload": asked})
+    assert answering.memory == pytest.approx(2 * (2.5e9 + 64 * 100 * 2 * 1000 * 2 * 10))
+    assert planned(benchmark={"workload": {"forget": 1e5}}) is None
+    retained = {"kind": "model", "role": "retained", "published": ""}
+    assert planned(**retained).memory == 4e9, "nothing is trained"
     assert estimated({"kind": "cell", "model": {"shape": {}}, "benchmark": {"workload": {}}, "data": {}}) is None
 
 

@@ -119,3 +119,15 @@ def test_methods_that_mix_all_weights_refuse_an_adapter(method, tiny_model, tiny
 def test_whp_refuses_a_second_request(pair, tiny_encoder):
     with pytest.raises(NotApplicable, match="made a model of two"):
         unlearned(WHP(), pair[0], tiny_encoder, pair[0].original)
+
+
+def test_a_model_made_of_two_contrasts_in_float32(pair):
+    _, mixed = pair
+    ids = torch.arange(6)[None]
+    with torch.no_grad():
+        half = copy.deepcopy(mixed).bfloat16()
+        parts = [part(input_ids=ids).logits for part in (half.original, half.reinforced)]
+        found = half(input_ids=ids).logits
+    assert parts[0].dtype == torch.bfloat16
+    first, second = (part.float() for part in parts)
+    assert torch.equal(found, first - 2.0 * torch.relu(second - first))

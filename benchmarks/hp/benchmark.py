@@ -15,11 +15,12 @@ from unlearnbench.domain import Example, Measurement, Score, Task
 from unlearnbench.errors import DataError
 from unlearnbench.generation import greedy
 from unlearnbench.hyperparameters import hyperparameter
-from unlearnbench.language_tasks import asked, hub_tasks, local_tasks
+from unlearnbench.language_tasks import asked, hub_tasks, local_tasks, worth_another_try
 from unlearnbench.tables import Row, Tables
 
 from .declaration import TASK_SETS
 from .metrics import ACCURACY, PERPLEXITY, scores
+from .tables import RELEASED
 
 # Where the tasks lie in lm-eval.
 FOLDERS = ("arc", "glue/rte", "hellaswag", "openbookqa", "piqa", "super_glue/boolq", "truthfulqa", "wikitext",
@@ -90,7 +91,7 @@ class ForgottenBook:
         encoder = ctx.encoder(_corpus(tables))
         size = encoder.chunk_size(self.chunk_tokens)
         notes = []
-        released = tables["hp_test_qa_200"]
+        released = tables[RELEASED]
         book = [row["text"] for row in tables["book"]] or _excerpts_of(released)
         forget = encoder.chunks(book, size)[: self.chunks]
         retain = encoder.chunks([row["text"] for row in tables["retain"]], size)[: self.chunks]
@@ -184,7 +185,8 @@ class ForgottenBook:
         middle = time.perf_counter()
         rows += asked(model, encoder, questions.tasks, ctx.device, self.limit)
         end = time.perf_counter()
-        return Measurement(tuple(rows), {"scoring": end - middle, "generation": middle - began})
+        seconds = {"scoring": end - middle, "generation": middle - began}
+        return Measurement(tuple(rows), seconds, incomplete=worth_another_try(questions.tasks))
 
     def score(
         self, unlearned: Measurement, original: Measurement | None, retained: Measurement | None

@@ -92,6 +92,13 @@ def _left_out(found: Measurement) -> str:
     return f"{short} of {len(rows)} texts are too short for a Min-40 % score and are left out" if short else ""
 
 
+def _undefined(found: Measurement) -> str:
+    """Why there is no AUC."""
+    if any(math.isnan(score) for part in ("forget", "holdout") for score in _min_k(found, part)):
+        return "a text's Min-40 % score is not a number"
+    return _left_out(found) or "no texts were scored"
+
+
 def _draws(size: int, seed: int) -> Any:
     return np.random.default_rng(seed).integers(0, size, (RESAMPLES, size))
 
@@ -100,7 +107,7 @@ def _auc(found: Measurement) -> Score:
     forget, holdout = _min_k(found, "forget"), _min_k(found, "holdout")
     value = auc(forget, holdout)
     if math.isnan(value):
-        return Score.missing("auc", _left_out(found) or "no texts were scored", len(forget))
+        return Score.missing("auc", _undefined(found), len(forget))
     bounds = None
     if len(forget) > 1 and len(holdout) > 1:
         bounds = interval(resampled_auc(forget, holdout, _draws(len(forget), 0), _draws(len(holdout), 1)))
@@ -113,8 +120,10 @@ def _privleak(found: Measurement, retained: Measurement | None) -> Score:
         return Score.missing("privleak", "needs the retained model's values", len(forget))
     theirs = _min_k(retained, "forget"), _min_k(retained, "holdout")
     value, reference = auc(forget, holdout), auc(*theirs)
-    if math.isnan(value) or math.isnan(reference):
-        return Score.missing("privleak", _left_out(found) or "no texts were scored", len(forget))
+    if math.isnan(value):
+        return Score.missing("privleak", _undefined(found), len(forget))
+    if math.isnan(reference):
+        return Score.missing("privleak", f"the retained model's AUC: {_undefined(retained)}", len(forget))
     if reference == 0:
         return Score.missing("privleak", "the retained model's AUC is 0, which nothing can be divided by", len(forget))
     bounds = None
