@@ -10,6 +10,7 @@ from .muse import declaration as muse_declaration
 from .muse import tables as muse_tables
 from .tofu import declaration, tables
 
+PUBLISHED = "unlearnbench.benchmarks.pins:published"
 # Name, study and step: one request, larger requests, or several in turn.
 MUSE_VARIANTS = (
     ("muse-news", "", 1, "MUSE-News: forgetting news articles"),
@@ -54,6 +55,8 @@ def _tofu(forget: str, retain: str, rows: int, share: str) -> BenchmarkSpec:
         fixed={"forget_split": forget},
         workload=_tofu_workload(rows),
         citation="Maini et al. 2024, arXiv:2401.06121",
+        questions="unlearnbench.benchmarks.tofu.tables:questions",
+        published=PUBLISHED,
         log_readers={"tofu-log": "unlearnbench.benchmarks.tofu.logs:read"},
     )
 
@@ -114,6 +117,8 @@ def _muse(name: str, study: str, step: int, summary: str) -> BenchmarkSpec:
         workload=_muse_workload(study, step),
         citation="Shi et al. 2024, arXiv:2407.06460",
         samples="redacted",
+        questions="unlearnbench.benchmarks.muse.tables:questions",
+        published=PUBLISHED,
         log_readers={"muse-log": "unlearnbench.benchmarks.muse.logs:read"} if not study else {},
     )
 

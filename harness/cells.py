@@ -29,12 +29,21 @@ from .errors import Diverged, HarnessError, NotApplicable, PluginError, StorageE
 from .execution import DISK_REFUSED
 from .hyperparameters import Training
 from .plugins import import_file
-from .records import Comparability, Cost, Identity, Record, Samples, comparability, metrics_of, score_entries
+from .recomputation import scores_of
+from .records import (
+    SAMPLES,
+    Comparability,
+    Cost,
+    Identity,
+    Record,
+    Samples,
+    comparability,
+    metrics_of,
+    score_entries,
+)
 from .specs import DataSpec, ModelSpec, resolve
 from .storage import as_storage_error, digest, read_json, read_rows, rows_as_bytes, write_bytes, write_json
 from .tables import DataSource, read_tables
-
-SAMPLES = "samples.jsonl.gz"
 
 
 def run_node(folder: str) -> int:
@@ -245,7 +254,8 @@ def _run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     ctx = ctx.for_request(None, "measure")
     gc.collect()
     unlearned = unlearned.to(dtype=dtype).eval()
-    measurement = benchmark.measure(unlearned, task, ctx)
+    with clock("measure"):
+        measurement = benchmark.measure(unlearned, task, ctx)
     with clock("score"):
         record = _record(path, spec, benchmark, measurement, ctx, clock, dtype, encoder, task.notes)
     if spec["run"].get("keep_model"):
@@ -299,10 +309,22 @@ def _record(
     others = {
         role: Measurement(tuple(read_rows(path.parent / key / SAMPLES))) for role, key in spec["references"].items()
     }
-    original = mine if entry["qualified"] == "unlearnbench/original" else others.get("original")
-    retained = mine if entry["reference"] and entry["requires"]["start"] == "retained" else others["retained"]
+    values = entry["values"]
+    identity = Identity(
+        method=entry["name"],
+        method_qualified=entry["qualified"],
+        method_edition=values.get("edition", ""),
+        hyperparameters={**values, **entry["fixed"]},
+        requires=entry["requires"],
+        reference=entry["reference"],
+        benchmark=spec["benchmark"]["name"],
+        benchmark_qualified=spec["benchmark"]["qualified"],
+        benchmark_version=spec["benchmark"]["version"],
+        model=model["name"],
+        seed=spec["seed"],
+    )
     metrics = metrics_of(spec["benchmark"]["metrics"])
-    scores = score_entries(benchmark.score(mine, original, retained), metrics, spec["edition"])
+    scores = score_entries(scores_of(benchmark, identity, mine, others), metrics, spec["edition"])
     samples = Samples(
         file=SAMPLES,
         sha256=hashlib.sha256(content).hexdigest(),
@@ -311,28 +333,16 @@ def _record(
         shown="public" if spec["data"]["kind"] == "generated" else spec["benchmark"]["samples"],
     )
     clock.seconds.update(measurement.seconds)
-    values = entry["values"]
     return Record(
         cell=spec["key"],
         content=spec["content"],
         edition=spec["edition"],
-        identity=Identity(
-            method=entry["name"],
-            method_qualified=entry["qualified"],
-            method_edition=values.get("edition", ""),
-            hyperparameters={**values, **entry["fixed"]},
-            requires=entry["requires"],
-            reference=entry["reference"],
-            benchmark=spec["benchmark"]["name"],
-            benchmark_qualified=spec["benchmark"]["qualified"],
-            benchmark_version=spec["benchmark"]["version"],
-            model=model["name"],
-            seed=spec["seed"],
-        ),
+        identity=identity,
         scores=scores,
         samples=samples,
         cost=Cost(
             seconds={name: round(value, 4) for name, value in clock.seconds.items()},
+            cpu_seconds={name: round(value, 4) for name, value in clock.cpu_seconds.items()},
             optimiser_steps=ctx.meter.optimiser_steps,
             training_tokens=ctx.meter.tokens,
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -415,18 +425,20 @@ def _device_peak(device: torch.device) -> int | None:
 
 
 class _Clock:
-    """Wall time by stage."""
+    """Wall and processor time by stage."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
             self.seconds[stage] = time.perf_counter() - began
+            self.cpu_seconds[stage] = time.process_time() - busy
 
 
 # Logs are read later, not watched.

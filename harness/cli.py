@@ -1,7 +1,8 @@
 """The command line. Nothing is imported before it is needed: ``list`` and ``--help`` never meet torch.
 
 Exit codes: 0 all done · 1 some cell failed · 2 interrupted, state saved · 3 internal error or full disk ·
-4 usage or configuration error · 5 nothing selected.
+4 usage or configuration error, or rows that may not be compared · 5 nothing selected · 6 a gate tripped ·
+7 a submission or a conformance check does not hold.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .study import Study
 
 KINDS = ("methods", "benchmarks", "models", "plugins", "executors", "reporters")
-FAILED, INTERRUPTED, INTERNAL, USAGE = 1, 2, 3, 4
+FAILED, INTERRUPTED, INTERNAL, USAGE, TRIPPED, INVALID = 1, 2, 3, 4, 6, 7
 
 
 def main() -> None:
@@ -365,8 +366,12 @@ def _reporter(registry: Registry, name: str) -> Any:
     return resolve(component.spec.target, component.qualified)
 
 
-def _render(folders: Sequence[Path], out: str, registry: Registry, edition: str) -> str:
-    return str(_reporter(registry, "html")(_cells(folders, edition), Path(out)))
+def _render(sources: Sequence[str | Path], out: str, registry: Registry, edition: str) -> str:
+    from .results import opened
+
+    with opened(sources, edition) as found:
+        cells = [cell for results in found for cell in results.cells]
+        return str(_reporter(registry, "html")(cells, Path(out)))
 
 
 @cli.command()
@@ -375,8 +380,8 @@ def _render(folders: Sequence[Path], out: str, registry: Registry, edition: str)
 @click.option("--edition", type=click.Choice(["paper", "as-released"]), help="Metric edition shown.")
 @_plugin_option
 def render(runs: tuple[str, ...], out: str, edition: str | None, plugins: tuple[str, ...]) -> None:
-    """Render the pages of one or more run folders."""
-    print(_render([Path(run) for run in runs], out, _registry(plugins), edition or ""))
+    """Render the pages of run folders, bundles, or folders of bundles."""
+    print(_render(runs, out, _registry(plugins), edition or ""))
 
 
 @cli.command()
@@ -385,12 +390,187 @@ def render(runs: tuple[str, ...], out: str, edition: str | None, plugins: tuple[
 @_plugin_option
 @_json_option
 def results(runs: tuple[str, ...], edition: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
-    """Print the tables of one or more run folders."""
-    cells = _cells([Path(run) for run in runs], edition or "")
+    """Print the tables of run folders, bundles, or folders of bundles."""
+    from .results import opened
+
+    with opened(runs, edition or "") as found:
+        cells = [cell for results in found for cell in results.cells]
     if as_json:
         return _print_json({"records": [json.loads(c.record.model_dump_json()) for c in cells if c.record]})
     _reporter(_registry(plugins), "table")(cells)
     return None
+
+
+@cli.command()
+@click.argument("baseline")
+@click.argument("candidate")
+@click.option("--gates", "gates_file", metavar="STUDY", help="Take [[gates]] from this study, not the candidate's.")
+@click.option("--edition", type=click.Choice(["paper", "as-released"]), help="Metric edition compared.")
+@click.option("--markdown", metavar="FILE", help="Write Markdown for a job summary.")
+@click.option("--junit", metavar="FILE", help="Write JUnit XML, a test case for each check.")
+@_plugin_option
+@_json_option
+def compare(
+    baseline: str,
+    candidate: str,
+    gates_file: str | None,
+    edition: str | None,
+    markdown: str | None,
+    junit: str | None,
+    plugins: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Compare two results row by row, with paired intervals, and judge the gates of the study.
+
+    BASELINE and CANDIDATE are run folders, bundles, or records printed by 'results --json'. Exit code 6 where a gate
+    trips, 4 where rows may not be compared.
+    """
+    from .comparison import compare as compared
+    from .comparison import judged
+    from .gates import read_gates
+    from .results import opened
+    from .storage import write_bytes
+    from .study import read_study
+
+    registry = _registry(plugins)
+    with opened([baseline, candidate], edition or "") as found:
+        if len(found) != 2:
+            raise UsageError(f"{baseline} and {candidate} hold {len(found)} results; compare two")
+        gates = read_gates(read_study(gates_file) if gates_file else found[1].study)
+        comparison = compared(*found, registry)
+    findings = judged(comparison, gates)
+    from .specs import resolve
+
+    def output(name: str) -> Any:
+        return resolve(f"unlearnbench.leaderboard.comparisons:{name}", "unlearnbench")(comparison, findings)
+
+    for file, name in ((markdown, "as_markdown"), (junit, "as_junit")):
+        if file:
+            write_bytes(Path(file), output(name).encode())
+    if as_json:
+        _print_json(output("as_json"))
+    else:
+        output("print_comparison")
+    return TRIPPED if any(finding.tripped for finding in findings) else 0
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN")
+@click.option("-o", "--out", default="submission.zip", show_default=True, metavar="FILE")
+@click.option("--contact", help="Whom to ask.")
+@click.option("--licence", help="Licence of records and samples.")
+@click.option("--budget", help="How many settings of each method were tried.")
+@click.option("--selection", help="The rule that chose the settings, and the data it looked at.")
+@click.option("--paper", help="Address or citation of the paper.")
+@click.option("--code", help="Address of the code.")
+@_json_option
+def bundle(run_folder: str, out: str, as_json: bool, **given: str | None) -> None:
+    """Pack a run to hand in: records, samples, study, checksums and a manifest.
+
+    What is not given stands in the study's [submission] table. Samples hold the benchmark's texts.
+    """
+    from importlib import metadata
+
+    from .bundles import write_bundle
+    from .study import read_study
+
+    study = Path(run_folder) / "study.toml"
+    told = read_study(str(study)).get("submission", {}) if study.is_file() else {}
+    submission = {**told, **{name: text for name, text in given.items() if text}}
+    manifest = write_bundle(Path(run_folder), Path(out), submission, metadata.version("unlearnbench"))
+    if as_json:
+        return _print_json({"bundle": out, "manifest": json.loads(manifest.model_dump_json())})
+    done = sum(cell.status == "done" for cell in manifest.cells)
+    print(f"{out}: {done} of {len(manifest.cells)} cells{', partial' if manifest.partial else ''}; "
+          f"check it with: unlearnbench verify {out}")  # fmt: skip
+    return None
+
+
+@cli.command()
+@click.argument("source", metavar="BUNDLE")
+@click.option("--data-dir", metavar="DIR", help="The benchmark's tables, to hold prompts and truths against.")
+@click.option("--badge/--no-badge", default=True, help="Write BUNDLE.verified.json, which pages show.")
+@click.option("--rerun", metavar="CELL", help="Train and evaluate this cell again on this machine.")
+@click.option("-o", "--out", metavar="DIR", help="Run folder of the rerun (default: runs/rerun).")
+@click.option("--device", help="Device of the rerun.")
+@_plugin_option
+@_json_option
+def verify(
+    source: str,
+    data_dir: str | None,
+    badge: bool,
+    rerun: str | None,
+    out: str | None,
+    device: str | None,
+    plugins: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Recompute every score of a bundle (or run folder) from its samples, and say what does not hold.
+
+    Exit code 7 where something does not. No code from a bundle is imported.
+    """
+    from importlib import metadata
+
+    from .errors import BundleError
+    from .results import opened
+    from .tables import DataSource
+    from .verification import verify as verified
+    from .verification import write_badge
+
+    registry = _registry(plugins)
+    with opened([source]) as (results,):
+        if rerun:
+            return _rerun(results, rerun, out or "runs/rerun", data_dir, device, registry, as_json)
+        found = verified(results, registry, DataSource("local", data_dir) if data_dir else None)
+        path = None
+        if found.holds and badge and results.bundle:
+            path = write_badge(Path(source), found, metadata.version("unlearnbench"))
+    if as_json:
+        _print_json({"source": source, "cells": found.cells, "scores": found.scores, "rows": found.rows,
+                     "faults": found.faults, "notes": found.notes, "badge": str(path) if path else None})  # fmt: skip
+        return 0 if found.holds else INVALID
+    for note in dict.fromkeys(found.notes):
+        print(f"note: {note}")
+    for fault in found.faults:
+        print(f"FAULT {fault}")
+    print(f"{len(found.cells)} cells, {found.scores} scores recomputed from {found.rows} samples")
+    if found.faults:
+        raise BundleError(f"{source}: {len(found.faults)} faults, the first: {found.faults[0]}")
+    if path:
+        print(f"badge: {path} (recomputed: scores follow from the samples; whether a model wrote them takes a rerun)")
+    return 0
+
+
+def _rerun(
+    results: Any, cell: str, out: str, data_dir: str | None, device: str | None, registry: Registry, as_json: bool
+) -> int:
+    """Run one cell of a bundle again and print how far it came out from what is stored."""
+    from .errors import UnknownName
+    from .planning import make_plan
+    from .study import check_study
+    from .verification import distances, study_of
+
+    records = {stored.key: stored.record for stored in results.cells if stored.record}
+    chosen = [key for key in records if key == cell or key.startswith(f"{cell}--")]
+    if len(chosen) != 1:
+        raise UnknownName("cell" if not chosen else "single cell", cell, records)
+    record = records[chosen[0]]
+    raw = study_of(record, registry, data_dir or "")
+    raw["run"] = {"device": device} if device else {}
+    code, failures = _execute(Path(out), make_plan(check_study(raw), registry), registry)
+    for line in failures:
+        _complain(line, USAGE)
+    again = next((c.record for c in _cells([Path(out)], record.edition)
+                  if c.record and c.identity["method"] == record.identity.method), None)  # fmt: skip
+    if again is None:
+        return code or FAILED
+    found = distances(record, again)
+    if as_json:
+        _print_json({"cell": record.cell, "rerun": str(Path(out)), "distances": [vars(d) for d in found]})
+    else:
+        _print_columns([("metric", "stored", "rerun", "half widths of the stored interval")] + [
+            (d.metric, f"{d.stored:.6g}", f"{d.rerun:.6g}", f"{d.half_widths:.2f}") for d in found])  # fmt: skip
+    return code
 
 
 @cli.command()

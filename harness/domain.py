@@ -50,7 +50,9 @@ class Metric:
 class Score:
     """The answer to a metric for one model: measured, or missing (NaN) with a reason.
 
-    ``edition`` is None where every edition agrees. ``interval`` is a 95 % bootstrap interval over rows.
+    ``edition`` is None where every edition agrees. ``interval`` is a 95 % bootstrap interval over rows, and
+    ``resamples`` the (R,) values that it is the middle of: rows are drawn by seeds that depend on their number alone,
+    so that two models on the same rows are compared resample by resample. They are not stored.
     ``passes`` answers the metric's criterion; None where it has none, or for a reference model.
     """
 
@@ -62,6 +64,7 @@ class Score:
     edition: str | None = None
     reason: str = ""
     passes: bool | None = None
+    resamples: Sequence[float] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def missing(cls, metric: str, reason: str, n: int = 0, edition: str | None = None) -> Score:

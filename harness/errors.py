@@ -7,6 +7,7 @@ HarnessError                  one line for the user; carries the exit code of th
 ├── DataError                 a data set that is missing, incomplete or inconsistent
 ├── ModelError                a model or tokenizer that cannot be loaded as asked
 ├── RecordError               a run folder, plan or record that cannot be read
+├── BundleError               a submission that is broken, incomplete or hostile
 ├── StorageError              the disk refused a write
 ├── PluginError               a plugin broke its promise; carries the plugin's name
 │   └── UndeclaredAccess      a method touched what its ``requires`` does not declare
@@ -54,6 +55,12 @@ class ModelError(HarnessError):
 
 class RecordError(HarnessError):
     """A run folder, plan or record cannot be read."""
+
+
+class BundleError(HarnessError):
+    """A submission is not what it must be; the fault is its author's."""
+
+    exit_code = 7
 
 
 class StorageError(HarnessError):

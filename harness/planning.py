@@ -6,7 +6,8 @@ Nothing here imports torch: names, hyperparameters, data folders and checkpoints
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -312,10 +313,16 @@ def _reference_node(shared: Mapping[str, Any], role: str) -> Node:
             "device": shared["device"],
         }  # fmt: skip
     identity = digest(content)
-    key = f"{role}--{model['name'].replace('/', '_')}--{table}--s{shared['seed']}--{identity[:12]}"
+    key = _key((role, model["name"], table), shared["seed"], identity)
     spec = {**shared, "kind": "model", "role": role, "published": published, "published_revision": revision,
             "content": identity, "key": key}  # fmt: skip
     return Node(key, "model", f"{role} model {model['name']} ({table})", (), identity, spec)
+
+
+def _key(names: Sequence[str], seed: int, identity: str) -> str:
+    """A folder's name on any system: whatever the names hold, the hash at its end tells cells apart."""
+    safe = "--".join(re.sub(r"[^A-Za-z0-9._+-]", "_", name)[:60] for name in names)
+    return f"{safe.lstrip('.+-') or '_'}--s{seed}--{identity[:12]}"
 
 
 def _published(path: str) -> tuple[str, str]:
@@ -366,8 +373,7 @@ def _cell_node(
         "templates": templates,
     }
     identity = digest(content)
-    name = "--".join(part.replace("/", "_") for part in (spec.name, benchmark["name"], model["name"]))
-    key = f"{name}--s{shared['seed']}--{identity[:12]}"
+    key = _key((spec.name, benchmark["name"], model["name"]), shared["seed"], identity)
     needs = (models[requires.start], *references.values())
     cell = {
         **shared,

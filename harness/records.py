@@ -14,6 +14,8 @@ from .errors import RecordError
 from .storage import digest, read_json
 
 RECORD_SCHEMA = 1
+SAMPLES = "samples.jsonl.gz"
+"""The file of a cell's measurement, a JSON object per row."""
 
 
 class _Strict(BaseModel):
@@ -72,9 +74,13 @@ class Samples(_Strict):
 
 
 class Cost(_Strict):
-    """What the cell spent; ``unlearn`` alone is the method's time."""
+    """What the cell spent; ``unlearn`` alone is the method's time.
+
+    ``cpu_seconds`` is processor time of all threads, which other work on the machine hardly changes.
+    """
 
     seconds: dict[str, float]
+    cpu_seconds: dict[str, float] = {}
     optimiser_steps: int
     training_tokens: int
     peak_memory_bytes: int

@@ -6,14 +6,15 @@ runs/<name>/study.toml  plan.json  models/<key>/  cells/<key>/{spec,status,recor
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from .errors import RecordError, StorageError, UsageError
 from .execution import DISK_REFUSED, Job, LocalExecutor
@@ -286,33 +287,6 @@ def _ended(executor: LocalExecutor, job: Job, node: Node, settings: Mapping[str,
     return Outcome(node, status["status"], status["reason"], status["seconds"], exit_code=status.get("exit_code", 1))
 
 
-def study_as_toml(raw: Mapping[str, Any]) -> str:
-    """The study with all options applied, to be run again."""
-    lines = []
-    for section, content in raw.items():
-        plain = {key: value for key, value in content.items() if not isinstance(value, Mapping)}
-        if plain or not content:
-            lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in plain.items()), ""]
-        for name, values in content.items():
-            if isinstance(values, Mapping):
-                lines += [
-                    f'[{section}."{name}"]',
-                    *(f"{json.dumps(key)} = {_toml(value)}" for key, value in values.items()),
-                    "",
-                ]
-    return "\n".join(lines)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    return repr(value)
-
-
 def write_study(run: Path, plan: Plan) -> None:
-    """Keep the study beside its results."""
-    write_bytes(run / "study.toml", study_as_toml(plan.study.raw).encode())
+    """Keep the study, with all options applied, beside its results."""
+    write_bytes(run / "study.toml", tomli_w.dumps(plan.study.raw).encode())

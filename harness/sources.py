@@ -12,7 +12,7 @@ from pathlib import Path
 # The harness modules whose code can change a number.
 ENGINE = tuple(
     "batches cells context descent divergences generation hyperparameters language_tasks logprobs models prompts "
-    "scoring statistics tables text".split()
+    "recomputation scoring statistics tables text".split()
 )
 
 

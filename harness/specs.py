@@ -163,6 +163,11 @@ class BenchmarkSpec:
     """Tokens of the published data, for estimates: ``original`` and ``retained`` (an epoch of training), ``forget``,
     ``row`` (of one row), ``scored``, ``prompts`` and ``generated`` (an evaluation), and the number of ``questions``
     that are answered. Without all of them there is no estimate."""
+    questions: str = ""
+    """``"pkg.mod:function"``: from tables to the rows that are asked, by part, each with the fields of a sample row
+    that tell it from others. Submissions are held against them; empty where it is not known."""
+    published: str = ""
+    """``"pkg.mod:function"``: from this benchmark's name to the hashes of those rows of the published data."""
     packages: tuple[str, ...] = ()
     """Distributions that supply what is asked; rows of different versions of them are not compared."""
     samples: Literal["public", "redacted", "none"] = "public"

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from .domain import Score
+
 Floats = NDArray[np.float64]
 
 RESAMPLES = 1000
@@ -65,33 +67,46 @@ def ks_pvalue(a: Sequence[float], b: Sequence[float]) -> float:
     return float(stats.ks_2samp(a, b).pvalue)
 
 
-def bootstrap_interval(
-    size: int, statistic: Callable[[NDArray[np.int64]], Floats], seed: int = 0
-) -> tuple[float, float] | None:
-    """95 % percentile interval over resampled rows; None where the statistic is undefined for some resample.
+def draws(size: int, seed: int = 0) -> NDArray[np.int64]:
+    """(R, size) row indices, with replacement; they depend on the number of rows and the seed alone."""
+    return np.random.default_rng(seed).integers(0, size, (RESAMPLES, size))
+
+
+def bootstrap(size: int, statistic: Callable[[NDArray[np.int64]], Floats], seed: int = 0) -> Floats | None:
+    """(R,) values of a statistic over resampled rows; None of fewer than two rows.
 
     Args:
         size: number of rows.
         statistic: (R, size) row indices → (R,) values.
     """
-    if size < 2:
-        return None
-    draws = np.random.default_rng(seed).integers(0, size, (RESAMPLES, size))
-    return interval(statistic(draws))
+    return statistic(draws(size, seed)) if size > 1 else None
 
 
-def interval(values: Floats) -> tuple[float, float] | None:
-    """The central 95 % of resampled values; ends may be infinite where values are."""
-    if np.isnan(values).any():
+def mean_score(metric: str, values: Sequence[float], edition: str | None = None) -> Score:
+    """The mean of at least one value a row, with its interval over rows."""
+    array = np.asarray(values, dtype=float)
+    resampled = bootstrap(len(array), lambda rows: array[rows].mean(axis=1))
+    return Score(metric, mean(values), len(array), tuple(values), interval(resampled), edition, resamples=resampled)
+
+
+def interval(values: Floats | None, level: float = LEVEL) -> tuple[float, float] | None:
+    """The central ``level`` of resampled values; ends may be infinite where values are.
+
+    None where there are no values, or one of them is undefined.
+    """
+    if values is None or np.isnan(values).any():
         return None
     # Between two infinities nothing can be interpolated.
     method: Literal["linear", "nearest"] = "linear" if np.isfinite(values).all() else "nearest"
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method=method)
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method=method)
     return float(low), float(high)
 
 
-def ks_pvalue_interval(a: Sequence[float], b: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
-    """Bootstrap interval of ``ks_pvalue`` for two models on the **same rows**, which are resampled together."""
+def resampled_ks_pvalue(a: Sequence[float], b: Sequence[float]) -> Floats | None:
+    """(R,) values of ``ks_pvalue`` for two models on the **same rows**, which are resampled together.
+
+    None where there are fewer than two rows, or one of the values is undefined.
+    """
     n = len(a)
     if len(b) != n:
         raise ValueError(f"{n} and {len(b)} values: the rows must be the same")
@@ -102,10 +117,9 @@ def ks_pvalue_interval(a: Sequence[float], b: Sequence[float], seed: int = 0) ->
     # The empirical distributions are compared only after the last of equal values.
     ends = np.append(pooled[order][1:] != pooled[order][:-1], True)
     sign = np.where(order < n, 1, -1)
-    draws = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
-    steps = np.cumsum(_counts(draws)[:, order % n] * sign, axis=1)[:, ends]  # (R, distinct values)
+    steps = np.cumsum(_counts(draws(n))[:, order % n] * sign, axis=1)[:, ends]  # (R, distinct values)
     distances = np.abs(steps).max(axis=1)  # n times the KS statistic
-    return interval(np.array([_equal_size_pvalue(int(d), n) for d in distances]))
+    return np.array([_equal_size_pvalue(int(d), n) for d in distances])
 
 
 @lru_cache(maxsize=65536)

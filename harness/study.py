@@ -12,6 +12,7 @@ from typing import Any
 
 from .domain import EDITIONS
 from .errors import UnknownName, UsageError
+from .gates import read_gates
 from .specs import Parameter, parse_parameters
 from .tables import SOURCES
 
@@ -38,7 +39,19 @@ RUN_PARAMETERS = (
     Parameter("executor", str, "local", "what runs the cells"),
     Parameter("keep_model", bool, False, "keep the unlearned weights in the cell's folder"),
 )
-SECTIONS = ("study", "data", "run", "recipe", "methods", "benchmarks", "models")
+SUBMISSION_PARAMETERS = tuple(
+    Parameter(name, str, "", words)
+    for name, words in (
+        ("contact", "whom to ask, for example a mail address"),
+        ("licence", "under which the records and samples are handed in"),
+        ("budget", "how many settings of each method were tried"),
+        ("selection", "the rule that chose the settings shown, and the data it looked at"),
+        ("paper", "address or citation of the paper"),
+        ("code", "address of the code"),
+    )
+)
+TABLES = ("study", "data", "run", "recipe", "methods", "benchmarks", "models", "submission")
+SECTIONS = (*TABLES, "gates")
 EVERY = "*"
 
 
@@ -102,8 +115,8 @@ def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
         section, _, rest = left.strip().partition(".")
         if not equals or not rest:
             raise UsageError(f"--set {assignment!r}: expected section.key=value, for example methods.npo.beta=0.1")
-        if section not in SECTIONS:
-            raise UnknownName("section", section, SECTIONS, f" in --set {assignment!r}")
+        if section not in TABLES:
+            raise UnknownName("section", section, TABLES, f" in --set {assignment!r}")
         target = merged.setdefault(section, {})
         table, dot, inside = rest.partition(".")
         if section == "data" and dot and table in DATA_TABLES:
@@ -150,6 +163,8 @@ def check_study(raw: Mapping[str, Any], plugins: Sequence[str] = ()) -> Study:
         raise UsageError(f"study.seeds = {seeds!r}: expected whole numbers, at least 0")
     if any(not isinstance(name, str) for names in lists.values() for name in names):
         raise UsageError("study.methods, study.benchmarks and study.models are lists of names")
+    read_gates(raw)
+    parse_parameters(SUBMISSION_PARAMETERS, raw.get("submission", {}), "submission")
     run = parse_parameters(RUN_PARAMETERS, raw.get("run", {}), "run")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(run["device"])):
         raise UsageError(f"run.device = {run['device']!r}: must be auto, cpu, cuda or cuda:N")
@@ -188,7 +203,7 @@ def _refuse_bare_sections(raw: Mapping[str, Any]) -> None:
     for section, content in raw.items():
         if section not in SECTIONS:
             raise UnknownName("section of the study", section, SECTIONS)
-        if not isinstance(content, Mapping):
+        if section in TABLES and not isinstance(content, Mapping):
             raise UsageError(f"{section} = {content!r}: expected a table, [{section}]")
 
 

@@ -7,11 +7,13 @@ import pytest
 from scipy import stats
 
 from unlearnbench.statistics import (
-    bootstrap_interval,
+    bootstrap,
     harmonic_mean,
+    interval,
     ks_pvalue,
-    ks_pvalue_interval,
     mean,
+    mean_score,
+    resampled_ks_pvalue,
 )
 
 
@@ -39,22 +41,29 @@ def test_the_resampled_p_values_are_scipys(seed):
     a, b = rng.normal(0, 1, 30).round(1), rng.normal(0.4, 1, 30).round(1)  # rounded, so that values tie
     draws = np.random.default_rng(0).integers(0, 30, (1000, 30))
     values = [stats.ks_2samp(a[draw], b[draw]).pvalue for draw in draws]
-    expected = tuple(np.quantile(values, [0.025, 0.975]))
-    assert ks_pvalue_interval(a, b) == pytest.approx(expected, rel=1e-9)
+    assert resampled_ks_pvalue(a, b) == pytest.approx(np.array(values), rel=1e-9)
+    assert interval(resampled_ks_pvalue(a, b)) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), rel=1e-9)
 
 
 def test_the_interval_of_equal_models_is_one():
-    assert ks_pvalue_interval([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == (1.0, 1.0)
+    assert interval(resampled_ks_pvalue([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])) == (1.0, 1.0)
 
 
 def test_different_numbers_of_rows_are_refused():
     with pytest.raises(ValueError, match="3 and 2"):
-        ks_pvalue_interval([1.0, 2.0, 3.0], [1.0, 2.0])
+        resampled_ks_pvalue([1.0, 2.0, 3.0], [1.0, 2.0])
 
 
 def test_a_bootstrap_interval_covers_the_mean_of_a_sample():
     values = np.random.default_rng(1).normal(5, 2, 400)
-    low, high = bootstrap_interval(400, lambda draws: values[draws].mean(axis=1))
+    low, high = interval(bootstrap(400, lambda rows: values[rows].mean(axis=1)))
     half = 1.96 * values.std() / 20
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.06)
-    assert bootstrap_interval(1, lambda draws: draws.mean(axis=1)) is None
+    assert bootstrap(1, lambda rows: rows.mean(axis=1)) is None
+    assert interval(None) is None
+
+
+def test_resamples_of_equally_many_rows_draw_the_same_rows():
+    values = np.random.default_rng(1).normal(5, 2, 40)
+    first, second = mean_score("a", list(values)), mean_score("b", list(values + 1))
+    assert np.asarray(second.resamples) - np.asarray(first.resamples) == pytest.approx(np.ones(1000))

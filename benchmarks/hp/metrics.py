@@ -15,7 +15,7 @@ import numpy as np
 
 from unlearnbench.domain import EDITIONS, Measurement, Score
 from unlearnbench.errors import DataError
-from unlearnbench.statistics import RESAMPLES, Floats, bootstrap_interval, interval, mean
+from unlearnbench.statistics import RESAMPLES, Floats, bootstrap, draws, interval, mean, mean_score
 from unlearnbench.text import bleu, rouge_l_recall
 
 Row = Mapping[str, Any]
@@ -86,9 +86,7 @@ def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Sco
 def _mean(name: str, values: Sequence[float], edition: str | None) -> Score:
     if not values:
         return Score.missing(name, "no excerpts were scored", edition=edition)
-    array = np.asarray(values)
-    bounds = bootstrap_interval(len(values), lambda draws: array[draws].mean(axis=1))
-    return Score(name, mean(values), len(values), tuple(values), bounds, edition)
+    return mean_score(name, values, edition)
 
 
 def _gap(mine: tuple[list[float], list[float]], theirs: tuple[list[float], list[float]] | None, edition: str) -> Score:
@@ -99,12 +97,12 @@ def _gap(mine: tuple[list[float], list[float]], theirs: tuple[list[float], list[
     differences = [np.asarray(a) - np.asarray(b) for a, b in zip(mine, theirs, strict=True)]
     value = sum(abs(float(difference.mean())) for difference in differences)
     # Both models continued the same excerpts, so these are resampled together.
-    bounds = bootstrap_interval(size, lambda draws: _gaps(differences, draws))
-    return Score("fq_gap", value, size, (), bounds, edition)
+    resampled = bootstrap(size, lambda rows: _gaps(differences, rows))
+    return Score("fq_gap", value, size, (), interval(resampled), edition, resamples=resampled)
 
 
-def _gaps(differences: Sequence[Floats], draws: Any) -> Floats:
-    found: Floats = sum(np.abs(difference[draws].mean(axis=1)) for difference in differences)
+def _gaps(differences: Sequence[Floats], rows: Any) -> Floats:
+    found: Floats = sum(np.abs(difference[rows].mean(axis=1)) for difference in differences)
     return found
 
 
@@ -124,12 +122,13 @@ def _perplexity(rows: Sequence[Row], task: str) -> Score:
         return Score.missing("ppl", "the model's log-likelihood of a text is not a number", len(rows))
     value = word_perplexity(logs.tolist(), words.tolist())
 
-    def resampled(draws: Any) -> Floats:
+    def perplexities(chosen: Any) -> Floats:
         with np.errstate(over="ignore"):
-            found: Floats = np.exp(-logs[draws].sum(axis=1) / words[draws].sum(axis=1))
+            found: Floats = np.exp(-logs[chosen].sum(axis=1) / words[chosen].sum(axis=1))
         return found
 
-    return Score("ppl", value, len(rows), (), bootstrap_interval(len(rows), resampled))
+    resampled = bootstrap(len(rows), perplexities)
+    return Score("ppl", value, len(rows), (), interval(resampled), resamples=resampled)
 
 
 def _accuracy(tasks: Mapping[str, Sequence[Row]], edition: str) -> Score:
@@ -145,6 +144,5 @@ def _accuracy(tasks: Mapping[str, Sequence[Row]], edition: str) -> Score:
     # Tasks are resampled apart; their mean has the mean of their resamples.
     resampled = np.zeros(RESAMPLES)
     for seed, per_document in enumerate(values.values()):
-        draws = np.random.default_rng(seed).integers(0, len(per_document), (RESAMPLES, len(per_document)))
-        resampled += per_document[draws].mean(axis=1) / len(values)
-    return Score("avg_acc", mean(means), n, (), interval(resampled), edition)
+        resampled += per_document[draws(len(per_document), seed)].mean(axis=1) / len(values)
+    return Score("avg_acc", mean(means), n, (), interval(resampled), edition, resamples=resampled)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from unlearnbench.scoring import token_logprobs
 from unlearnbench.tables import Row, Tables
 
 from .metrics import min_k_score, scores
-from .tables import RETAIN, forget_tables, overlaps, seen_tables
+from .tables import RETAIN, forget_tables, overlaps, seen_tables, text_hash
 
 KNOWLEDGE = {"knowmem_f": "forget_qa", "knowmem_r": "retain_qa"}
 
@@ -131,7 +130,7 @@ class MuseNews:
             rows.append({
                 "part": text.part,
                 "index": text.index,
-                "text_sha256": hashlib.sha256(text.prompt.encode()).hexdigest(),
+                "text_sha256": text_hash(text.prompt),
                 "tokens": len(text.ids),
                 "min40": min_k_score(logprobs.get((text.part, text.index), [])),
             })  # fmt: skip

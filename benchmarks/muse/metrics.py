@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from unlearnbench.domain import Measurement, Score
 from unlearnbench.errors import DataError
-from unlearnbench.statistics import RESAMPLES, auc, bootstrap_interval, interval, mean, resampled_auc
+from unlearnbench.statistics import auc, draws, interval, mean, mean_score, resampled_auc
 from unlearnbench.text import rouge_l_f
 
 Row = Mapping[str, Any]
@@ -51,7 +52,7 @@ def scores(unlearned: Measurement, original: Measurement | None, retained: Measu
         passes = None
         if judged is not None and not math.isnan(score.value):
             passes = score.value > 0 if part == "knowmem_r" else score.value <= _overlap(part, judged).value
-        yield Score(part, score.value, score.n, score.per_example, score.interval, None, score.reason, passes)
+        yield replace(score, passes=passes)
     yield _auc(unlearned)
     yield _privleak(unlearned, retained)
 
@@ -77,9 +78,7 @@ def _overlap(part: str, found: Measurement) -> Score:
         return Score.missing(part, "no rows of this part were scored")
     answer = str if part == "verbmem_f" else first_answer
     values = tuple(100 * rouge_l_f(row["truth"], answer(row["generation"])) for row in rows)
-    array = np.asarray(values)
-    bounds = bootstrap_interval(len(values), lambda draws: array[draws].mean(axis=1))
-    return Score(part, mean(values), len(values), values, bounds)
+    return mean_score(part, values)
 
 
 def _min_k(found: Measurement, part: str) -> list[float]:
@@ -99,19 +98,16 @@ def _undefined(found: Measurement) -> str:
     return _left_out(found) or "no texts were scored"
 
 
-def _draws(size: int, seed: int) -> Any:
-    return np.random.default_rng(seed).integers(0, size, (RESAMPLES, size))
-
-
 def _auc(found: Measurement) -> Score:
     forget, holdout = _min_k(found, "forget"), _min_k(found, "holdout")
     value = auc(forget, holdout)
     if math.isnan(value):
         return Score.missing("auc", _undefined(found), len(forget))
-    bounds = None
+    resampled = None
     if len(forget) > 1 and len(holdout) > 1:
-        bounds = interval(resampled_auc(forget, holdout, _draws(len(forget), 0), _draws(len(holdout), 1)))
-    return Score("auc", value, len(forget), tuple(forget), bounds, reason=_left_out(found))
+        resampled = resampled_auc(forget, holdout, draws(len(forget), 0), draws(len(holdout), 1))
+    return Score("auc", value, len(forget), tuple(forget), interval(resampled), reason=_left_out(found),
+                 resamples=resampled)  # fmt: skip
 
 
 def _privleak(found: Measurement, retained: Measurement | None) -> Score:
@@ -126,12 +122,13 @@ def _privleak(found: Measurement, retained: Measurement | None) -> Score:
         return Score.missing("privleak", f"the retained model's AUC: {_undefined(retained)}", len(forget))
     if reference == 0:
         return Score.missing("privleak", "the retained model's AUC is 0, which nothing can be divided by", len(forget))
-    bounds = None
+    resampled = None
     if len(forget) == len(theirs[0]) > 1 and len(holdout) == len(theirs[1]) > 1:
         # Both models read the same texts, so these are resampled together.
-        draws = _draws(len(forget), 0), _draws(len(holdout), 1)
-        mine, base = resampled_auc(forget, holdout, *draws), resampled_auc(*theirs, *draws)
+        texts = draws(len(forget), 0), draws(len(holdout), 1)
+        mine, base = resampled_auc(forget, holdout, *texts), resampled_auc(*theirs, *texts)
         with np.errstate(divide="ignore", invalid="ignore"):
-            bounds = interval((mine - base) / base * 100)
+            resampled = (mine - base) / base * 100
     relative = (value - reference) / reference * 100
-    return Score("privleak", relative, len(forget), (), bounds, reason=_left_out(found))
+    return Score("privleak", relative, len(forget), (), interval(resampled), reason=_left_out(found),
+                 resamples=resampled)  # fmt: skip

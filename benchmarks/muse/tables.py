@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 from unlearnbench.errors import DataError
@@ -69,6 +70,21 @@ def check(tables: Tables) -> None:
             f"privleak/forget and privleak/holdout overlap in {len(both)} texts, for example {min(both)[:60]!r}; "
             "a text is either read or not"
         )
+
+
+def questions(tables: Tables) -> dict[str, list[dict[str, str]]]:
+    """The rows that are asked, by part. How much of a continuation counts as its truth is the tokenizer's matter."""
+    asked = {"verbmem_f": [{"prompt": row["prompt"]} for row in tables["verbmem/forget"]]}
+    for part, table in (("knowmem_f", "forget_qa"), ("knowmem_r", "retain_qa")):
+        asked[part] = [{"prompt": row["question"], "truth": row["answer"]} for row in tables[f"knowmem/{table}"]]
+    for part in ("forget", "holdout"):
+        asked[f"privleak_{part}"] = [{"text_sha256": text_hash(row["text"])} for row in tables[f"privleak/{part}"]]
+    return asked
+
+
+def text_hash(text: str) -> str:
+    """What stands for a text in a record that does not show it."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def overlaps(tables: Tables) -> Iterator[tuple[str, str, int, int]]:

@@ -21,12 +21,13 @@ from unlearnbench.errors import DataError
 from unlearnbench.statistics import (
     RESAMPLES,
     Floats,
-    bootstrap_interval,
+    draws,
     harmonic_mean,
     interval,
     ks_pvalue,
-    ks_pvalue_interval,
     mean,
+    mean_score,
+    resampled_ks_pvalue,
 )
 from unlearnbench.text import rouge_l_recall
 
@@ -99,9 +100,7 @@ def _mean_score(name: str, values: Sequence[float], edition: str | None = None) 
     if undefined:
         reason = f"{undefined} of {len(values)} rows have no defined value (probability 0)"
         return Score(name, math.nan, len(values), tuple(values), None, edition, reason)
-    array = np.asarray(values, dtype=float)
-    bounds = bootstrap_interval(len(values), lambda draws: array[draws].mean(axis=1))
-    return Score(name, mean(values), len(values), tuple(values), bounds, edition)
+    return mean_score(name, values, edition)
 
 
 def _model_utility(values: Mapping[tuple[str, str, str], list[float]], edition: str) -> Score:
@@ -112,8 +111,8 @@ def _model_utility(values: Mapping[tuple[str, str, str], list[float]], edition: 
     value = harmonic_mean([mean(term) for term in terms])
     if math.isnan(value):
         return Score.missing("model_utility", "one of its nine terms is missing", n, edition)
-    bounds = interval(_resampled_utility(values, edition))
-    return Score("model_utility", value, n, (), bounds, edition)
+    resampled = _resampled_utility(values, edition)
+    return Score("model_utility", value, n, (), interval(resampled), edition, resamples=resampled)
 
 
 def _resampled_utility(values: Mapping[tuple[str, str, str], list[float]], edition: str) -> Floats:
@@ -121,9 +120,9 @@ def _resampled_utility(values: Mapping[tuple[str, str, str], list[float]], editi
     inverse_sum = np.zeros(RESAMPLES)
     for seed, part in enumerate(UTILITY_PARTS):
         size = len(values[part, "rouge", edition])
-        draws = np.random.default_rng(seed).integers(0, size, (RESAMPLES, size))
+        rows = draws(size, seed)
         for term in TERMS:
-            means = np.asarray(values[part, term, edition], dtype=float)[draws].mean(axis=1)
+            means = np.asarray(values[part, term, edition], dtype=float)[rows].mean(axis=1)
             with np.errstate(divide="ignore"):
                 inverse_sum += 1 / means
     found: Floats = len(UTILITY_PARTS) * len(TERMS) / inverse_sum
@@ -145,10 +144,13 @@ def _forget_quality(forget: Sequence[Row], retained: Measurement | None, edition
         for name in names:
             yield Score.missing(name, reason, len(forget), edition)
         return
-    bounds = ks_pvalue_interval(mine, theirs)
-    yield Score("forget_quality", value, len(forget), tuple(mine), bounds, edition)
+    resampled = resampled_ks_pvalue(mine, theirs)
+    bounds = interval(resampled)
+    yield Score("forget_quality", value, len(forget), tuple(mine), bounds, edition, resamples=resampled)
     logs = None if bounds is None else (_log10(bounds[0]), _log10(bounds[1]))
-    yield Score("forget_quality_log10", _log10(value), len(forget), (), logs, edition)
+    with np.errstate(divide="ignore"):
+        resampled = None if resampled is None else np.log10(resampled)
+    yield Score("forget_quality_log10", _log10(value), len(forget), (), logs, edition, resamples=resampled)
 
 
 def refuse_different_rows(forget: Sequence[Row], reference: Sequence[Row]) -> None:

@@ -49,6 +49,17 @@ def check(tables: Tables) -> None:
     _same_rows("retain_perturbed", full[: len(retained)], retained)
 
 
+def questions(tables: Tables) -> dict[str, list[dict[str, str]]]:
+    """The rows that are asked, by part."""
+    forget = next(name for name in tables if name.startswith("forget") and name.endswith("_perturbed"))
+    asked = {"forget": forget, "retain": "retain_perturbed", "real_authors": "real_authors_perturbed",
+             "world_facts": "world_facts_perturbed"}  # fmt: skip
+    return {
+        part: [{"prompt": row["question"], "truth": row["answer"]} for row in tables[name]]
+        for part, name in asked.items()
+    }
+
+
 def _same_rows(name: str, expected: list[tuple[str, str]], found: list[tuple[str, str]]) -> None:
     if len(expected) != len(found):
         raise DataError(f"{name} has {len(found)} rows, expected {len(expected)}")

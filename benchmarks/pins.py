@@ -1,0 +1,22 @@
+"""Hashes of the rows that the published data sets ask, so that submissions are checked without the data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+
+
+def published(benchmark: str) -> Mapping[str, Mapping[str, Sequence[str]]] | None:
+    """By part: the fields that tell rows apart, and a hash of them for each row; None for an unknown benchmark."""
+    pins = _pins()
+    named = pins["benchmarks"].get(benchmark)
+    return None if named is None else {part: pins["parts"][key] for part, key in named.items()}
+
+
+@cache
+def _pins() -> dict[str, dict[str, dict[str, str]]]:
+    found: dict[str, dict[str, dict[str, str]]]
+    found = json.loads(files("unlearnbench.benchmarks").joinpath("pins.json").read_text(encoding="utf-8"))
+    return found

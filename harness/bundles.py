@@ -1,0 +1,397 @@
+"""A run in one file, to hand in: records, samples, study and a manifest, with the hash of every file.
+
+A bundle comes from a stranger. It is read by names that are written here, to sizes that are set here; nothing in it is
+imported or run, and what it says of itself is only believed where it can be recomputed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import stat
+import tomllib
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import BundleError, UsageError
+from .records import SAMPLES, Record, read_record
+from .runs import StoredCell, read_plan, stored_cells
+from .storage import file_digest, write_bytes
+from .study import SUBMISSION_PARAMETERS
+
+BUNDLE_SCHEMA = 1
+MANIFEST = "manifest.json"
+STUDY = "study.toml"
+RECORD = "record.json"
+KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
+# Far above what a study of every method on every benchmark takes, far below what fills a machine.
+ENTRIES = 50_000
+LARGEST = {MANIFEST: 2**25, STUDY: 2**20, RECORD: 2**24, SAMPLES: 2**28}
+TOTAL = 2**32
+UNZIPPED = 2**30
+LINE = 2**20
+TEXT = 50_000
+DEPTH = 32
+
+Text = Field(max_length=2000)
+REQUIRED = ("contact", "licence", "budget", "selection")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Submission(_Strict):
+    """Who hands in what, and how hyperparameters were chosen."""
+
+    contact: str = Text
+    licence: str = Text
+    budget: str = Text
+    selection: str = Text
+    paper: str = Field(default="", max_length=2000)
+    code: str = Field(default="", max_length=2000)
+
+
+class BundledCell(_Strict):
+    """A cell of the study, whether it has a record or not."""
+
+    key: str
+    method: str = Text
+    benchmark: str = Text
+    model: str = Text
+    seed: int
+    status: str = Text
+    reason: str = Field(default="", max_length=20_000)
+
+
+class BundledFile(_Strict):
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class Manifest(_Strict):
+    """What a bundle says of itself."""
+
+    schema_version: int = BUNDLE_SCHEMA
+    unlearnbench: str = Text
+    study: str = Text
+    edition: Literal["paper", "as-released"]
+    partial: bool
+    """True where the run had cells that were still to run."""
+    submission: Submission
+    plugins: list[dict[str, str]]
+    """Distributions, versions and source hashes of what was run, as far as the submitter tells."""
+    cells: list[BundledCell]
+    files: dict[str, BundledFile]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An unpacked bundle: ``folder`` holds its files under checked names."""
+
+    path: Path
+    folder: Path
+    manifest: Manifest
+
+    def cells(self, edition: str = "") -> Iterator[StoredCell]:
+        """Every cell of the manifest, with its record in the edition asked for (the bundle's own by default)."""
+        for cell in self.manifest.cells:
+            folder = self.folder / "cells" / cell.key
+            record = None
+            if cell.status == "done":
+                record = _own_record(folder, cell).in_edition(edition or self.manifest.edition)
+            identity = cell.model_dump(include={"method", "benchmark", "model", "seed"})
+            yield StoredCell(cell.key, identity, cell.status, cell.reason, folder, record)
+
+    def study(self) -> dict[str, Any]:
+        """The study file's tables. Raises BundleError where it is not TOML."""
+        try:
+            return tomllib.loads((self.folder / STUDY).read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BundleError(f"{self.path}: {STUDY} is not TOML ({error})") from error
+
+
+def write_bundle(run: Path, out: Path, submission: Mapping[str, str], version: str) -> Manifest:
+    """Pack a run folder; equal runs give equal bytes.
+
+    Raises:
+        UsageError: the submission lacks something, or nothing is done.
+        RecordError: the run folder is broken.
+    """
+    lacking = [name for name in REQUIRED if not str(submission.get(name, "")).strip()]
+    if lacking:
+        meaning = {parameter.name: parameter.summary for parameter in SUBMISSION_PARAMETERS}
+        words = "; ".join(f"{name} ({meaning[name]})" for name in lacking)
+        raise UsageError(f"the submission lacks {words}: give --{lacking[0]} or a [submission] table in the study")
+    plan = read_plan(run)
+    cells = stored_cells(run)
+    done = [cell for cell in cells if cell.record]
+    if not done:
+        raise UsageError(f"{run} has no finished cell to hand in; run its study first")
+    files = {STUDY: run / STUDY}
+    for cell in done:
+        for name in (RECORD, SAMPLES):
+            files[f"cells/{cell.key}/{name}"] = cell.folder / name
+    manifest = Manifest(
+        unlearnbench=version,
+        study=plan["study"],
+        edition=plan["edition"],
+        partial=any(cell.status == "pending" for cell in cells),
+        submission=Submission(**submission),
+        plugins=_plugins([cell.record for cell in done if cell.record]),
+        cells=[BundledCell(key=cell.key, status=cell.status, reason=cell.reason, **cell.identity) for cell in cells],
+        files={name: BundledFile(sha256=file_digest(path), bytes=path.stat().st_size) for name, path in files.items()},
+    )
+    _write_zip(out, {MANIFEST: manifest.model_dump_json(indent=1).encode() + b"\n"}, files)
+    return manifest
+
+
+def _plugins(records: Sequence[Record]) -> list[dict[str, str]]:
+    found = {}
+    for record in records:
+        for plugin in record.provenance["plugins"].values():
+            entry = {"dist": plugin["dist"], "version": plugin["version"], "name": plugin["name"]}
+            found[tuple(entry.values())] = entry
+    return [found[key] for key in sorted(found)]
+
+
+def _write_zip(out: Path, texts: Mapping[str, bytes], files: Mapping[str, Path]) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in (*texts, *sorted(files)):
+            # A time stamp of its own would make equal bundles differ.
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, texts[name] if name in texts else files[name].read_bytes())
+    write_bytes(out, buffer.getvalue())
+
+
+def unpacked(path: Path, folder: Path) -> Bundle:
+    """Unpack a stranger's bundle into an empty folder of ours.
+
+    Names are compared with those a bundle may have, sizes counted as they are read, hashes checked; links, names
+    given twice and anything else are refused.
+
+    Raises:
+        BundleError: with what is wrong, and where.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _unpack(path, archive, folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+        raise BundleError(f"{path} is not a readable bundle ({type(error).__name__}: {_plain(error)})") from error
+    manifest = _manifest(path, folder)
+    _compare(path, folder, manifest)
+    return Bundle(path, folder, manifest)
+
+
+def _unpack(path: Path, archive: zipfile.ZipFile, folder: Path) -> None:
+    entries = archive.infolist()
+    if len(entries) > ENTRIES:
+        raise BundleError(f"{path} has {len(entries)} entries; at most {ENTRIES} are read")
+    seen: set[str] = set()
+    left = TOTAL
+    for entry in entries:
+        name = entry.filename
+        limit = _limit(path, name)
+        if stat.S_ISLNK(entry.external_attr >> 16) or entry.is_dir():
+            raise BundleError(f"{path}: {_shown(name)} is a link or a folder; a bundle holds plain files")
+        if entry.flag_bits & 1:
+            raise BundleError(f"{path}: {_shown(name)} is encrypted")
+        # Two names that differ in case alone are one file on some systems.
+        if name.casefold() in seen:
+            raise BundleError(f"{path}: {_shown(name)} is there twice")
+        seen.add(name.casefold())
+        # What the archive claims about sizes is not believed: reading stops one byte after the limit.
+        with archive.open(entry) as file:
+            content = file.read(min(limit, left) + 1)
+        if len(content) > limit:
+            raise BundleError(f"{path}: {_shown(name)} has more than {limit} bytes")
+        left -= len(content)
+        if left < 0:
+            raise BundleError(f"{path} unpacks to more than {TOTAL} bytes")
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
+def _limit(path: Path, name: str) -> int:
+    """The most bytes that a file of this name may have. Raises BundleError for any name that a bundle has not."""
+    if name in (MANIFEST, STUDY):
+        return LARGEST[name]
+    parts = name.split("/")
+    if len(parts) == 3 and parts[0] == "cells" and KEY.fullmatch(parts[1]) and parts[2] in (RECORD, SAMPLES):
+        return LARGEST[parts[2]]
+    raise BundleError(
+        f"{path}: {_shown(name)} is no name in a bundle, which holds {MANIFEST}, {STUDY} and cells/KEY/{RECORD} with "
+        f"{SAMPLES}"
+    )
+
+
+def _manifest(path: Path, folder: Path) -> Manifest:
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise BundleError(f"{path} has no {MANIFEST}; make bundles with: unlearnbench bundle RUN -o FILE")
+    raw = strict_json(file.read_bytes(), f"{path}: {MANIFEST}")
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > BUNDLE_SCHEMA:
+        raise BundleError(
+            f"{path} has bundle schema {version}; this unlearnbench reads up to {BUNDLE_SCHEMA}: upgrade it"
+        )
+    try:
+        manifest = Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: {MANIFEST}: {_plain(where)}: {_plain(first['msg'])}") from error
+    for what, text in _texts(manifest):
+        if any(not letter.isprintable() and letter != "\n" for letter in text):
+            raise BundleError(f"{path}: {MANIFEST}: {what} has control characters: {_shown(text)}")
+    keys = [cell.key for cell in manifest.cells]
+    for key in keys:
+        if not KEY.fullmatch(key):
+            raise BundleError(f"{path}: {MANIFEST}: {_shown(key)} is no key of a cell")
+    if len({key.casefold() for key in keys}) < len(keys):
+        raise BundleError(f"{path}: {MANIFEST}: two cells have the same key")
+    return manifest
+
+
+def _texts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    yield "study", manifest.study
+    yield "unlearnbench", manifest.unlearnbench
+    yield from manifest.submission.model_dump().items()
+    for cell in manifest.cells:
+        for name in ("method", "benchmark", "model", "status"):
+            yield f"{name} of {cell.key[:80]}", getattr(cell, name)
+    for plugin in manifest.plugins:
+        for name, text in plugin.items():
+            yield "plugins", name + text
+
+
+def _compare(path: Path, folder: Path, manifest: Manifest) -> None:
+    """Files against the manifest: all there, no more, and each with its hash; every finished cell complete."""
+    there = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} - {MANIFEST}
+    listed = set(manifest.files)
+    for name in sorted(listed - there)[:1]:
+        raise BundleError(f"{path}: {_shown(name)} is in the manifest and not in the bundle")
+    for name in sorted(there - listed)[:1]:
+        raise BundleError(f"{path}: {_shown(name)} is in the bundle and not in the manifest")
+    if STUDY not in there:
+        raise BundleError(f"{path} has no {STUDY}")
+    for name, fact in manifest.files.items():
+        found = file_digest(folder / name)
+        if found != fact.sha256:
+            raise BundleError(f"{path}: {name} has the hash {found[:12]}…, the manifest says {fact.sha256[:12]}…")
+    finished = {cell.key for cell in manifest.cells if cell.status == "done"}
+    if not finished:
+        raise BundleError(f"{path} holds no finished cell")
+    complete = {f"cells/{key}/{name}" for key in finished for name in (RECORD, SAMPLES)}
+    for name in sorted(complete ^ (there - {STUDY}))[:1]:
+        what = "is missing" if name in complete else "belongs to no finished cell of the manifest"
+        raise BundleError(f"{path}: {name} {what}")
+
+
+def _own_record(folder: Path, cell: BundledCell) -> Record:
+    """The record of a bundled cell, with what it says of itself held against the manifest.
+
+    Raises:
+        BundleError: it is another cell's, or names files outside.
+        RecordError: it is no record.
+    """
+    strict_json((folder / RECORD).read_bytes(), str(folder / RECORD))
+    record = read_record(folder / RECORD)
+    said = {name: getattr(record.identity, name) for name in ("method", "benchmark", "model", "seed")}
+    if record.cell != cell.key or said != cell.model_dump(include=set(said)):
+        raise BundleError(f"{cell.key}: its record is of {_shown(record.cell)}, {_shown(str(said))}")
+    for key in record.samples.references.values():
+        if not KEY.fullmatch(key):
+            raise BundleError(f"{cell.key}: {_shown(key)} is no key of a cell")
+    if record.samples.file != SAMPLES:
+        raise BundleError(f"{cell.key}: its samples are in {_shown(record.samples.file)}, expected {SAMPLES}")
+    texts = (record.identity.method, record.identity.benchmark, record.identity.model, *record.limits, *record.notes)
+    for text in (*texts, *record.unranked, *(entry.reason for entry in record.scores.values())):
+        if any(not letter.isprintable() for letter in text) or len(text) > 2000:
+            raise BundleError(f"{cell.key}: {_shown(text)} is too long or has control characters")
+    return record
+
+
+def bundled_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a stranger's sample file, within bounds of size, depth and length of texts.
+
+    Raises:
+        BundleError: it is not gzipped JSON lines of objects, or too large.
+    """
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        with gzip.open(path) as file:
+            content = file.read(UNZIPPED + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BundleError(f"{where} is not a gzip file ({_plain(error)})") from error
+    if len(content) > UNZIPPED:
+        raise BundleError(f"{where} unpacks to more than {UNZIPPED} bytes")
+    rows = []
+    for number, line in enumerate(content.split(b"\n")):
+        if not line:
+            continue
+        if len(line) > LINE:
+            raise BundleError(f"{where}, row {number} has {len(line)} bytes; at most {LINE} are read")
+        row = strict_json(line, f"{where}, row {number}")
+        if not isinstance(row, dict):
+            raise BundleError(f"{where}, row {number} is no object")
+        for name, value in row.items():
+            if isinstance(value, str) and len(value) > TEXT:
+                raise BundleError(f"{where}, row {number}: {_shown(name)} has {len(value)} letters, at most {TEXT}")
+        rows.append(row)
+    return rows
+
+
+def strict_json(content: bytes, where: str) -> Any:
+    """JSON of bounded depth, without NaN, infinities and names given twice.
+
+    Raises:
+        BundleError: it is anything else.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a name is given twice in one object")
+        return found
+
+    try:
+        value = json.loads(content.decode("utf-8", "surrogatepass"), parse_constant=refuse, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where} is not JSON ({_plain(error)})") from error
+    level = [value]
+    for _ in range(DEPTH):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return value
+    raise BundleError(f"{where} is nested more than {DEPTH} deep")
+
+
+def _children(value: Any) -> Sequence[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else ()
+
+
+def _plain(error: object) -> str:
+    return _shown(str(error))[1:-1]
+
+
+def _shown(text: str) -> str:
+    """A stranger's text for an error line: one line of ASCII, short."""
+    return ascii(text[:80])

@@ -1,0 +1,92 @@
+"""Results to look at: run folders, bundles, and records that ``results --json`` printed, all read alike."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from .bundles import Bundle, bundled_rows, unpacked
+from .errors import RecordError, UsageError
+from .records import SAMPLES, Record
+from .runs import StoredCell, stored_cells
+from .storage import read_rows
+
+
+@dataclass(frozen=True)
+class Results:
+    """Cells of one source. ``study`` is the study that made them, as tables; empty where it is not known."""
+
+    source: str
+    cells: tuple[StoredCell, ...]
+    study: Mapping[str, Any] = field(default_factory=dict)
+    bundle: Bundle | None = None
+    folder: Path | None = None
+    """Where cells have their folders; None where there are no samples."""
+
+    def samples_of(self, key: str) -> list[dict[str, Any]]:
+        """The rows of a cell's sample file. Raises RecordError where there is none."""
+        if self.folder is None:
+            raise RecordError(f"{self.source} holds records without samples")
+        path = self.folder / "cells" / key / SAMPLES
+        return bundled_rows(path) if self.bundle else read_rows(path)
+
+
+@contextmanager
+def opened(paths: Sequence[str | Path], edition: str = "") -> Iterator[list[Results]]:
+    """The results at each path: a run folder, a bundle, a folder of bundles, or a JSON file of records.
+
+    Bundles are unpacked for as long as the context lasts.
+
+    Raises:
+        RecordError: a source is broken, or not results at all.
+    """
+    with ExitStack() as stack:
+        yield [stack.enter_context(_opened(Path(path), edition)) for path in _each(paths)]
+
+
+def _each(paths: Sequence[str | Path]) -> Iterator[Path]:
+    for path in map(Path, paths):
+        bundles = sorted(path.glob("*.zip")) if path.is_dir() and not (path / "plan.json").exists() else []
+        yield from bundles or [path]
+
+
+@contextmanager
+def _opened(path: Path, edition: str) -> Iterator[Results]:
+    if path.is_dir():
+        study = path / "study.toml"
+        raw = tomllib.loads(study.read_text(encoding="utf-8")) if study.is_file() else {}
+        yield Results(str(path), tuple(stored_cells(path, edition)), raw, folder=path)
+    elif path.suffix == ".json":
+        yield Results(str(path), tuple(_printed(path, edition)))
+    elif path.is_file():
+        with tempfile.TemporaryDirectory(prefix="unlearnbench-") as folder:
+            bundle = unpacked(path, Path(folder))
+            cells = tuple(bundle.cells(edition))
+            yield Results(str(path), cells, bundle.study(), bundle, Path(folder))
+    else:
+        raise UsageError(f"{str(path)!r} does not exist; name a run folder, a bundle, or records in JSON")
+
+
+def _printed(path: Path, edition: str) -> Iterator[StoredCell]:
+    """Records as ``results --json`` or ``run --json`` prints them."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        records = [Record.model_validate(entry) for entry in content["records"]]
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise RecordError(f"{path} holds no records ({text}); make it with: unlearnbench results RUN --json") from error
+    for record in records:
+        shown = record.in_edition(edition or record.edition)
+        yield StoredCell(record.cell, _identity(record), "done", "", path.parent / record.cell, shown)
+
+
+def _identity(record: Record) -> dict[str, Any]:
+    return {name: getattr(record.identity, name) for name in ("method", "benchmark", "model", "seed")}

@@ -1,0 +1,173 @@
+"""A comparison of two runs for people and machines: terminal, Markdown for a job summary, JUnit XML, JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from unlearnbench.comparison import Comparison, Difference, Finding, Pair
+from unlearnbench.recomputation import agree
+
+from .ranking import formatted
+
+HEADER = ("metric", "baseline", "candidate", "difference", "95 % interval")
+UNITS = {"peak_memory_bytes": (2**20, "MiB")}
+
+
+def print_comparison(comparison: Comparison, findings: Sequence[Finding]) -> None:
+    """Print what changed, one table per pairing with its costs below, and what the gates say."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    same = [pair for pair in comparison.pairs if not _changed(pair)]
+    for pair in comparison.pairs:
+        if pair in same:
+            continue
+        grid = RichTable(title=Text(pair.title), title_justify="left")
+        for place, name in enumerate(HEADER):
+            grid.add_column(name, justify="right" if place else "left")
+        for cells in (*_metric_rows(_changed(pair)), *_cost_rows(pair)):
+            grid.add_row(*(Text(cell) for cell in cells))
+        console.print(grid)
+    for pair in same:
+        console.print(Text(f"{pair.title}: all {len(pair.metrics)} metrics as before"))
+    for line in (*remarks(comparison), *gate_lines(findings)):
+        console.print(Text(line))
+
+
+def _changed(pair: Pair) -> list[Difference]:
+    return [found for found in pair.metrics if not agree(found.baseline, found.candidate)]
+
+
+def _metric_rows(metrics: Sequence[Difference]) -> Iterator[tuple[str, ...]]:
+    for found in metrics:
+        yield (found.label, formatted(found.baseline), formatted(found.candidate), _signed(found.difference),
+               _bounds(found))  # fmt: skip
+
+
+def _cost_rows(pair: Pair) -> Iterator[tuple[str, ...]]:
+    for name, (base, new) in pair.costs.items():
+        if base is None or new is None:
+            continue
+        size, unit = UNITS.get(name, (1, "s" if name.endswith("seconds") else ""))
+        ratio = f"× {new / base:.2f}" if base else ""
+        label = name.replace("_seconds", "").replace("_bytes", "").replace("_", " ")
+        yield (label, *(f"{value / size:.6g} {unit}".strip() for value in (base, new)), ratio, "")
+
+
+def _signed(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:+.4g}" if value else "0"
+
+
+def _bounds(found: Difference) -> str:
+    if math.isnan(found.difference):
+        return found.reason[:60]
+    if found.interval is None:
+        return ""
+    low, high = found.interval
+    return f"{_signed(low)} to {_signed(high)}{'' if found.paired else ' (not paired)'}"
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What stands on one side alone, and why intervals are what they are."""
+    lines = [
+        f"only in {comparison.baseline}: {cell['method']} × {cell['benchmark']} ({cell['status']})"
+        for cell in comparison.only_baseline
+    ]
+    lines += [
+        f"only in {comparison.candidate}: {cell['method']} × {cell['benchmark']}" for cell in comparison.only_candidate
+    ]
+    return [*lines, *(f"note: {note}" for note in comparison.notes)]
+
+
+def gate_lines(findings: Sequence[Finding]) -> list[str]:
+    """One line for each gate that tripped, and one that counts."""
+    tripped = [finding for finding in findings if finding.tripped]
+    lines = [f"TRIPPED {finding.title}: {finding.message} [{finding.gate}]" for finding in tripped]
+    if findings:
+        lines.append(f"gates: {len(tripped)} of {len(findings)} checks tripped")
+    return lines
+
+
+def as_json(comparison: Comparison, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Everything, for other programs."""
+    return {
+        "baseline": comparison.baseline,
+        "candidate": comparison.candidate,
+        "pairs": [
+            {
+                **pair.identity,
+                "metrics": {
+                    found.metric: {
+                        name: getattr(found, name)
+                        for name in ("edition", "baseline", "candidate", "difference", "interval", "worsening",
+                                     "paired", "reason")
+                    }
+                    for found in pair.metrics
+                },
+                "costs": {name: {"baseline": base, "candidate": new} for name, (base, new) in pair.costs.items()},
+            }
+            for pair in comparison.pairs
+        ],
+        "only_baseline": [dict(cell) for cell in comparison.only_baseline],
+        "only_candidate": [dict(cell) for cell in comparison.only_candidate],
+        "notes": list(comparison.notes),
+        "gates": [
+            {"gate": str(finding.gate), "title": finding.title, "tripped": finding.tripped, "message": finding.message}
+            for finding in findings
+        ],
+    }  # fmt: skip
+
+
+def as_markdown(comparison: Comparison, findings: Sequence[Finding]) -> str:
+    """A page for a job summary or a pull request: gates first, then every pairing folded away."""
+    tripped = [finding for finding in findings if finding.tripped]
+    lines = ["# unlearnbench: candidate against baseline", ""]
+    if findings:
+        verdict = f"**{len(tripped)} of {len(findings)} checks tripped**" if tripped else "all gates hold"
+        lines += [f"{verdict} ({len(findings)} checks)" if not tripped else verdict, ""]
+    lines += [f"- {_escaped(f'{finding.title}: {finding.message}')}" for finding in tripped]
+    lines += ["", *(f"- {_escaped(line)}" for line in remarks(comparison)), ""]
+    for pair in comparison.pairs:
+        lines += [f"<details><summary>{_escaped(pair.title)}</summary>", "", f"| {' | '.join(HEADER)} |",
+                  "| --- | ---: | ---: | ---: | ---: |"]  # fmt: skip
+        lines += [
+            f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+            for cells in (*_metric_rows(pair.metrics), *_cost_rows(pair))
+        ]
+        lines += ["", "</details>", ""]
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown and HTML leave as it is."""
+    for letter, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "&#96;"), ("*", "\\*"),
+                         ("[", "\\[")):  # fmt: skip
+        text = text.replace(letter, name)
+    return " ".join(text.split())
+
+
+def as_junit(comparison: Comparison, findings: Sequence[Finding]) -> str:
+    """JUnit XML, a test case for every check of a gate."""
+    tripped = sum(finding.tripped for finding in findings)
+    suite = ElementTree.Element("testsuite", name="unlearnbench gates", tests=str(len(findings)), failures=str(tripped))
+    for finding in findings:
+        case = ElementTree.SubElement(suite, "testcase", classname=_xml(str(finding.gate)), name=_xml(finding.title))
+        if finding.tripped:
+            ElementTree.SubElement(case, "failure", message=_xml(finding.message)).text = _xml(
+                f"{finding.message}\n{comparison.baseline} → {comparison.candidate}"
+            )
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _xml(text: str) -> str:
+    """Text without the control characters that XML cannot hold."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)
