@@ -234,6 +234,33 @@ def plan(as_json: bool, **options: Any) -> None:
     return None
 
 
+@cli.command("check")
+@click.argument("name")
+@click.option("--data-dir", metavar="DIR", help="Tables for a benchmark without generated ones.")
+@_plugin_option
+@_json_option
+def check_component(name: str, data_dir: str | None, plugins: tuple[str, ...], as_json: bool) -> int:
+    """Try out what a method or benchmark promises, on a model of 30,000 weights; exit code 7 where it does not hold."""
+    # What libraries say while they work is not part of the answer.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    from .conformance import check, checkable
+
+    registry = _registry(plugins)
+    component = checkable(registry, name)
+    found = []
+    for each in check(component, data_dir or ""):
+        found.append(each)
+        if not as_json:
+            message = f": {each.message}" if each.message else ""
+            print(f"{'ok    ' if each.kept else 'BROKEN'}  {each.name}{message}", flush=True)
+    broken = [each for each in found if not each.kept]
+    if as_json:
+        _print_json({"name": component.qualified, "holds": not broken, "checks": [vars(each) for each in found]})
+    else:
+        print(f"{component.qualified}: {len(found) - len(broken)} of {len(found)} checks hold")
+    return INVALID if broken else 0
+
+
 # -- running ------------------------------------------------------------------------------------------------------
 
 

@@ -100,7 +100,9 @@ def _verify_cell(
     if pins is None:
         found.notes.append(f"{record.cell}: {where}")
     else:
-        found.faults += [f"{record.cell}: {line}" for line in _unlike(rows, pins, where, record)]
+        limit = record.limits.get("limit", 0)
+        limit = limit if type(limit) is int and limit > 0 else 0
+        found.faults += [f"{record.cell}: {line}" for line in unlike(rows, pins, where, limit)]
     found.cells.append(record.cell)
     found.scores += sum(len(entry.editions) for entry in record.scores.values())
     found.rows += len(rows)
@@ -164,13 +166,12 @@ def _row_hash(row: Mapping[str, Any], fields: Sequence[str]) -> str:
     return digest([row.get(name) for name in fields])[:16]
 
 
-def _unlike(rows: Sequence[Mapping[str, Any]], pins: Pins, where: str, record: Record) -> Iterator[str]:
+def unlike(rows: Sequence[Mapping[str, Any]], pins: Pins, where: str, limit: int = 0) -> Iterator[str]:
     """Samples that are not the benchmark's questions, in its order, from the first on."""
-    limit = record.limits.get("limit", 0)
     for part, pinned in pins.items():
         fields, hashes = pinned["fields"], pinned["rows"]
         mine = [row for row in rows if row.get("part") == part]
-        expected = hashes[:limit] if type(limit) is int and limit > 0 else hashes
+        expected = hashes[: limit or None]
         if len(mine) != len(expected):
             yield f"{part} has {len(mine)} rows, {where} give {len(expected)}"
         wrong = [
