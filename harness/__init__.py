@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .batches import Rows
+    from .batches import Rows, collate
     from .context import Context, Preparation
     from .descent import Batch, Descent, Term
     from .domain import (
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from .logprobs import answer_logits, answer_logprobs, sequence_logprob
     from .scoring import likelihoods
     from .specs import BenchmarkSpec, DataSpec, ExecutorSpec, MethodSpec, ModelSpec, Parameter, ReporterSpec
+    from .statistics import mean_score
 
 _HOMES = {
-    "batches": ("Rows",),
+    "batches": ("Rows", "collate"),
     "context": ("Context", "Preparation"),
     "descent": ("Batch", "Descent", "Term"),
     "domain": (
@@ -51,6 +52,7 @@ _HOMES = {
     "specs": (
         "BenchmarkSpec", "DataSpec", "ExecutorSpec", "MethodSpec", "ModelSpec", "Parameter", "ReporterSpec",
     ),
+    "statistics": ("mean_score",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -85,10 +87,12 @@ __all__ = [
     "UnlearningData",
     "answer_logits",
     "answer_logprobs",
+    "collate",
     "greedy",
     "hookimpl",
     "hyperparameter",
     "likelihoods",
+    "mean_score",
     "sequence_logprob",
 ]
 

@@ -234,6 +234,35 @@ def plan(as_json: bool, **options: Any) -> None:
     return None
 
 
+@cli.group()
+def new() -> None:
+    """Write a small plugin package: a method or a benchmark with its tests."""
+
+
+def _write_package(kind: Any, name: str, folder: str) -> None:
+    from .scaffold import write_package
+
+    for path in write_package(kind, name, Path(folder)):
+        print(path)
+    print(f"next: pip install -e {Path(folder) / name} && unlearnbench check {name}")
+
+
+@new.command("method")
+@click.argument("name")
+@click.option("-o", "--out", default=".", metavar="DIR", help="Where the package's folder goes.")
+def new_method(name: str, out: str) -> None:
+    """Write the package of an unlearning method."""
+    _write_package("method", name, out)
+
+
+@new.command("benchmark")
+@click.argument("name")
+@click.option("-o", "--out", default=".", metavar="DIR", help="Where the package's folder goes.")
+def new_benchmark(name: str, out: str) -> None:
+    """Write the package of a benchmark."""
+    _write_package("benchmark", name, out)
+
+
 @cli.command("check")
 @click.argument("name")
 @click.option("--data-dir", metavar="DIR", help="Tables for a benchmark without generated ones.")
