@@ -344,6 +344,7 @@ def _record(
             seconds={name: round(value, 4) for name, value in clock.seconds.items()},
             cpu_seconds={name: round(value, 4) for name, value in clock.cpu_seconds.items()},
             optimiser_steps=ctx.meter.optimiser_steps,
+            fastest_step_cpu_seconds=ctx.meter.fastest_step,
             training_tokens=ctx.meter.tokens,
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             peak_device_memory_bytes=_device_peak(ctx.device),

@@ -493,7 +493,7 @@ def compare(
         if len(found) != 2:
             raise UsageError(f"{baseline} and {candidate} hold {len(found)} results; compare two")
         gates = read_gates(read_study(gates_file) if gates_file else found[1].study)
-        comparison = compared(*found, registry)
+        comparison = compared(found[0], found[1], registry)
     findings = judged(comparison, gates)
     from .specs import resolve
 

@@ -7,7 +7,7 @@ so a difference is resampled with what the two have in common left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,16 +18,17 @@ from .errors import NothingSelected, RecordError, UsageError
 from .gates import Gate
 from .plugins import Registry
 from .recomputation import rescored
-from .records import Record
+from .records import Cost, Record
 from .results import Results
 from .runs import StoredCell
 from .statistics import Floats, interval
 
-READ_COST = {
+READ_COST: Mapping[str, Callable[[Cost], float | None]] = {
     "unlearn_seconds": lambda cost: cost.seconds.get("unlearn"),
     "measure_seconds": lambda cost: cost.seconds.get("measure"),
     "unlearn_cpu_seconds": lambda cost: cost.cpu_seconds.get("unlearn"),
     "measure_cpu_seconds": lambda cost: cost.cpu_seconds.get("measure"),
+    "fastest_step_cpu_seconds": lambda cost: cost.fastest_step_cpu_seconds,
     "training_tokens": lambda cost: cost.training_tokens,
     "optimiser_steps": lambda cost: cost.optimiser_steps,
     "peak_memory_bytes": lambda cost: cost.peak_memory_bytes,

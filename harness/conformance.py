@@ -231,10 +231,10 @@ def check_method(component: Component[MethodSpec]) -> Iterator[Check]:
 
 def _method_spec(component: Component[Any]) -> None:
     spec = component.spec
-    target = resolve(spec.target, component.qualified)
+    target: Any = resolve(spec.target, component.qualified)
+    if not dataclasses.is_dataclass(target) and spec.parameters:
+        raise _Broken(f"{spec.target} is no dataclass, so it takes no hyperparameters")
     if not dataclasses.is_dataclass(target):
-        if spec.parameters:
-            raise _Broken(f"{spec.target} is no dataclass, so it takes no hyperparameters")
         return
     fields = {item.name: item for item in dataclasses.fields(target)}
     for parameter in spec.parameters:
@@ -245,8 +245,10 @@ def _method_spec(component: Component[Any]) -> None:
                           "in the class")  # fmt: skip
     for name in fields.keys() - {parameter.name for parameter in spec.parameters} - spec.fixed.keys():
         raise _Broken(f"field {name} of {spec.target} is not in the spec, so nobody can set it")
-    if isinstance(spec, MethodSpec) and getattr(target, "requires", Requires()) != spec.requires:
-        raise _Broken(f"the spec requires {spec.requires}, the class {target.requires}")
+    if isinstance(spec, MethodSpec):
+        requires = getattr(target, "requires", Requires())
+        if requires != spec.requires:
+            raise _Broken(f"the spec requires {spec.requires}, the class {requires}")
 
 
 def _typed(parameters: Sequence[Any]) -> str:

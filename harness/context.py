@@ -29,6 +29,8 @@ class Meter:
     """What a training run spent."""
 
     optimiser_steps: int = 0
+    fastest_step: float | None = None
+    """Processor seconds, of all threads; None where the work is done by a GPU."""
     tokens: int = 0
     losses: list[float] = field(default_factory=list)
 

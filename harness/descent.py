@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -246,6 +247,7 @@ def train(model: Any, recipe: Descent, steps: Iterator[list[Batch]], rows: int, 
     model, optimiser = accelerator.prepare(model, optimiser)
     pending: list[Tensor] = []
     for batches in steps:
+        began = time.process_time()
         totals: dict[str, int] = {}
         for batch in batches:
             for count, number in batch.counts().items():
@@ -263,6 +265,8 @@ def train(model: Any, recipe: Descent, steps: Iterator[list[Batch]], rows: int, 
         schedule.step()
         optimiser.zero_grad(set_to_none=True)
         ctx.meter.optimiser_steps += 1
+        if ctx.device.type == "cpu":
+            ctx.meter.fastest_step = min(ctx.meter.fastest_step or math.inf, time.process_time() - began)
         ctx.meter.tokens += sum(number for count, number in totals.items() if count.endswith(" positions"))
         pending.append(torch.as_tensor(step_loss))
         if len(pending) == CHECK_EVERY:

@@ -64,7 +64,7 @@ class Score:
     edition: str | None = None
     reason: str = ""
     passes: bool | None = None
-    resamples: Sequence[float] | None = field(default=None, compare=False, repr=False)
+    resamples: Iterable[float] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def missing(cls, metric: str, reason: str, n: int = 0, edition: str | None = None) -> Score:

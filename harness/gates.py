@@ -9,7 +9,8 @@ from typing import Any
 from .errors import UsageError
 from .specs import Parameter, parse_parameters
 
-TIMES = ("unlearn_seconds", "measure_seconds", "unlearn_cpu_seconds", "measure_cpu_seconds")
+TIMES = ("unlearn_seconds", "measure_seconds", "unlearn_cpu_seconds", "measure_cpu_seconds",
+         "fastest_step_cpu_seconds")  # fmt: skip
 COSTS = (*TIMES, "training_tokens", "optimiser_steps", "peak_memory_bytes")
 PARAMETERS = (
     Parameter("metric", str, ""),
@@ -65,10 +66,10 @@ def read_gates(study: Mapping[str, Any]) -> list[Gate]:
     for number, entry in enumerate(raw):
         where = f"gates[{number}]"
         values: dict[str, Any] = {**parse_parameters(PARAMETERS, entry, where)}
+        if not values["metric"]:
+            raise UsageError(f"{where}: a gate names a metric")
         gate = Gate(**{name: value for name, value in values.items() if name in entry})
         cost = gate.metric.startswith("cost.")
-        if not gate.metric:
-            raise UsageError(f"{where}: a gate names a metric")
         if cost and (gate.max_ratio is None or gate.max_drop is not None or gate.max_change is not None):
             raise UsageError(f"{where}: {gate.metric} is bounded by max_ratio alone")
         if not cost and gate.max_drop is None and gate.max_change is None:

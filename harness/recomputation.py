@@ -100,6 +100,7 @@ def _entry_differences(where: str, stored: ScoreEntry, again: ScoreEntry) -> lis
         if old is None or new is None:
             lines.append(f"{where} ({edition}) is {'not stored' if old is None else 'no edition here'}")
             continue
+        pairs: list[tuple[str, object, object]]
         pairs = [("value", old.value, new.value), ("n", old.n, new.n), ("passes", old.passes, new.passes)]
         if (old.interval is None) != (new.interval is None):
             pairs.append(("interval", old.interval, new.interval))

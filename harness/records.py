@@ -82,6 +82,8 @@ class Cost(_Strict):
     seconds: dict[str, float]
     cpu_seconds: dict[str, float] = {}
     optimiser_steps: int
+    fastest_step_cpu_seconds: float | None = None
+    """The least that one optimiser step took: what other work on the machine disturbs least. None on a GPU."""
     training_tokens: int
     peak_memory_bytes: int
     peak_device_memory_bytes: int | None = None

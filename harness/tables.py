@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import DataError
-from .sources import source_digest
 from .specs import DataSpec, resolve
 from .storage import digest, file_digest
 
@@ -115,8 +114,7 @@ def fingerprints(spec: DataSpec, source: DataSource) -> dict[str, str]:
     if source.kind == "generated":
         if not spec.generator:
             raise DataError("this benchmark has no generated data; name --data-dir or use the hub")
-        identity = digest([_generator_digest(spec.generator), source.seed, source.scale])
-        return {name: f"generated:{identity[:16]}:{name}" for name in spec.tables}
+        return _generated_fingerprints(spec.generator, source.seed, source.scale, tuple(spec.tables))
     if not spec.hub:
         raise DataError(f"this benchmark has no hub data set; {spec.remedy or 'name --data-dir or use generated data'}")
     return {name: spec.hub_tables.get(name) or f"{spec.hub}@{spec.revision}:{name}" for name in spec.tables}
@@ -220,8 +218,10 @@ def _from_hub(spec: DataSpec, table: str) -> list[Row]:
 
 
 @cache
-def _generator_digest(target: str) -> str:
-    return source_digest(target)
+def _generated_fingerprints(generator: str, seed: int, scale: str, names: tuple[str, ...]) -> dict[str, str]:
+    """By the rows themselves: what else the generator's file holds does not matter."""
+    tables = resolve(generator, "generator")(seed=seed, scale=scale)
+    return {name: f"generated:{digest(tables.get(name, []))[:16]}:{name}" for name in names}
 
 
 @cache

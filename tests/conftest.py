@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,9 +117,15 @@ def nano_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def command_in(shared_cache: Path, nano_plugin: Path) -> Callable[[Path], Command]:
+    """Makes the command line of a folder."""
+    return lambda folder: Command(folder, shared_cache, nano_plugin)
+
+
 @pytest.fixture
-def command(tmp_path: Path, shared_cache: Path, nano_plugin: Path) -> Command:
-    return Command(tmp_path, shared_cache, nano_plugin)
+def command(tmp_path: Path, command_in: Callable[[Path], Command]) -> Command:
+    return command_in(tmp_path)
 
 
 @pytest.fixture(scope="session")
