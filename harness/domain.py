@@ -44,6 +44,10 @@ class Metric:
     """The editions in which the definition differs; empty where all agree."""
     criterion: str = ""
     """What the paper's ✓ asks of this metric; empty where it asks nothing."""
+    axis: Literal["", "forget", "utility"] = ""
+    """The one metric that stands for forgetting and the one for utility where pages weigh the two; at most one each."""
+    scale: Literal["linear", "log"] = "linear"
+    """How a plot's axis runs: p-values read by their power of ten."""
 
 
 @dataclass(frozen=True)

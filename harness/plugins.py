@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,8 @@ from .errors import PluginError, UnknownName, UsageError
 from .specs import BenchmarkSpec, ExecutorSpec, Kind, MethodSpec, ModelSpec, ReporterSpec, Spec
 
 GROUP = "unlearnbench"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+"""Names of components: they become names of files, columns of tables and parts of addresses."""
 HOOKS = frozenset(name for name in vars(hookspecs) if name.startswith("unlearnbench_"))
 # The hooks that offer components, by the kind of component they offer.
 OFFERS: Mapping[str, tuple[Kind, type[Any]]] = {
@@ -186,6 +189,11 @@ def _offered(module: ModuleType) -> list[Spec]:
                 raise TypeError(f"{hook} returned {type(spec).__name__}, expected {expected.__name__}")
             if isinstance(spec, MethodSpec) and spec.requires.start == "retained" and not spec.reference:
                 raise ValueError(f"method {spec.name} starts from the retained model, which only a reference may do")
+            if not NAME.fullmatch(spec.name):
+                raise ValueError(
+                    f"{kind} {spec.name[:80]!r} cannot be a name: letters, digits and . _ + - only, at most 64, "
+                    "beginning with a letter or digit"
+                )
             if spec.api_version > API_VERSION:
                 raise ValueError(
                     f"{kind} {spec.name} needs plugin API {spec.api_version}; this unlearnbench offers {API_VERSION}"

@@ -42,6 +42,8 @@ class ScoreEntry(EditionScore):
     headline: bool = False
     target: float | str | None = None
     criterion: str = ""
+    axis: str = ""
+    scale: str = "linear"
     editions: dict[str, EditionScore]
 
 
@@ -184,6 +186,8 @@ def score_entries(scores: Iterable[Score], metrics: Sequence[Metric], edition: s
             headline=metric.headline,
             target=metric.target,
             criterion=metric.criterion,
+            axis=metric.axis,
+            scale=metric.scale,
             editions=found[name],
         )
     return entries

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
@@ -38,6 +39,12 @@ class Row:
     values: dict[str, Value]
     limits: dict[str, object] = field(default_factory=dict)
     """Limits of this row that not all rows of its table share."""
+    place: int = 0
+    """1 for the best of the ranked rows; equals share a place, and 0 is not ranked."""
+    layer: int = 0
+    """1 on the Pareto front of forgetting and utility, 2 on the front of what is left, and so on; 0 without axes."""
+    mean_rank: float = math.nan
+    """The mean of the row's ranks in the paper's columns."""
 
     @property
     def record(self) -> Record | None:
@@ -68,6 +75,17 @@ class Table:
     def headline(self) -> tuple[str, ...]:
         """The columns of the paper's table."""
         return tuple(n for n, metric in zip(self.names, self.metrics, strict=True) if metric.headline)
+
+    @property
+    def axes(self) -> tuple[str, str] | None:
+        """The metrics of forgetting and of utility; None where the benchmark does not declare both."""
+        found = {metric.axis: name for name, metric in zip(self.names, self.metrics, strict=True) if metric.axis}
+        return (found["forget"], found["utility"]) if {"forget", "utility"} <= found.keys() else None
+
+    @property
+    def model_short(self) -> str:
+        """The model's name as a heading has room for it."""
+        return self.model if len(self.model) <= 60 else self.model[:59] + "…"
 
     def metric(self, name: str) -> ScoreEntry:
         return self.metrics[self.names.index(name)]
@@ -104,7 +122,7 @@ def _rows(cells: Sequence[StoredCell]) -> list[Row]:
             again += 1
         groups.setdefault((label, again), {})[seed] = cell
     rows = []
-    for group in groups.values():
+    for group in _with_failures(groups):
         members = list(group.values())
         records = [cell.record for cell in members if cell.record]
         first = records[0].identity if records else None
@@ -119,6 +137,23 @@ def _rows(cells: Sequence[StoredCell]) -> list[Row]:
             )
         )
     return rows
+
+
+def _with_failures(groups: Mapping[tuple[str, int], dict[int, StoredCell]]) -> list[dict[int, StoredCell]]:
+    """Seeds of a method without a score join its row where it has exactly one: the row then lacks them."""
+    scored = [group for group in groups.values() if any(cell.record for cell in group.values())]
+    rest = [group for group in groups.values() if not any(cell.record for cell in group.values())]
+    alone = []
+    for group in rest:
+        method = next(iter(group.values())).identity["method"]
+        own = [some for some in scored if next(iter(some.values())).identity["method"] == method]
+        if len(own) == 1 and not own[0].keys() & group.keys():
+            own[0].update(group)
+        else:
+            alone.append(group)
+    # In the order in which they came: a group that joined another stands there.
+    kept = [*scored, *alone]
+    return [group for group in groups.values() if any(group is some for some in kept)]
 
 
 def _label(cell: StoredCell) -> str:
@@ -150,7 +185,7 @@ def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
     limits = [row.record.limits for row in (rows or references) if row.record] or [record.limits]
     shared = {name: fact for name, fact in limits[0].items() if all(some.get(name) == fact for some in limits)}
     references = [_with_limits(row, shared) for row in references]
-    ranked = rows if record.unranked else [_with_ranks(row, rows, record) for row in rows]
+    ranked = rows if record.unranked else _ranked(rows, record.scores)
     ranked = [_with_limits(row, shared) for row in ranked]
     return Table(
         benchmark=record.identity.benchmark,
@@ -171,32 +206,77 @@ def _with_limits(row: Row, shared: Mapping[str, object]) -> Row:
     return replace(row, limits={name: fact for name, fact in found.items() if name not in shared})
 
 
-def _with_ranks(row: Row, rows: Sequence[Row], record: Record) -> Row:
-    values = {}
-    for name, value in row.values.items():
-        metric = record.scores[name]
-        others = [other.values[name].value for other in rows if name in other.values]
-        values[name] = replace(value, rank=_rank(value.value, others, metric))
-    return replace(row, values=values)
+def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry]) -> list[Row]:
+    """Rows with the two best of every column marked, and their places, the best first.
 
-
-def _rank(value: float, others: Sequence[float], metric: ScoreEntry) -> int:
-    """1 or 2 where at most one distinct value is better; missing values have no rank.
-
-    A metric with a number for a target is better the nearer it is; one that is to be like the retained model's
-    has no rank.
+    A row is placed by its Pareto layer in forgetting and utility, then by the mean of its ranks in the paper's
+    columns. One that lacks a value of these, or a seed, is not placed, and stands last.
     """
+    marks = {name: _best_two(metric, [row.values[name].value for row in rows if name in row.values])
+             for name, metric in metrics.items()}  # fmt: skip
+    rows = [replace(row, values={n: replace(v, rank=marks[n](v.value)) for n, v in row.values.items()}) for row in rows]
+    judged = [name for name, metric in metrics.items() if metric.headline and oriented(0.0, metric) is not None]
+    whole = [row for row in rows if row.record and not row.failures
+             and not any(math.isnan(row.values[name].value) for name in judged)]  # fmt: skip
+    columns = [[oriented(row.values[name].value, metrics[name]) or 0.0 for row in whole] for name in judged]
+    ranks = [_mid_ranks(column) for column in columns]
+    means = [fmean(of_row) if of_row else 0.0 for of_row in zip(*ranks, strict=True)] or [0.0] * len(whole)
+    axes = {metric.axis: judged.index(name) for name, metric in metrics.items() if metric.axis and name in judged}
+    layers = [0] * len(whole)
+    if {"forget", "utility"} <= axes.keys():
+        layers = pareto_layers(list(zip(columns[axes["utility"]], columns[axes["forget"]], strict=True)))
+    order = sorted(range(len(whole)), key=lambda i: (layers[i], means[i]))
+    placed: list[Row] = []
+    for count, i in enumerate(order, 1):
+        last = placed[-1] if placed else None
+        tied = last is not None and (last.layer, last.mean_rank) == (layers[i], means[i])
+        place = last.place if last is not None and tied else count
+        placed.append(replace(whole[i], place=place, layer=layers[i], mean_rank=means[i]))
+    kept = {id(row) for row in whole}
+    return [*placed, *(row for row in rows if id(row) not in kept)]
+
+
+def oriented(value: float, metric: ScoreEntry) -> float | None:
+    """The value such that more is better; None for a metric that is to be like the retained model's."""
     if metric.better == "target":
-        if not isinstance(metric.target, float):
-            return 0
-        target = metric.target
-        value, others = -abs(value - target), [-abs(other - target) for other in others]
-    if math.isnan(value) or len({other for other in others if not math.isnan(other)}) < 2 < len(others):
-        # A column in which all are equal has no best.
-        return 0
-    sign = -1 if metric.better == "lower" else 1
-    ahead = {other for other in others if not math.isnan(other) and sign * other > sign * value}
-    return len(ahead) + 1 if len(ahead) < 2 else 0
+        return -abs(value - metric.target) if isinstance(metric.target, float) else None
+    return -value if metric.better == "lower" else value
+
+
+def _best_two(metric: ScoreEntry, values: Sequence[float]) -> Callable[[float], int]:
+    """What gives a value of this column its mark: 1, 2 or 0. A column in which all are equal has no best."""
+    found = [oriented(value, metric) for value in values if not math.isnan(value)]
+    best = sorted({value for value in found if value is not None}, reverse=True)[:2]
+    if len(best) < 2 < len(values) or None in found:
+        best = []
+    places = {value: place for place, value in enumerate(best, 1)}
+    return lambda value: 0 if math.isnan(value) else places.get(oriented(value, metric), 0)  # type: ignore[arg-type]
+
+
+def _mid_ranks(values: Sequence[float]) -> list[float]:
+    """The rank of each value, 1 for the greatest; equal values share the middle of their ranks."""
+    ordered = sorted(-value for value in values)
+    return [(bisect_left(ordered, -value) + 1 + bisect_right(ordered, -value)) / 2 for value in values]
+
+
+def pareto_layers(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The layer of each point, both coordinates to be large: 1 is dominated by none, k + 1 by some of layer k.
+
+    A point dominates another where it is at least equal in both and better in one; equal points share a layer.
+    """
+    layers = [0] * len(points)
+    tops: list[float] = []  # of each layer the negated greatest second coordinate so far, ascending
+    last: tuple[tuple[float, float], int] | None = None
+    for i in sorted(range(len(points)), key=lambda i: points[i], reverse=True):
+        point = points[i]
+        if last and last[0] == point:
+            layers[i] = last[1]
+            continue
+        layer = bisect_right(tops, -point[1])
+        tops[layer : layer + 1] = [-point[1]]
+        layers[i] = layer + 1
+        last = (point, layer + 1)
+    return layers
 
 
 def formatted(value: float) -> str:

@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from unlearnbench.leaderboard.ranking import formatted, tables
+from unlearnbench.leaderboard.ranking import formatted, pareto_layers, tables
 from unlearnbench.leaderboard.render import render
 from unlearnbench.runs import stored_cells
 
@@ -200,3 +202,43 @@ def test_the_page_reads_in_a_browser_without_a_network(site, tmp_path):
     )  # fmt: skip
     assert "flat-pearson" in done.stdout
     assert "<caption>" in done.stdout
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=14))
+def test_pareto_layers_are_peeled_from_the_front(points):
+    def dominates(one, other):
+        return one[0] >= other[0] and one[1] >= other[1] and one != other
+
+    layers, left, layer = [0] * len(points), set(range(len(points))), 0
+    while left:
+        layer += 1
+        front = {i for i in left if not any(dominates(points[j], points[i]) for j in left)}
+        left -= front
+        for i in front:
+            layers[i] = layer
+    assert pareto_layers(points) == layers
+
+
+def test_rows_are_placed_by_layer_then_by_mean_rank(small_run):
+    (table,) = tables(stored_cells(small_run[0]))
+    assert table.axes == ("forget_quality", "model_utility")
+    keys = [(row.layer, row.mean_rank) for row in table.rows]
+    assert keys == sorted(keys)
+    assert [row.place for row in table.rows] == [1 + keys.index(key) for key in keys]
+    assert table.rows[0].layer == 1
+    assert all(row.place == 0 for row in table.references)
+
+
+def test_a_row_that_lacks_a_seed_or_a_value_has_no_place_and_stands_last(small_run):
+    cells = stored_cells(small_run[0])
+    npo = next(cell for cell in cells if cell.identity["method"] == "npo")
+    lost = SimpleNamespace(**{**vars(npo), "key": "other", "identity": {**npo.identity, "seed": 1}, "record": None})
+    (table,) = tables([*cells, lost])
+    row = table.rows[-1]
+    assert (row.method, row.place, len(row.cells), len(row.failures)) == ("npo", 0, 2, 1)
+    gd = next(cell for cell in cells if cell.identity["method"] == "gd")
+    blank = gd.record.scores["model_utility"].model_copy(update={"value": float("nan"), "reason": "not asked"})
+    scores = {**gd.record.scores, "model_utility": blank}
+    missing = SimpleNamespace(**{**vars(gd), "record": gd.record.model_copy(update={"scores": scores})})
+    (table,) = tables([missing if cell is gd else cell for cell in cells])
+    assert (table.rows[-1].method, table.rows[-1].place) == ("gd", 0)

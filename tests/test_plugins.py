@@ -227,3 +227,17 @@ def test_an_observer_that_raises_is_logged_and_stops_nobody():
     registry.notify("unlearnbench_cell_finished", lines.append, cell="c", status={})
     assert lines == ["plugin observer: unlearnbench_run_started raised RuntimeError: no"]
     assert said == ["c"]
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a/b", "x" * 500, "", ".hidden", "a b", "ünlearn"])
+def test_a_name_that_cannot_be_a_file_s_is_refused_with_its_plugin(name, tmp_path):
+    from unlearnbench.errors import PluginError
+    from unlearnbench.plugins import load_plugins
+
+    file = tmp_path / f"named_{abs(hash(name))}.py"
+    file.write_text(
+        "from unlearnbench import MethodSpec\n"
+        f"def unlearnbench_methods():\n    return [MethodSpec({name!r}, 'a:B', 'A method.')]\n"
+    )
+    with pytest.raises(PluginError, match="cannot be a name"):
+        load_plugins([str(file)])

@@ -13,13 +13,14 @@ def metrics() -> tuple[Metric, ...]:
     return (
         Metric("fq_gap", "FQ Gap", "lower", SOURCE,
                "|BLEU − BLEU of the retained model| + |ROUGE-L − ROUGE-L of the retained model|, on 0–100 and 0–1",
-               headline=True, editions=EDITIONS),
+               headline=True, editions=EDITIONS, axis="forget"),
         Metric("ppl", "PPL", "lower", SOURCE,
                "word perplexity of the perplexity task (Wikitext-2 test; local_prose with generated data), lm-eval",
                headline=True),
         Metric("avg_acc", "Avg. Acc.", "higher", SOURCE,
                "mean zero-shot accuracy over lm-eval tasks: the nine of the paper with TruthfulQA as mc2; as released "
-               "ten, mc1 and mc2 apart; local tasks with generated data", headline=True, editions=EDITIONS),
+               "ten, mc1 and mc2 apart; local tasks with generated data", headline=True, editions=EDITIONS,
+               axis="utility"),
         Metric("bleu", "BLEU", "target", SOURCE,
                "BLEU (13a tokens, smoothing exp) of the greedy continuation of an excerpt, mean, 0–100",
                target="retained", editions=EDITIONS),

@@ -16,9 +16,9 @@ def metrics() -> tuple[Metric, ...]:
                "ROUGE-L F of the greedy continuation (128 tokens) of forget texts, × 100",
                headline=True, criterion=AT_MOST_RETAINED),
         Metric("knowmem_f", "KnowMem D_f", "lower", SOURCE, f"{knowledge}, questions on forget texts, × 100",
-               headline=True, criterion=AT_MOST_RETAINED),
+               headline=True, criterion=AT_MOST_RETAINED, axis="forget"),
         Metric("knowmem_r", "KnowMem D_r", "higher", SOURCE, f"{knowledge}, questions on retain texts, × 100",
-               headline=True, criterion="above 0"),
+               headline=True, criterion="above 0", axis="utility"),
         Metric("privleak", "PrivLeak", "target", SOURCE,
                "(AUC − AUC of the retained model) / AUC of the retained model × 100; negative still leaks, "
                "positive is over-unlearned", unit="%", target=0.0, headline=True),

@@ -20,14 +20,14 @@ def metrics() -> tuple[Metric, ...]:
             "forget_quality", "FQ", "higher", f"{paper}, §2.2.2",
             "p-value of the two-sided Kolmogorov–Smirnov test between the unlearned and the retained model's 1/r "
             "over the same forget rows, r being the truth ratio p(wrong) / p(paraphrase)",
-            headline=True, editions=EDITIONS,
+            headline=True, editions=EDITIONS, axis="forget", scale="log",
         ),
         Metric("forget_quality_log10", "log₁₀ FQ", "higher", f"{paper}, §2.2.2",
                "the same p-value as a power of ten", editions=EDITIONS),
         Metric(
             "model_utility", "MU", "higher", f"{paper}, §2.2.1",
             "harmonic mean of ROUGE, Probability and Truth Ratio over Retain, Real Authors and World Facts",
-            headline=True, editions=EDITIONS,
+            headline=True, editions=EDITIONS, axis="utility",
         ),
         Metric("forget_rouge_l", "F-RL", "lower", f"{paper}, §2.2.1; Wang et al. 2025, Table 4",
                "ROUGE-L recall of the greedy answer, forget rows", headline=True),
