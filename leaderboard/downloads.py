@@ -1,0 +1,118 @@
+"""What the pages show, for other programs: CSV, LaTeX and BibTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.resources import files
+
+from .ranking import Table, Value, formatted
+
+HEADER = ("benchmark", "model", "method", "loss_edition", "seed", "metric", "edition", "value", "low", "high", "n",
+          "passes", "reason", "comparability", "cell")  # fmt: skip
+
+
+def as_csv(tables: Iterable[Table]) -> str:
+    """A line for each metric of each cell, in full precision; ``low`` and ``high`` bound the 95 % interval."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(HEADER)
+    seen = set()
+    for table in tables:
+        for row in (*table.references, *table.rows):
+            for cell in row.cells:
+                record = cell.record
+                if record is None or cell.key in seen:
+                    continue
+                seen.add(cell.key)
+                who = record.identity
+                for name, entry in record.scores.items():
+                    low, high = entry.interval or ("", "")
+                    passes = "" if entry.passes is None else str(entry.passes).lower()
+                    writer.writerow(map(_plain, (
+                        who.benchmark, who.model, who.method, who.method_edition, who.seed, name, entry.edition,
+                        entry.value, low, high, entry.n, passes, entry.reason, record.comparability.sha256, cell.key,
+                    )))  # fmt: skip
+    return out.getvalue()
+
+
+def _plain(value: object) -> object:
+    """Text that a spreadsheet takes for a formula is led by an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def as_latex(tables: Iterable[Table]) -> str:
+    """Each table in the form of the paper's, for booktabs: the best in bold, the second underlined."""
+    return "\n".join(line for table in tables for line in _latex(table)) + "\n"
+
+
+LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "target": r"$\rightarrow$"}
+
+
+def _latex(table: Table) -> Iterable[str]:
+    title = f"{table.benchmark}, {table.model}; metrics of edition {table.comparability.get('edition', '')}"
+    limits = "".join(f"; {name} {fact}" for name, fact in table.limits.items())
+    yield r"\begin{table}\centering"
+    yield rf"\caption{{{_tex(title + limits)}. References are not ranked.}}"
+    yield rf"\begin{{tabular}}{{l{'r' * len(table.headline)}}}"
+    yield r"\toprule"
+    heads = [f"{_tex(table.metric(name).label)} {LATEX_ARROWS[table.metric(name).better]}" for name in table.headline]
+    yield " & ".join(["Method", *heads]) + r" \\"
+    yield r"\midrule"
+    for number, row in enumerate((*table.references, *table.rows)):
+        if number == len(table.references):
+            yield r"\midrule"
+        if row.record:
+            yield " & ".join([_tex(row.method), *(_latex_value(row.values[name]) for name in table.headline)]) + r" \\"
+    yield r"\bottomrule"
+    yield r"\end{tabular}\end{table}"
+
+
+def _latex_value(value: Value) -> str:
+    text = _tex(formatted(value.value))
+    text = {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(value.rank, text)
+    spread = "" if value.spread is None else rf" {{\small $\pm$ {_tex(formatted(value.spread))}}}"
+    return text + spread
+
+
+TEX = {"\\": r"\textbackslash{}", "−": "$-$", "∞": r"$\infty$", "–": "--", "₁₀": "$_{10}$", "~": r"\textasciitilde{}",
+       "^": r"\textasciicircum{}", **{letter: rf"\{letter}" for letter in "&%$#_{}"}}  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    return re.sub("|".join(map(re.escape, TEX)), lambda found: TEX[found[0]], " ".join(text.split()))
+
+
+@cache
+def _papers() -> dict[str, tuple[str, str, int]]:
+    content = json.loads(files("unlearnbench.leaderboard").joinpath("papers.json").read_text(encoding="utf-8"))
+    return {number: tuple(facts) for number, facts in content.items()}
+
+
+def as_bibtex(citations: Mapping[str, str]) -> str:
+    """Entries for citations by the name of what cites them. One that is BibTeX already stands as it is."""
+    entries: dict[str, list[str]] = {}
+    for name, citation in citations.items():
+        if citation:
+            entries.setdefault(citation, []).append(name)
+    return "\n".join(_entry(citation, names) for citation, names in entries.items())
+
+
+def _entry(citation: str, names: list[str]) -> str:
+    if citation.lstrip().startswith("@"):
+        return citation.strip() + "\n"
+    found = re.search(r"arXiv:(\d{4}\.\d{4,5})", citation)
+    fields = {"note": _tex(f"{citation}; {', '.join(names)}")}
+    key = re.sub(r"\W+", "", names[0].lower())
+    if found:
+        fields |= {"eprint": found[1], "archiveprefix": "arXiv"}
+        if found[1] in _papers():
+            title, authors, year = _papers()[found[1]]
+            fields |= {"title": f"{{{_tex(title)}}}", "author": authors, "year": str(year)}
+            key = authors.partition(",")[0].lower() + str(year) + "".join(found[1].split("."))
+    lines = "".join(f"  {name} = {{{text}}},\n" for name, text in sorted(fields.items()))
+    return f"@misc{{{key},\n{lines}}}\n"
