@@ -18,8 +18,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from unlearnbench.runs import StoredCell
 from unlearnbench.storage import finite, read_rows, write_bytes
 
+from .downloads import as_csv, as_latex
 from .published import published_for
 from .ranking import ARROWS, Table, formatted, tables
+from .scatter import scatter
 
 SAMPLES_SHOWN = 40
 """Rows of each part on a cell's page; the sample file holds all."""
@@ -33,11 +35,18 @@ def render(cells: Iterable[StoredCell], out: Path) -> Path:
     failed = [cell for cell in cells if cell.record is None]
     published = [published_for(table.benchmark, table.model) for table in found]
     page = _template("index.html.j2").render(
-        tables=found, failed=failed, anchors=_anchors(found), published=published, root=""
+        tables=found,
+        failed=failed,
+        anchors=_anchors(found),
+        published=published,
+        plots=[scatter(table, table.rows, lambda row: f"cells/{row.cells[0].key}.html") for table in found],
+        root="",
     )
     write_bytes(out / "index.html", page.encode())
     records = [json.loads(cell.record.model_dump_json()) for cell in cells if cell.record]
     write_bytes(out / "records.json", (json.dumps(finite(records), indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(out / "scores.csv", as_csv(found).encode())
+    write_bytes(out / "tables.tex", as_latex(found).encode())
     samples = _Samples({cell.key: cell for cell in cells})
     for cell in cells:
         if cell.record:

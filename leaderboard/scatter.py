@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from unlearnbench.records import ScoreEntry
 
@@ -15,6 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 48
 LOG_FLOOR = 1e-30
 COLLAPSED = 0.5
 """The share of the retained model's utility below which a model counts as collapsed."""
+Box = tuple[float, float, float, float]
 MARKERS = ("circle", "square", "diamond", "triangle")
 
 
@@ -73,7 +75,7 @@ def scatter(table: Table, rows: Sequence[Row], link: Callable[[Row], str]) -> Sc
         )
     )
     drawn = [row for row in shown if not row.reference]
-    taken: list[tuple[float, float, float, float]] = []
+    taken: list[Box] = []
     places = [(x_scale(row.values[names[1]].value), y_scale(row.values[names[0]].value)) for row in drawn]
     taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     points = []
@@ -82,7 +84,7 @@ def scatter(table: Table, rows: Sequence[Row], link: Callable[[Row], str]) -> Sc
         facts = (
             f"{row.method}: {utility.label} {formatted(values[1].value)}, {forget.label} {formatted(values[0].value)}"
         )
-        points.append(Point(row.method, link(row), facts, x, y, _whisker(row, names[1], x_scale),
+        points.append(Point(row.method, link(row), f"{row.method}: {facts}", x, y, _whisker(row, names[1], x_scale),
                             _whisker(row, names[0], y_scale), row.layer == 1, MARKERS[number % len(MARKERS)],
                             _label(row.method, x, y, taken)))  # fmt: skip
     front = sorted((point.x, point.y) for point in points if point.front)
@@ -183,8 +185,8 @@ def _staircase(front: Sequence[tuple[float, float]]) -> str:
         return ""
     # Going right the front falls: each step is first down, then across to the next row.
     steps: list[tuple[float, float]] = [(LEFT, front[0][1]), front[0]]
-    for (x, y), (nx, ny) in zip(front, front[1:], strict=False):
-        steps += [(x, ny), (nx, ny)] if ny > y else [(nx, y), (nx, ny)]
+    for (x, _), (nx, ny) in pairwise(front):
+        steps += [(x, ny), (nx, ny)]
     steps.append((front[-1][0], HEIGHT - BOTTOM))
     return " ".join(f"{x:g},{y:g}" for x, y in steps)
 

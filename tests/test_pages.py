@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -12,8 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unlearnbench.leaderboard.downloads import as_bibtex
 from unlearnbench.leaderboard.ranking import formatted, pareto_layers, tables
 from unlearnbench.leaderboard.render import render
+from unlearnbench.leaderboard.scatter import scatter
 from unlearnbench.runs import stored_cells
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
@@ -242,3 +247,50 @@ def test_a_row_that_lacks_a_seed_or_a_value_has_no_place_and_stands_last(small_r
     missing = SimpleNamespace(**{**vars(gd), "record": gd.record.model_copy(update={"scores": scores})})
     (table,) = tables([missing if cell is gd else cell for cell in cells])
     assert (table.rows[-1].method, table.rows[-1].place) == ("gd", 0)
+
+
+def test_the_plot_has_every_row_its_front_and_the_references(small_run):
+    (table,) = tables(stored_cells(small_run[0]))
+    plot = scatter(table, table.rows, lambda row: row.method)
+    assert {point.label for point in plot.points} == {row.method for row in table.rows}
+    assert {role for role, _, _ in plot.references} == {"original", "retained"}
+    assert {point.label for point in plot.points if point.front} == {r.method for r in table.rows if r.layer == 1}
+    left, top, right, bottom = plot.box
+    assert all(left <= point.x <= right and top <= point.y <= bottom for point in plot.points)
+    # Right and up are better: of two rows, the one with the higher utility never stands further left.
+    by_utility = sorted(table.rows, key=lambda row: row.values["model_utility"].value)
+    across = {point.label: point.x for point in plot.points}
+    assert [across[row.method] for row in by_utility] == sorted(across.values())
+
+
+def test_a_value_that_is_not_finite_is_left_out_of_the_plot_and_counted(small_run):
+    (table,) = tables(stored_cells(small_run[0]))
+    gone = replace(table.rows[0].values["model_utility"], value=float("inf"))
+    row = replace(table.rows[0], values={**table.rows[0].values, "model_utility": gone})
+    plot = scatter(table, [row, *table.rows[1:]], lambda row: row.method)
+    assert plot.left_out == 1
+    assert len(plot.points) == len(table.rows) - 1
+    assert scatter(replace(table, metrics=tuple(m.model_copy(update={"axis": ""}) for m in table.metrics)),
+                   table.rows, lambda row: row.method) is None  # fmt: skip
+
+
+def test_every_score_can_be_downloaded(site, small_run):
+    cells = [cell for cell in stored_cells(small_run[0]) if cell.record]
+    lines = list(csv.DictReader(io.StringIO((site / "scores.csv").read_text())))
+    assert len(lines) == sum(len(cell.record.scores) for cell in cells)
+    for cell in cells:
+        mine = {line["metric"]: float(line["value"]) for line in lines if line["cell"] == cell.key}
+        assert mine == pytest.approx({name: entry.value for name, entry in cell.record.scores.items()}, nan_ok=True)
+    latex = (site / "tables.tex").read_text()
+    assert latex.count(r"\\") == 1 + len(cells)
+    assert "tofu-forget10, nano" in latex
+
+
+def test_bibtex_knows_the_papers_and_keeps_what_is_bibtex_already():
+    text = as_bibtex({"ga": "Jang et al. 2023, arXiv:2210.01504", "mine": "@article{x, title={Y}}", "none": "",
+                      "other": "Doe_2026, arXiv:2601.00001"})  # fmt: skip
+    assert "Knowledge Unlearning for Mitigating Privacy Risks" in text
+    assert "@article{x, title={Y}}" in text
+    assert "eprint = {2601.00001}" in text
+    assert r"Doe\_2026" in text
+    assert text.count("@") == 3
