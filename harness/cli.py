@@ -426,8 +426,7 @@ def _render(sources: Sequence[str | Path], out: str, registry: Registry, edition
     from .results import opened
 
     with opened(sources, edition) as found:
-        cells = [cell for results in found for cell in results.cells]
-        return str(_reporter(registry, "html")(cells, Path(out)))
+        return str(_reporter(registry, "html")(found, Path(out), registry))
 
 
 @cli.command()

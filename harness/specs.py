@@ -250,7 +250,11 @@ class ExecutorSpec:
 
 @dataclass(frozen=True)
 class ReporterSpec:
-    """Something that shows results: ``target(cells, out)`` for pages, ``target(cells)`` for the terminal."""
+    """Something that shows results: ``target(results, out, registry)`` for pages, ``target(cells)`` for the terminal.
+
+    ``results`` is a list of ``results.Results``, whose cells have records; a ``Registry`` knows what plugins say of
+    methods and benchmarks.
+    """
 
     name: str
     target: str

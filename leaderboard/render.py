@@ -1,4 +1,4 @@
-"""Static pages from cells: one table per benchmark, one page of samples per cell.
+"""Static pages from results: an overview, a page per benchmark, method and cell, and what explains them.
 
 Pages open from ``file://``, ask nothing of a network, read without JavaScript, and are byte-identical for
 identical input. Everything shown is escaped: generations and names are other people's text.
@@ -7,7 +7,8 @@ identical input. Everything shown is escaped: generations and names are other pe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,96 +16,148 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from unlearnbench.runs import StoredCell
-from unlearnbench.storage import finite, read_rows, write_bytes
+from unlearnbench.domain import EDITIONS
+from unlearnbench.errors import HarnessError
+from unlearnbench.plugins import Registry
+from unlearnbench.results import Results
+from unlearnbench.storage import as_storage_error, finite
 
-from .downloads import as_csv, as_latex
+from .downloads import as_bibtex, as_csv, as_latex
 from .published import published_for
-from .ranking import ARROWS, Table, formatted, tables
+from .ranking import ARROWS, Row, formatted
+from .samples import Samples, shown_parts, texts_of
 from .scatter import scatter
+from .site import Entry, MethodEntry, Part, Site
 
-SAMPLES_SHOWN = 40
-"""Rows of each part on a cell's page; the sample file holds all."""
+COVERAGE_ROWS = 500
+"""Methods in the overview's matrix; it says where the others are."""
+LISTED = 100
+"""Cells without a score that the overview names."""
 
 
-def render(cells: Iterable[StoredCell], out: Path) -> Path:
-    """Write the site into ``out`` and return its first page. Other files in ``out`` are left alone."""
-    cells = list(cells)
-    found = tables(cells)
-    write_bytes(out / "style.css", _text("style.css").encode())
-    failed = [cell for cell in cells if cell.record is None]
-    published = [published_for(table.benchmark, table.model) for table in found]
-    page = _template("index.html.j2").render(
-        tables=found,
-        failed=failed,
-        anchors=_anchors(found),
-        published=published,
-        plots=[scatter(table, table.rows, lambda row: f"cells/{row.cells[0].key}.html") for table in found],
-        root="",
-    )
-    write_bytes(out / "index.html", page.encode())
-    records = [json.loads(cell.record.model_dump_json()) for cell in cells if cell.record]
-    write_bytes(out / "records.json", (json.dumps(finite(records), indent=1, ensure_ascii=False) + "\n").encode())
-    write_bytes(out / "scores.csv", as_csv(found).encode())
-    write_bytes(out / "tables.tex", as_latex(found).encode())
-    samples = _Samples({cell.key: cell for cell in cells})
-    for cell in cells:
-        if cell.record:
-            write_bytes(out / "cells" / f"{cell.key}.html", _cell_page(cell, samples).encode())
+def render(results: Sequence[Results], out: Path, registry: Registry) -> Path:
+    """Write the site into ``out`` and return its first page. Files that are not the site's are left alone.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    site = Site(results, registry)
+    pages = _Pages(site, out)
+    pages.overview()
+    for benchmark in site.benchmarks:
+        pages.benchmark(benchmark)
+    for method in site.methods.values():
+        pages.method(method)
+    for name in ("methods", "metrics", "about"):
+        pages.write(f"{name}.html", f"{name}.html.j2")
+    pages.downloads()
+    samples = Samples()
+    for entry in site.entries.values():
+        if entry.cell.record:
+            pages.cell(entry, samples)
     return out / "index.html"
 
 
-def _anchors(found: list[Table]) -> list[str]:
-    """An id per table, distinct where one benchmark has several tables."""
-    names: list[str] = []
-    for table in found:
-        base = f"{table.benchmark}-{table.model}".replace("/", "-").replace(" ", "-")
-        names.append(base if base not in names else f"{base}-{len(names)}")
-    return names
+class _Pages:
+    """The site's files."""
+
+    def __init__(self, site: Site, out: Path) -> None:
+        self.site, self.out = site, out
+        for name in ("style.css", "site.js"):
+            self._put(name, [files("unlearnbench.leaderboard").joinpath("templates", name).read_text(encoding="utf-8")])
+
+    def _put(self, name: str, pieces: Iterable[str]) -> None:
+        """Write a file as it is made. Pages can be made again, so that none is synchronised with the disk."""
+        path = self.out / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.with_name(f".{path.name}.part").open("w", encoding="utf-8", errors="replace") as file:
+                file.writelines(pieces)
+            os.replace(path.with_name(f".{path.name}.part"), path)
+        except OSError as error:
+            raise as_storage_error(error, path) from error
+
+    def write(self, name: str, template: str, **facts: Any) -> None:
+        """One page. ``root`` leads from it to the site's folder."""
+        root = "../" * name.count("/")
+        self._put(name, [_template(template).render(site=self.site, root=root, **facts)])
+
+    def overview(self) -> None:
+        site = self.site
+        cards = [
+            (table, site.table_links[place], scatter(table, table.rows[:60], lambda row: ""))
+            for place, table in enumerate(site.tables)
+        ]
+        coverage = site.coverage
+        columns = list(dict.fromkeys(column for row in coverage.values() for column in row))
+        shown = dict(list(coverage.items())[:COVERAGE_ROWS])
+        self.write("index.html", "index.html.j2", cards=cards, columns=columns, coverage=shown,
+                   hidden=len(coverage) - len(shown), listed=LISTED)  # fmt: skip
+
+    def benchmark(self, benchmark: str) -> None:
+        pages = self.site.benchmarks[benchmark]
+        for number, parts in enumerate(pages):
+            self.write(
+                self.site.benchmark_page(benchmark, number), "benchmark.html.j2", benchmark=benchmark, number=number,
+                pages=[self.site.benchmark_page(benchmark, i) for i in range(len(pages))],
+                parts=[(part, self._plot(part), published_for(part.table.benchmark, part.table.model))
+                       for part in parts],
+            )  # fmt: skip
+
+    def _plot(self, part: Part) -> Any:
+        return scatter(part.table, part.rows, lambda row: f"../cells/{_first(row)}.html")
+
+    def method(self, method: MethodEntry) -> None:
+        self.write(method.page, "method.html.j2", method=method)
+
+    def cell(self, entry: Entry, samples: Samples) -> None:
+        cell, record = entry.cell, entry.cell.record
+        assert record is not None
+        parts: dict[str, Any] = {}
+        totals: dict[str, int] = {}
+        lost = ""
+        if record.samples.shown != "none":
+            try:
+                mine = samples.of(entry.results, record.cell)
+                others = {role: samples.of(entry.results, key) for role, key in record.samples.references.items()
+                          if key != record.cell}  # fmt: skip
+                parts, totals = shown_parts(mine, others, record.samples.shown)
+            except HarnessError as error:
+                # Scores stand without their samples, but nobody can recompute them: the page says so.
+                lost = str(error).replace(str(entry.results.folder), "")
+        self.write(f"cells/{cell.key}.html", "cell.html.j2", entry=entry, cell=cell, record=record, parts=parts,
+                   totals=totals, lost=lost, method=self.site.methods[record.identity.method_qualified])  # fmt: skip
+        if parts:
+            content = json.dumps({"cell": cell.key, "rows": texts_of(parts)}, sort_keys=True)
+            self._put(f"samples/{cell.key}.js", ["unlearnbenchSamples(", content, ");\n"])
+
+    def downloads(self) -> None:
+        site = self.site
+        for benchmark in site.benchmarks:
+            mine = [table for table in site.tables if table.benchmark == benchmark]
+            name = Path(site.benchmark_page(benchmark)).stem
+            self._put(f"data/{name}.csv", [as_csv(mine)])
+            self._put(f"data/{name}.tex", [as_latex(mine)])
+        self._put("data/records.json", self._records())
+        citations = {entry.name: entry.spec.citation for entry in site.methods.values() if entry.spec}
+        citations |= {name: spec.citation for name, spec in site.specs.items() if spec}
+        self._put("data/citations.bib", [as_bibtex(citations)])
+
+    def _records(self) -> Iterable[str]:
+        """All records, a line each, in the form that ``unlearnbench results`` and ``compare`` read."""
+        yield '{"records": [\n'
+        first = True
+        for entry in self.site.entries.values():
+            if entry.cell.record:
+                content = finite(json.loads(entry.cell.record.model_dump_json()))
+                yield ("" if first else ",\n") + json.dumps(content, ensure_ascii=False)
+                first = False
+        yield "\n]}\n"
 
 
-class _Samples:
-    """Sample files, each read once; the references' are shown beside every cell's."""
-
-    def __init__(self, cells: Mapping[str, StoredCell]) -> None:
-        self._cells = cells
-        self._read = cache(self._rows)
-
-    def of(self, key: str) -> dict[tuple[str, int], dict[str, Any]]:
-        return self._read(key)
-
-    def _rows(self, key: str) -> dict[tuple[str, int], dict[str, Any]]:
-        cell = self._cells.get(key)
-        if cell is None or cell.record is None:
-            return {}
-        rows = read_rows(cell.folder / cell.record.samples.file)
-        return {(str(row.get("part", "")), int(row.get("index", place))): row for place, row in enumerate(rows)}
-
-
-def _cell_page(cell: StoredCell, samples: _Samples) -> str:
-    record = cell.record
-    assert record is not None
-    mine = samples.of(cell.key)
-    references = record.samples.references
-    others = {role: samples.of(key) for role, key in references.items()}
-    parts: dict[str, list[dict[str, Any]]] = {}
-    for place, row in mine.items():
-        if "generation" not in row:
-            # Likelihoods alone: their scores are in the table above, their values in the sample file.
-            continue
-        shown = parts.setdefault(place[0], [])
-        if len(shown) < SAMPLES_SHOWN:
-            beside = {role: rows.get(place, {}).get("generation") for role, rows in others.items()}
-            shown.append({**row, **{f"{role}_generation": text for role, text in beside.items()}})
-    totals = {part: sum(place[0] == part for place in mine) for part in parts}
-    page: str = _template("cell.html.j2").render(
-        cell=cell, record=record, parts=parts, totals=totals, roles=list(others), root="../"
-    )
-    return page
-
-
-def _text(name: str) -> str:
-    return files("unlearnbench.leaderboard").joinpath("templates", name).read_text(encoding="utf-8")
+def _first(row: Row) -> str:
+    """The key of the cell that a row leads to."""
+    return next(cell.key for cell in row.cells if cell.record)
 
 
 @cache
@@ -117,7 +170,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["number"] = formatted
-    environment.globals["arrows"] = ARROWS
+    environment.globals.update(arrows=ARROWS, editions=EDITIONS, first_cell=_first)
     return environment
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -18,8 +20,23 @@ from hypothesis import strategies as st
 from unlearnbench.leaderboard.downloads import as_bibtex
 from unlearnbench.leaderboard.ranking import formatted, pareto_layers, tables
 from unlearnbench.leaderboard.render import render
+from unlearnbench.leaderboard.samples import marked
 from unlearnbench.leaderboard.scatter import scatter
+from unlearnbench.plugins import load_plugins
+from unlearnbench.results import opened
 from unlearnbench.runs import stored_cells
+
+
+def rendered(out, *sources):
+    """The site of these sources in ``out``."""
+    with opened(sources) as found:
+        render(found, out, load_plugins())
+    return out
+
+
+def page_of(site, benchmark):
+    return (site / "b" / f"{benchmark}.html").read_text()
+
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
 
@@ -44,35 +61,80 @@ class Tags(HTMLParser):
 @pytest.fixture(scope="module")
 def site(small_run, tmp_path_factory):
     run, _ = small_run
-    out = tmp_path_factory.mktemp("site")
-    render(stored_cells(run), out)
-    return out
+    return rendered(tmp_path_factory.mktemp("site"), run)
 
 
-def test_the_first_page_has_the_paper_s_columns_and_every_row(site):
-    text = (site / "index.html").read_text()
+def test_a_benchmark_s_page_has_the_paper_s_columns_and_every_row(site):
+    text = page_of(site, "tofu-forget10")
     for label in ("FQ", "MU", "F-RL", "R-RL"):
-        assert re.search(rf"{label} <span aria-label=\"(higher|lower) is better\">[↑↓]</span>", text)
+        assert re.search(rf">{label}</a> <span aria-label=\"(higher|lower) is better\">[↑↓]</span>", text)
     for name in ("original", "retained", "ga", "npo", "flat-tv", "flat-kl"):
-        assert re.search(rf'<a href="cells/{name}--[^"]+\.html">{name}</a>', text)
+        assert re.search(rf'<a href="../cells/{name}--[^"]+\.html"><bdi>{name}</bdi></a>', text)
     assert "generated, not the published data set" in text
-    assert text.index(">original<") < text.index(">ga<")
+    assert text.index("<bdi>original<") < text.index("<bdi>ga<")
+    assert "own run" in text
+
+
+def test_the_overview_has_the_coverage_the_sources_and_the_downloads(site, small_run):
+    text = (site / "index.html").read_text()
+    for cell in stored_cells(small_run[0]):
+        assert f'<th scope="row">{cell.identity["method"]}</th><td>1</td>' in text
+    assert "complete" in text
+    assert "17 of 17" in text
+    for link in ("data/records.json", "data/tofu-forget10.csv", "data/tofu-forget10.tex", "data/citations.bib"):
+        assert f'href="{link}"' in text
+
+
+def test_what_methods_need_is_a_table_of_facts(site, small_run):
+    text = (site / "methods.html").read_text()
+    for cell in stored_cells(small_run[0]):
+        identity = cell.record.identity
+        if identity.reference:
+            assert f">{identity.method}</a>" not in text
+            continue
+        row = re.search(rf">{identity.method}</a></th>\n((?:<td>.*?</td>)+)", text)
+        needs = identity.requires
+        facts = (
+            True,
+            needs["retain"],
+            needs["template"],
+            needs["original"] == "logprobs",
+            needs["original"] == "model",
+        )
+        assert re.findall("<td>(.*?)</td>", row[1])[:5] == ["✓ yes" if fact else "no" for fact in facts]
+
+
+def test_every_metric_is_explained(site, small_run):
+    from unlearnbench.benchmarks.plugin import unlearnbench_benchmarks
+
+    (spec,) = (spec for spec in unlearnbench_benchmarks() if spec.name == "tofu-forget10")
+    text = html.unescape((site / "metrics.html").read_text())
+    for metric in spec.metrics:
+        assert f'id="tofu-forget10-{metric.name}"' in text
+        assert metric.definition in text
+        assert metric.source in text
+
+
+def test_a_method_s_page_has_its_paper_hyperparameters_and_cost(site):
+    text = (site / "m" / "unlearnbench-npo.html").read_text()
+    for fact in ("arXiv:2404.05868", "<dt>beta</dt>", "original’s log-probabilities", "MiB", "(enforced)"):
+        assert fact in text
 
 
 def test_every_link_leads_somewhere_inside_the_site(site):
     for page in site.rglob("*.html"):
         tags = Tags(page.read_text())
-        assert "script" not in tags.tags
+        assert tags.tags.count("script") == 1
         for link in tags.links:
             assert not re.match(r"[a-z]+:", link), link
             path, _, anchor = link.partition("#")
-            assert not anchor or anchor in tags.ids
             assert not path or (page.parent / path).is_file(), (page, link)
+            target = Tags((page.parent / path).read_text()) if path.endswith(".html") and anchor else tags
+            assert not anchor or anchor in target.ids, (page, link)
 
 
 def test_equal_input_gives_equal_bytes(site, small_run, tmp_path):
-    run, _ = small_run
-    render(stored_cells(run), tmp_path)
+    rendered(tmp_path, small_run[0])
     mine = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     theirs = {path.relative_to(site): path.read_bytes() for path in site.rglob("*") if path.is_file()}
     assert mine == theirs
@@ -80,7 +142,7 @@ def test_equal_input_gives_equal_bytes(site, small_run, tmp_path):
 
 def test_a_cell_s_page_shows_its_samples_beside_the_references(site):
     text = next(site.glob("cells/npo--*.html")).read_text()
-    for word in ("<dt>truth</dt>", "<dt>original</dt>", "<dt>retained</dt>", 'class="mine">npo</dt>', "SHA-256"):
+    for word in ("<dt>truth</dt>", "<dt>original</dt>", "<dt>retained</dt>", "<bdi>npo</bdi></dt>", "SHA-256"):
         assert word in text
     assert text.count('class="sample"') > 40
     assert re.search(r"40 of \d+ rows|\d+ of \d+ rows", text)
@@ -96,11 +158,14 @@ def test_text_of_strangers_stays_text(small_run, tmp_path):
     (folder / "samples.jsonl.gz").write_bytes(rows_as_bytes(rows))
     status = next((tmp_path / "run" / "cells").glob("gd--*")) / "status.json"
     status.write_text(f'{{"status": "failed", "reason": "{HOSTILE.replace(chr(34), chr(39))}"}}')
-    render(stored_cells(tmp_path / "run"), tmp_path / "site")
+    rendered(tmp_path / "site", tmp_path / "run")
     for page in (tmp_path / "site").rglob("*.html"):
         tags = Tags(page.read_text()).tags
-        assert "script" not in tags
+        assert tags.count("script") == 1, "its own"
         assert "img" not in tags
+    for file in (tmp_path / "site" / "samples").glob("ga--*.js"):
+        # A page parses these texts: what is not a mark of a differing word is escaped in them.
+        assert set(Tags(file.read_text()).tags) <= {"mark"}
     assert "alert(1)" in next((tmp_path / "site" / "cells").glob("ga--*.html")).read_text()
 
 
@@ -202,7 +267,7 @@ def test_the_page_reads_in_a_browser_without_a_network(site, tmp_path):
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          f"--user-data-dir={tmp_path}", "--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom",
-         (site / "index.html").as_uri()],
+         (site / "b" / "tofu-forget10.html").as_uri()],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert "flat-pearson" in done.stdout
@@ -276,12 +341,12 @@ def test_a_value_that_is_not_finite_is_left_out_of_the_plot_and_counted(small_ru
 
 def test_every_score_can_be_downloaded(site, small_run):
     cells = [cell for cell in stored_cells(small_run[0]) if cell.record]
-    lines = list(csv.DictReader(io.StringIO((site / "scores.csv").read_text())))
+    lines = list(csv.DictReader(io.StringIO((site / "data" / "tofu-forget10.csv").read_text())))
     assert len(lines) == sum(len(cell.record.scores) for cell in cells)
     for cell in cells:
         mine = {line["metric"]: float(line["value"]) for line in lines if line["cell"] == cell.key}
         assert mine == pytest.approx({name: entry.value for name, entry in cell.record.scores.items()}, nan_ok=True)
-    latex = (site / "tables.tex").read_text()
+    latex = (site / "data" / "tofu-forget10.tex").read_text()
     assert latex.count(r"\\") == 1 + len(cells)
     assert "tofu-forget10, nano" in latex
 
@@ -294,3 +359,50 @@ def test_bibtex_knows_the_papers_and_keeps_what_is_bibtex_already():
     assert "eprint = {2601.00001}" in text
     assert r"Doe\_2026" in text
     assert text.count("@") == 3
+
+
+def test_words_that_differ_are_marked_and_all_text_is_escaped():
+    assert marked("a <b> c", "a x c") == "a <mark>&lt;b&gt;</mark> c"
+    assert marked("same words", "same words") == "same words"
+    assert marked("", "x") == ""
+    assert marked("other", "x") == "<mark>other</mark>"
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_marking_changes_no_words(text, truth):
+    shown = html.unescape(re.sub("</?mark>", "", str(marked(text, truth))))
+    assert shown.split() == text.split() or "<mark>" in text
+
+
+def test_a_cell_without_its_sample_file_says_so_and_the_rest_stands(small_run, tmp_path):
+    shutil.copytree(small_run[0], tmp_path / "run", ignore=shutil.ignore_patterns("site"))
+    next((tmp_path / "run" / "cells").glob("npo--*/samples.jsonl.gz")).unlink()
+    site = rendered(tmp_path / "site", tmp_path / "run")
+    assert "Samples cannot be shown" in next((site / "cells").glob("npo--*.html")).read_text()
+    assert "Samples cannot be shown" not in next((site / "cells").glob("ga--*.html")).read_text()
+
+
+def test_a_run_still_in_progress_is_marked_partial(small_run, tmp_path):
+    shutil.copytree(small_run[0], tmp_path / "run", ignore=shutil.ignore_patterns("site"))
+    shutil.rmtree(next((tmp_path / "run" / "cells").glob("npo--*")))
+    site = rendered(tmp_path / "site", tmp_path / "run")
+    assert "partial" in (site / "index.html").read_text()
+    assert "16 of 17" in (site / "index.html").read_text()
+    assert "a run that was not finished" in next((site / "cells").glob("ga--*.html")).read_text()
+
+
+def test_two_submissions_of_one_name_are_two_rows_with_pages_of_their_own(small_run, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(small_run[0], tmp_path / name, ignore=shutil.ignore_patterns("site"))
+    path = next((tmp_path / "two" / "cells").glob("npo--*/record.json"))
+    record = json.loads(path.read_text())
+    record["identity"]["method_qualified"] = "elsewhere/npo"
+    record["scores"]["model_utility"]["value"] = 0.25
+    path.write_text(json.dumps(record))
+    site = rendered(tmp_path / "site", tmp_path / "one", tmp_path / "two")
+    text = page_of(site, "tofu-forget10")
+    assert "<bdi>unlearnbench/npo</bdi>" in text
+    assert "<bdi>elsewhere/npo</bdi>" in text
+    assert len(list((site / "cells").glob("npo--*.html"))) == 2
+    assert len(list((site / "cells").glob("ga--*.html"))) == 1, "equal results stand once"
+    assert (site / "m" / "elsewhere-npo.html").is_file()

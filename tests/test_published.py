@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 
@@ -133,35 +133,38 @@ def test_running_text_goes_from_data_to_pages(text_run):
     assert records["hp", "retained"]["scores"]["fq_gap"]["value"] == 0.0
     assert records["muse-news", "whp"]["scores"]["verbmem_f"]["passes"] in (True, False)
     assert records["muse-news", "original"]["scores"]["verbmem_f"]["passes"] is None
-    page = (run / "site" / "index.html").read_text()
+    page = (run / "site" / "b" / "muse-news.html").read_text()
     assert "Published: Table 5, llama2-7b" in page
-    assert "1.10e71" in page
     assert "no row above is ranked with them" in page
+    assert "1.10e71" in (run / "site" / "b" / "hp.html").read_text()
 
 
 def redone(cells, **changes):
-    return [
-        SimpleNamespace(**{**vars(cell), "record": cell.record.model_copy(update=changes)}) if cell.record else cell
-        for cell in cells
-    ]
+    return [replace(cell, record=cell.record.model_copy(update=changes)) if cell.record else cell for cell in cells]
+
+
+def rendered(run, cells, out):
+    from unlearnbench.leaderboard.render import render
+    from unlearnbench.results import Results
+
+    render([Results(str(run), tuple(cells), folder=run)], out, load_plugins())
+    return out
 
 
 def test_rows_on_other_data_than_the_benchmark_s_are_shown_and_not_ranked(text_run, tmp_path):
     from unlearnbench.leaderboard.ranking import tables
-    from unlearnbench.leaderboard.render import render
     from unlearnbench.runs import stored_cells
 
     cells = redone(stored_cells(text_run[0]), unranked=["raw/retain2 is missing"])
     found = tables(cells)
     assert found
     assert all(value.rank == 0 for table in found for row in table.rows for value in row.values.values())
-    text = render(cells, tmp_path).read_text()
+    text = (rendered(text_run[0], cells, tmp_path) / "b" / "muse-news.html").read_text()
     assert "<b>not ranked</b> raw/retain2 is missing" in text
     assert 'title="best"' not in text
 
 
 def test_redacted_texts_are_counted_and_not_shown(text_run, tmp_path):
-    from unlearnbench.leaderboard.render import render
     from unlearnbench.runs import stored_cells
     from unlearnbench.storage import read_rows
 
@@ -171,23 +174,23 @@ def test_redacted_texts_are_counted_and_not_shown(text_run, tmp_path):
     for shown, there in (("public", True), ("redacted", False), ("none", False)):
         samples = first.record.samples.model_copy(update={"shown": shown})
         out = tmp_path / shown
-        render(redone([first], samples=samples), out)
+        rendered(text_run[0], redone([first], samples=samples), out)
         page = (out / "cells" / f"{first.key}.html").read_text()
         assert (words[:40] in page) is there
         assert ("row of 12 words" in page) is (shown == "redacted")
 
 
 def test_numbers_closest_to_a_target_are_best():
-    from unlearnbench.leaderboard.ranking import _rank
+    from unlearnbench.leaderboard.ranking import _best_two
     from unlearnbench.records import EditionScore, ScoreEntry
 
     metric = ScoreEntry(value=0.0, n=1, edition="paper", label="PrivLeak", better="target", target=0.0,
                         editions={"paper": EditionScore(value=0.0, n=1)})  # fmt: skip
     values = [-99.0, 15.0, -20.0, 109.0]
-    assert [_rank(value, values, metric) for value in values] == [0, 1, 2, 0]
+    assert [_best_two(metric, values)(value) for value in values] == [0, 1, 2, 0]
     assert json.loads(metric.model_dump_json())["target"] == 0.0
     like = metric.model_copy(update={"target": "retained"})
-    assert [_rank(value, values, like) for value in values] == [0, 0, 0, 0]
+    assert [_best_two(like, values)(value) for value in values] == [0, 0, 0, 0]
 
 
 def test_a_method_without_its_data_is_not_applicable_and_the_rest_stands(command):

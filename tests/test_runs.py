@@ -301,7 +301,7 @@ def test_several_seeds_are_shown_with_their_spread(command):
     )
     assert done.code == 0, done.err
     assert "±" in done.out
-    page = (command.folder / "runs" / "seeds" / "site" / "index.html").read_text()
+    page = (command.folder / "runs" / "seeds" / "site" / "b" / "tofu-forget05.html").read_text()
     assert "±" in page
     assert "seed 1</a>" in page
 

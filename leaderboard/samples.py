@@ -1,0 +1,103 @@
+"""What a model said, beside the truth and the references, with the words that differ marked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from unlearnbench.results import Results
+
+SHOWN = 40
+"""Rows of each part on a cell's page; the sample file holds all."""
+KEPT = 8
+LONGEST = 400
+"""Words of a text beyond which words are not compared."""
+
+Place = tuple[str, int]
+Rows = Mapping[Place, Mapping[str, Any]]
+
+
+class Samples:
+    """Sample files by cell; the last few are kept, so that references are not read again for every cell."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Rows] = {}
+
+    def of(self, results: Results, key: str) -> Rows:
+        """The rows of a cell by part and place. Raises a HarnessError where its file is missing or broken."""
+        place = (results.source, key)
+        found = self._kept.pop(place, None)
+        if found is None:
+            rows = results.samples_of(key)
+            found = {(str(row.get("part", "")), int(row.get("index", number))): row for number, row in enumerate(rows)}
+        self._kept[place] = found
+        if len(self._kept) > KEPT:
+            del self._kept[next(iter(self._kept))]
+        return found
+
+
+def shown_parts(
+    mine: Rows, references: Mapping[str, Rows], shown: str
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
+    """The first rows of each part as pages show them, and how many rows each part has.
+
+    Args:
+        shown: ``public`` for texts, ``redacted`` for the number of their words.
+    """
+    parts: dict[str, list[dict[str, Any]]] = {}
+    totals: dict[str, int] = {}
+    for place, row in mine.items():
+        if "generation" not in row:
+            # Likelihoods alone: their scores are in the table, their values in the sample file.
+            continue
+        part = place[0]
+        totals[part] = totals.get(part, 0) + 1
+        if totals[part] > SHOWN:
+            continue
+        answers = {role: rows.get(place, {}).get("generation") for role, rows in references.items()}
+        parts.setdefault(part, []).append(_row(row, answers, _redacted if shown == "redacted" else marked))
+    return parts, totals
+
+
+def _row(row: Mapping[str, Any], answers: Mapping[str, Any], show: Callable[[str, str], Markup]) -> dict[str, Any]:
+    truth = str(row.get("truth", ""))
+    return {
+        "index": row.get("index", 0),
+        "prompt": show(str(row.get("prompt", "")), ""),
+        "truth": show(truth, ""),
+        "answers": {role: None if text is None else show(str(text), truth) for role, text in answers.items()},
+        "mine": show(str(row["generation"]), truth),
+    }
+
+
+def _redacted(text: str, _: str) -> Markup:
+    return Markup("row of {} words").format(len(text.split())) if text else Markup("")
+
+
+def marked(text: str, truth: str) -> Markup:
+    """The text, escaped, with the words marked that are not the truth's in its order; unmarked without a truth."""
+    words, known = text.split(), truth.split()
+    if not known or words == known or max(len(words), len(known)) > LONGEST:
+        return escape(text)
+    pieces: list[str] = []
+    blocks = SequenceMatcher(None, words, known, autojunk=False).get_matching_blocks()
+    done = 0
+    for block in blocks:
+        if block.a > done:
+            pieces.append(Markup("<mark>{}</mark>").format(" ".join(words[done : block.a])))
+        if block.size:
+            pieces.append(escape(" ".join(words[block.a : block.a + block.size])))
+        done = block.a + block.size
+    return Markup(" ").join(pieces)
+
+
+def texts_of(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, str]]:
+    """What the comparison of two methods loads: by part and place, the answer with its marks."""
+    return {
+        f"{part} {row['index']}": {name: str(row[name]) for name in ("prompt", "truth", "mine")}
+        for part, rows in parts.items()
+        for row in rows
+    }

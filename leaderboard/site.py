@@ -1,0 +1,243 @@
+"""What a site is made of: cells from all sources under names of their own, tables in pages, methods and coverage."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from unlearnbench.errors import HarnessError
+from unlearnbench.plugins import Registry
+from unlearnbench.records import Record
+from unlearnbench.results import Results
+from unlearnbench.runs import StoredCell
+from unlearnbench.specs import BenchmarkSpec, Kind, MethodSpec
+from unlearnbench.verification import read_badge
+
+from .ranking import Row, Table, tables
+
+ROWS_PER_PAGE = 300
+"""More rows of a benchmark stand on further pages, so that none grows beyond 2 MB."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run, bundle or file of records that cells came from."""
+
+    name: str
+    done: int
+    total: int
+    partial: bool
+    verified: str
+    """``recomputed`` with the date and version, or empty."""
+    contact: str = ""
+    paper: str = ""
+    code: str = ""
+    licence: str = ""
+    selection: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell in the site; its key is unique there and names its page."""
+
+    cell: StoredCell
+    results: Results
+    source: Source
+    verified: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """As many rows of a table as one page holds, ``first`` being the place of the first of them."""
+
+    table: Table
+    anchor: str
+    rows: tuple[Row, ...]
+    first: int
+
+
+@dataclass
+class MethodEntry:
+    """A method of the site: what the registry knows of it (nothing where its plugin is not installed), and its rows."""
+
+    name: str
+    qualified: str
+    spec: MethodSpec | None
+    page: str
+    rows: list[tuple[Table, Row]] = field(default_factory=list)
+
+    @property
+    def record(self) -> Record:
+        found = self.rows[0][1].record
+        assert found is not None
+        return found
+
+
+class Names:
+    """File names for texts: readable, safe in every file system, and distinct."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, str] = {}
+
+    def of(self, text: str) -> str:
+        """The name of ``text``, the same each time."""
+        plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip(".-")[:64] or "unnamed"
+        if self._taken.setdefault(plain.lower(), text) != text:
+            plain = f"{plain[:52]}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+            self._taken[plain.lower()] = text
+        return plain
+
+
+class Site:
+    """Everything that pages show, computed once."""
+
+    def __init__(self, results: Sequence[Results], registry: Registry) -> None:
+        self.registry = registry
+        self.sources = [_source(some) for some in results]
+        self.entries = dict(_entries(results, self.sources))
+        self.tables = tables(entry.cell for entry in self.entries.values())
+        self._names = Names()
+
+    @property
+    def missing(self) -> list[StoredCell]:
+        """Cells without a score."""
+        return [entry.cell for entry in self.entries.values() if entry.cell.record is None]
+
+    @cached_property
+    def anchors(self) -> dict[int, str]:
+        """An id for each table by its place; a number tells those apart that are alike in all that headings say."""
+        names, seen = Names(), dict[str, int]()
+        found: dict[int, str] = {}
+        for place, table in enumerate(self.tables):
+            editions = dict.fromkeys((table.loss_edition, str(table.comparability["edition"])))
+            title = " ".join([table.benchmark, table.model, *(e for e in editions if e not in ("", "paper"))])
+            seen[title] = seen.get(title, 0) + 1
+            found[place] = names.of(title if seen[title] == 1 else f"{title} {seen[title]}")
+        return found
+
+    @cached_property
+    def benchmarks(self) -> dict[str, list[list[Part]]]:
+        """For each benchmark its pages, each a list of parts of tables."""
+        found: dict[str, list[list[Part]]] = {}
+        for place, table in enumerate(self.tables):
+            pages = found.setdefault(table.benchmark, [[]])
+            for first in range(0, max(len(table.rows), 1), ROWS_PER_PAGE):
+                part = Part(table, self.anchors[place], table.rows[first : first + ROWS_PER_PAGE], first)
+                rows = sum(len(p.rows) + len(p.table.references) for p in pages[-1])
+                if pages[-1] and rows + len(part.rows) > ROWS_PER_PAGE:
+                    pages.append([])
+                pages[-1].append(part)
+        return found
+
+    def benchmark_page(self, benchmark: str, number: int = 0) -> str:
+        """Address of a benchmark's page."""
+        return f"b/{self._names.of(benchmark)}{f'-{number + 1}' if number else ''}.html"
+
+    @cached_property
+    def table_links(self) -> dict[int, str]:
+        """Address of each table by its place."""
+        first: dict[str, str] = {}
+        for benchmark, pages in self.benchmarks.items():
+            for number, parts in enumerate(pages):
+                for part in parts:
+                    first.setdefault(part.anchor, f"{self.benchmark_page(benchmark, number)}#{part.anchor}")
+        return {place: first[anchor] for place, anchor in self.anchors.items()}
+
+    @cached_property
+    def methods(self) -> dict[str, MethodEntry]:
+        """By qualified name, every method with a score."""
+        found: dict[str, MethodEntry] = {}
+        for table in self.tables:
+            for row in (*table.references, *table.rows):
+                if not row.record:
+                    continue
+                name = row.record.identity.method_qualified
+                if name not in found:
+                    page = f"m/{self._names.of('method ' + name).removeprefix('method-')}.html"
+                    found[name] = MethodEntry(row.method, name, self._offered("method", name), page)
+                found[name].rows.append((table, row))
+        return found
+
+    @cached_property
+    def ambiguous(self) -> frozenset[str]:
+        """Short names that several distributions' methods share: these are shown in full."""
+        names = [entry.name for entry in self.methods.values()]
+        return frozenset(name for name in names if names.count(name) > 1)
+
+    def shown(self, row: Row) -> str:
+        """A row's name as tables show it."""
+        full = row.record.identity.method_qualified if row.record else row.method
+        return full if row.method in self.ambiguous else row.method
+
+    @cached_property
+    def specs(self) -> dict[str, BenchmarkSpec | None]:
+        """The benchmarks of the site, as far as their plugins are installed."""
+        records = [(table.benchmark, row.record) for table in self.tables for row in (*table.references, *table.rows)]
+        return {
+            name: self._offered("benchmark", record.identity.benchmark_qualified) for name, record in records if record
+        }
+
+    def _offered(self, kind: Kind, name: str) -> Any:
+        """What the registry knows of a component; None where its plugin is not installed."""
+        try:
+            return self.registry.find(kind, name).spec
+        except HarnessError:
+            return None
+
+    @cached_property
+    def coverage(self) -> dict[str, dict[tuple[str, str], list[StoredCell]]]:
+        """Method to (benchmark, model) to its cells, done or not."""
+        found: dict[str, dict[tuple[str, str], list[StoredCell]]] = {}
+        for entry in self.entries.values():
+            cell = entry.cell
+            name = str(cell.identity["method"])
+            if name in self.ambiguous and cell.record:
+                name = cell.record.identity.method_qualified
+            column = (cell.identity["benchmark"], cell.identity["model"])
+            found.setdefault(name, {}).setdefault(column, []).append(cell)
+        return found
+
+
+def _source(results: Results) -> Source:
+    done = sum(cell.status in ("done", "not-applicable") for cell in results.cells)
+    # A bundle or folder is known by its name: where it lies is nobody's business, and would change the bytes.
+    name = Path(results.source).name or results.source
+    if results.bundle is None:
+        waiting = any(cell.status == "pending" for cell in results.cells)
+        return Source(name, done, len(results.cells), waiting, "")
+    manifest = results.bundle.manifest
+    badge = read_badge(results.bundle.path)
+    verified = f"{badge['level']} {badge['date']}, unlearnbench {badge['unlearnbench']}" if badge else ""
+    facts = manifest.submission.model_dump()
+    told = {name: str(facts.get(name) or "") for name in ("contact", "paper", "code", "licence", "selection")}
+    return Source(name, done, len(results.cells), manifest.partial, verified, **told)
+
+
+def _entries(results: Sequence[Results], sources: Sequence[Source]) -> Iterator[tuple[str, Entry]]:
+    """Cells under keys that no two share; a result that several sources hold alike stands once, verified if any is."""
+    taken: dict[str, list[Entry]] = {}
+    for some, source in zip(results, sources, strict=True):
+        badge = read_badge(some.bundle.path) if some.bundle else {}
+        for cell in some.cells:
+            entry = Entry(cell, some, source, source.verified if cell.key in badge.get("cells", ()) else "")
+            same = [other for other in taken.get(cell.key, []) if _same(other.cell, cell)]
+            if not same:
+                taken.setdefault(cell.key, []).append(entry)
+            elif entry.verified and not same[0].verified:
+                others = taken[cell.key]
+                others[others.index(same[0])] = entry
+    for key, entries in taken.items():
+        for number, entry in enumerate(entries):
+            unique = f"{key}-{number + 1}" if number else key
+            yield unique, replace(entry, cell=replace(entry.cell, key=unique))
+
+
+def _same(one: StoredCell, other: StoredCell) -> bool:
+    if one.record is None or other.record is None:
+        return one.record is other.record and (one.status, one.reason) == (other.status, other.reason)
+    return (one.record.samples.sha256, one.record.scores) == (other.record.samples.sha256, other.record.scores)
