@@ -406,3 +406,41 @@ def test_two_submissions_of_one_name_are_two_rows_with_pages_of_their_own(small_
     assert len(list((site / "cells").glob("npo--*.html"))) == 2
     assert len(list((site / "cells").glob("ga--*.html"))) == 1, "equal results stand once"
     assert (site / "m" / "elsewhere-npo.html").is_file()
+
+
+def browsed(address, folder, *more):
+    """The document as headless Chromium has it after its scripts ran, with every name resolving to nothing."""
+    return subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         f"--user-data-dir={folder}", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=3000", *more,
+         "--dump-dom", address],
+        capture_output=True, text=True, timeout=120,
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+def test_an_address_keeps_the_order_the_filter_and_the_comparison(site, tmp_path):
+    table = "tofu-forget10-nano"
+    address = (site / "b" / "tofu-forget10.html").as_uri()
+    state = f"{table}-rows.sort=3.descending&{table}-rows.filter=flat&{table}-rows.hide=6&{table}-all.compare=2.3"
+    shown = browsed(f"{address}#{state}", tmp_path)
+    assert shown.count('aria-sort="descending"') == 1
+    assert "4 of 15 rows" in shown
+    rows = re.findall(r'<tr>\s*<td class="number place".*?</tr>', shown, re.S)
+    utility = [float(value) for row in rows for value in re.findall(r'data-value="([^"]*)"', row)[2:3]]
+    assert len(utility) == 15 - shown.count('<tr hidden="">')
+    assert utility == sorted(utility, reverse=True)
+    assert "Show where their answers differ" in shown
+    heads = re.findall(r'data-cell="[^"]+">([^<]+)</th>', shown)
+    assert f"<caption>{heads[2]} and {heads[3]}</caption>" in shown
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+def test_no_request_leaves_the_page(site, tmp_path):
+    log = tmp_path / "net.json"
+    browsed((site / "b" / "tofu-forget10.html").as_uri(), tmp_path / "user", f"--log-net-log={log}")
+    hosts = set(re.findall(r'"url":"https?://([^/"]+)', log.read_text()))
+    # The browser itself looks for updates of its own.
+    strange = {host for host in hosts if not re.search(r"(google|gstatic|googleapis|gvt1)\.com$", host.split(":")[0])}
+    assert not strange
+    assert not any(re.search(r"google|gstatic|gvt1", page.read_text()) for page in site.rglob("*.html"))
