@@ -440,6 +440,30 @@ def render(runs: tuple[str, ...], out: str, edition: str | None, plugins: tuple[
 
 
 @cli.command()
+@click.argument("site", metavar="SITE")
+@click.option("--to", "where", required=True, metavar="TARGET", help="dir:PATH, gh-pages or hf-space:ORG/NAME.")
+@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@_json_option
+def publish(site: str, where: str, dry_run: bool, as_json: bool) -> None:
+    """Put a site's pages where readers find them; what was not published from here stays as it is."""
+    from .publishing import publish as put
+    from .publishing import target_of
+
+    target = target_of(where)
+    changes, address = put(Path(site), target, dry_run)
+    if as_json:
+        facts = {name: list(getattr(changes, name)) for name in ("added", "replaced", "removed")}
+        return _print_json({"target": target.name, "published": address, "same": changes.same, **facts})
+    for sign, names in (("+", changes.added), ("~", changes.replaced), ("-", changes.removed)):
+        for name in names if dry_run else ():
+            print(f"{sign} {name}")
+    counts = (f"{len(changes.added)} added, {len(changes.replaced)} replaced, {len(changes.removed)} removed, "
+              f"{changes.same} as before")  # fmt: skip
+    print(f"{'dry run, nothing written' if dry_run else address or 'nothing to publish'}: {target.name}: {counts}")
+    return None
+
+
+@cli.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN…")
 @click.option("--edition", type=click.Choice(["paper", "as-released"]), help="Metric edition shown.")
 @_plugin_option
