@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from unlearnbench.domain import EDITIONS
 from unlearnbench.errors import HarnessError
 from unlearnbench.plugins import Registry
 from unlearnbench.results import Results
-from unlearnbench.storage import as_storage_error, finite
+from unlearnbench.storage import as_storage_error
 
 from .downloads import as_bibtex, as_csv, as_latex
 from .published import published_for
@@ -52,7 +52,8 @@ def render(results: Sequence[Results], out: Path, registry: Registry) -> Path:
         pages.write(f"{name}.html", f"{name}.html.j2")
     pages.downloads()
     samples = Samples()
-    for entry in site.entries.values():
+    # Cells of the same references follow each other, so that a reference's samples are read once.
+    for entry in sorted(site.entries.values(), key=_references):
         if entry.cell.record:
             pages.cell(entry, samples)
     return out / "index.html"
@@ -149,10 +150,13 @@ class _Pages:
         first = True
         for entry in self.site.entries.values():
             if entry.cell.record:
-                content = finite(json.loads(entry.cell.record.model_dump_json()))
-                yield ("" if first else ",\n") + json.dumps(content, ensure_ascii=False)
+                yield ("" if first else ",\n") + entry.cell.record.model_dump_json()
                 first = False
         yield "\n]}\n"
+
+
+def _references(entry: Entry) -> list[tuple[str, str]]:
+    return sorted(entry.cell.record.samples.references.items()) if entry.cell.record else []
 
 
 def _first(row: Row) -> str:
@@ -170,8 +174,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["number"] = formatted
-    environment.globals.update(arrows=ARROWS, editions=EDITIONS, first_cell=_first)
+    environment.globals.update(arrows=ARROWS, editions=EDITIONS, first_cell=_first, question=_question)
     return environment
+
+
+@lru_cache(maxsize=8192)
+def _question(prompt: str, truth: str, answers: tuple[tuple[str, str | None], ...]) -> Any:
+    """What a sample shows before the answer of its own cell; the same in every cell of a table, and so kept."""
+    return _environment().get_template("parts.html.j2").module.question(prompt, truth, answers)  # type: ignore[attr-defined]
 
 
 def _template(name: str) -> Any:

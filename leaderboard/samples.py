@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -68,7 +69,7 @@ def _row(row: Mapping[str, Any], answers: Mapping[str, Any], show: Callable[[str
         "index": row.get("index", 0),
         "prompt": show(str(row.get("prompt", "")), ""),
         "truth": show(truth, ""),
-        "answers": {role: None if text is None else show(str(text), truth) for role, text in answers.items()},
+        "answers": tuple((role, None if text is None else show(str(text), truth)) for role, text in answers.items()),
         "mine": show(str(row["generation"]), truth),
     }
 
@@ -77,8 +78,12 @@ def _redacted(text: str, _: str) -> Markup:
     return Markup("row of {} words").format(len(text.split())) if text else Markup("")
 
 
+@lru_cache(maxsize=8192)
 def marked(text: str, truth: str) -> Markup:
-    """The text, escaped, with the words marked that are not the truth's in its order; unmarked without a truth."""
+    """The text, escaped, with the words marked that are not the truth's in its order; unmarked without a truth.
+
+    Kept, because prompts, truths and the references' answers come again in every cell of a table.
+    """
     words, known = text.split(), truth.split()
     if not known or words == known or max(len(words), len(known)) > LONGEST:
         return escape(text)
@@ -87,11 +92,11 @@ def marked(text: str, truth: str) -> Markup:
     done = 0
     for block in blocks:
         if block.a > done:
-            pieces.append(Markup("<mark>{}</mark>").format(" ".join(words[done : block.a])))
+            pieces.append(f"<mark>{escape(' '.join(words[done : block.a]))}</mark>")
         if block.size:
-            pieces.append(escape(" ".join(words[block.a : block.a + block.size])))
+            pieces.append(str(escape(" ".join(words[block.a : block.a + block.size]))))
         done = block.a + block.size
-    return Markup(" ").join(pieces)
+    return Markup(" ".join(pieces))
 
 
 def texts_of(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, str]]:

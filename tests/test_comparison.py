@@ -152,6 +152,18 @@ def test_what_the_candidate_lacks_trips(runs):
             judged(comparison, [Gate("forget_loss", method="nobody", max_drop=0.1)])
 
 
+def test_a_benchmark_that_the_baseline_lacks_is_named_and_trips_nothing(runs):
+    _, _, folder, words = runs
+    registry = load_plugins([words[1]])
+    with opened([folder / "base"]) as (base,):
+        cells = tuple(replace(cell, identity={**cell.identity, "benchmark": "new-bench"}) for cell in base.cells)
+        comparison = compare(base, replace(base, cells=(*base.cells, *cells)), registry)
+        assert {cell["benchmark"] for cell in comparison.only_candidate} == {"new-bench"}
+        assert not any(f.tripped for f in judged(comparison, [Gate("forget_loss", max_change=1.0)]))
+        with pytest.raises(UsageError, match="no pairing of the baseline is \\* on new-bench"):
+            judged(comparison, [Gate("forget_loss", benchmark="new-bench", max_change=1.0)])
+
+
 def test_paired_intervals_leave_out_what_the_rows_have_in_common(small_run):
     with opened([small_run[0]]) as (results,):
         cells = {cell.identity["method"]: cell for cell in results.cells}

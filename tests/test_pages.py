@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unlearnbench.errors import RecordError
 from unlearnbench.leaderboard.downloads import as_bibtex
 from unlearnbench.leaderboard.ranking import formatted, pareto_layers, tables
 from unlearnbench.leaderboard.render import render
@@ -167,6 +168,40 @@ def test_text_of_strangers_stays_text(small_run, tmp_path):
         # A page parses these texts: what is not a mark of a differing word is escaped in them.
         assert set(Tags(file.read_text()).tags) <= {"mark"}
     assert "alert(1)" in next((tmp_path / "site" / "cells").glob("ga--*.html")).read_text()
+
+
+def test_text_from_right_to_left_and_emoji_stay_as_they_are(small_run, tmp_path):
+    from unlearnbench.storage import read_rows, rows_as_bytes
+
+    answer = "\u05e9\u05dc\u05d5\u05dd \u202e\u0639\u0627\u0644\u0645 \U0001f469\u200d\U0001f52c \ud83d end"
+    shutil.copytree(small_run[0], tmp_path / "run", ignore=shutil.ignore_patterns("site"))
+    folder = next((tmp_path / "run" / "cells").glob("ga--*"))
+    rows = [row | {"generation": answer, "truth": ""} for row in read_rows(folder / "samples.jsonl.gz")]
+    (folder / "samples.jsonl.gz").write_bytes(rows_as_bytes(rows))
+    site = rendered(tmp_path / "site", tmp_path / "run")
+    text = next((site / "cells").glob("ga--*.html")).read_text(encoding="utf-8")
+    # Half of a surrogate pair is no character: a file in UTF-8 cannot hold it.
+    assert f'<dd dir="auto">{answer.replace(chr(0xD83D), "?")}</dd>' in text
+    (script,) = (site / "samples").glob("ga--*.js")
+    assert "\\u05e9" in script.read_text(encoding="ascii")
+
+
+def test_a_record_of_a_newer_schema_is_refused_and_named(small_run, tmp_path):
+    shutil.copytree(small_run[0], tmp_path / "newer", ignore=shutil.ignore_patterns("site"))
+    path = next((tmp_path / "newer" / "cells").glob("npo--*/record.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
+    with pytest.raises(RecordError, match=r"record schema 99; this unlearnbench reads up to \d+: upgrade it"):
+        rendered(tmp_path / "site", small_run[0], tmp_path / "newer")
+    assert not (tmp_path / "site").exists(), "nothing is half written"
+
+
+def test_sources_of_two_editions_stand_in_tables_of_their_own(small_run, tmp_path):
+    with opened([small_run[0]]) as first, opened([small_run[0]], "as-released") as second:
+        site = render([*first, *second], tmp_path / "site", load_plugins()).parent
+    text = page_of(site, "tofu-forget10")
+    assert len(set(re.findall(r'<table[^>]* id="([^"]+)"', text))) == len(re.findall("<table[^>]* id=", text))
+    for edition in ("paper", "as-released"):
+        assert f"edition {edition}" in text
 
 
 def test_a_style_sheet_serves_dark_and_narrow_screens(site):
