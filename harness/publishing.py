@@ -211,10 +211,19 @@ class Branch:
         if not self.commit:
             return {}
         lines = self._git("ls-tree", "-r", "-z", self.commit).decode("utf-8", "surrogateescape").split("\0")
-        return {name: facts.split()[2] for facts, _, name in (line.partition("\t") for line in lines if line)}
+        entries = [(name, *facts.split()) for facts, _, name in (line.partition("\t") for line in lines if line)]
+        return {name: blob for name, _, kind, blob in entries if kind == "blob"}
 
     def hashes(self) -> Mapping[str, str]:
-        return {name: sha256(self._git("cat-file", "blob", blob)).hexdigest() for name, blob in self._blobs().items()}
+        # One process for all files, which are many: each comes as a line that ends in its size, its bytes, a line end.
+        blobs, found, at = self._blobs(), {}, 0
+        content = self._git("cat-file", "--batch", given="".join(f"{blob}\n" for blob in blobs.values()).encode())
+        for name in blobs:
+            start = content.index(b"\n", at) + 1
+            end = start + int(content[at:start].split()[2])
+            found[name] = sha256(content[start:end]).hexdigest()
+            at = end + 1
+        return found
 
     def listed(self) -> Mapping[str, str]:
         blob = self._blobs().get(LISTED)
@@ -226,10 +235,13 @@ class Branch:
             self._git("read-tree", self.commit or "--empty", index=index)
             none = "0" * 40
             entries = [f"0 {none}\t{name}" for name in removed]
-            contents = {**{name: path.read_bytes() for name, path in files.items()}, LISTED: listing, ".nojekyll": b""}
-            for name, content in contents.items():
-                blob = self._git("hash-object", "-w", "--stdin", given=content).decode().strip()
-                entries.append(f"100644 {blob}\t{name}")
+            made_here = {LISTED: Path(folder) / "listing", ".nojekyll": Path(folder) / "nojekyll"}
+            made_here[LISTED].write_bytes(listing)
+            made_here[".nojekyll"].touch()
+            contents = {name: str(path.resolve()) for name, path in {**files, **made_here}.items()}
+            paths = "".join(f"{path}\n" for path in contents.values())
+            blobs = self._git("hash-object", "-w", "--no-filters", "--stdin-paths", given=os.fsencode(paths)).split()
+            entries += [f"100644 {blob.decode()}\t{name}" for name, blob in zip(contents, blobs, strict=True)]
             self._git("update-index", "-z", "--index-info", given="\0".join(entries).encode() + b"\0", index=index)
             tree = self._git("write-tree", index=index).decode().strip()
         parents = ["-p", self.commit] if self.commit else []

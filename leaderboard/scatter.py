@@ -84,7 +84,7 @@ def scatter(table: Table, rows: Sequence[Row], link: Callable[[Row], str]) -> Sc
         facts = (
             f"{row.method}: {utility.label} {formatted(values[1].value)}, {forget.label} {formatted(values[0].value)}"
         )
-        points.append(Point(row.method, link(row), f"{row.method}: {facts}", x, y, _whisker(row, names[1], x_scale),
+        points.append(Point(row.method, link(row), facts, x, y, _whisker(row, names[1], x_scale),
                             _whisker(row, names[0], y_scale), row.layer == 1, MARKERS[number % len(MARKERS)],
                             _label(row.method, x, y, taken)))  # fmt: skip
     front = sorted((point.x, point.y) for point in points if point.front)
@@ -151,7 +151,7 @@ class _Scale:
         return tuple(found)
 
     def _text(self, inner: float) -> str:
-        value = inner if self.metric.better == "higher" or self.metric.better == "target" else -inner
+        value = -inner if self.metric.better == "lower" else inner
         if self.metric.better == "target" and isinstance(self.metric.target, float):
             return f"{-value:g} off"
         if self.metric.scale == "log":
@@ -163,9 +163,7 @@ def _axis_label(metric: ScoreEntry) -> str:
     return f"{metric.label} {ARROWS[metric.better]}" + (", logarithmic" if metric.scale == "log" else "")
 
 
-def _label(
-    text: str, x: float, y: float, taken: list[tuple[float, float, float, float]]
-) -> tuple[float, float, str] | None:
+def _label(text: str, x: float, y: float, taken: list[Box]) -> tuple[float, float, str] | None:
     """The first free place beside the point; the table names the rows that find none."""
     width = 6.4 * len(text)
     for dx, dy, anchor in ((9, 4, "start"), (-9, 4, "end"), (0, -10, "middle"), (0, 18, "middle"), (9, -8, "start"),

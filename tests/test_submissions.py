@@ -90,6 +90,20 @@ def test_equal_runs_give_equal_bundles(bundle, small_run, tmp_path):
     assert (tmp_path / "again.zip").read_bytes() == bundle.read_bytes()
 
 
+def test_nothing_says_where_it_lay_on_its_machine(bundle, small_run, tmp_path):
+    from unlearnbench.leaderboard.render import render
+
+    here = [str(folder).encode() for folder in (small_run[0].parent, bundle.parent, tmp_path)]
+    with zipfile.ZipFile(bundle) as packed:
+        content = [packed.read(name) for name in packed.namelist()]
+    with opened([small_run[0]]) as results:
+        render(results, tmp_path / "site", load_plugins())
+    content += [page.read_bytes() for page in (tmp_path / "site").rglob("*") if page.is_file()]
+    for piece in content:
+        text = gzip.decompress(piece) if piece[:2] == b"\x1f\x8b" else piece
+        assert not [place for place in here if place in text]
+
+
 def test_a_run_folder_is_verified_too(small_run):
     assert checked(small_run[0]).holds
 
