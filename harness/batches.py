@@ -28,6 +28,10 @@ class Encoded:
     def answer_tokens(self) -> int:
         return len(self.ids) - max(self.start, 1)
 
+    def begun(self, prompt: tuple[int, ...], tokens: int) -> tuple[int, ...]:
+        """The answer's first tokens, if ``prompt`` tokenised alone is what stands before them; none otherwise."""
+        return self.ids[self.start : self.start + tokens] if self.ids[: self.start] == prompt else ()
+
 
 class Encoder:
     """Turns examples into token ids in one prompt format.
@@ -133,13 +137,15 @@ class Rows:
     """Rows of equal treatment, right-padded.
 
     Shapes: ``input_ids``, ``attention_mask``, ``labels`` are (B, T); ``logp_original`` is (B,), in nats, and
-    present where the method's ``requires.original`` is ``"logprobs"``.
+    present where the method's ``requires.original`` is ``"logprobs"``. ``encoded`` holds the same rows as token ids,
+    from which a pass can leave out padding and what rows share; it is empty where they are not known.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     logp_original: Tensor | None = None
+    encoded: tuple[Encoded, ...] = ()
 
     @property
     def scored(self) -> Tensor:
@@ -177,21 +183,26 @@ def collate(encoded: Sequence[Encoded], device: torch.device | str, length: int 
         # The first token of a sequence is predicted by nothing.
         begin = max(row.start, 1)
         labels[place, begin : len(tokens)] = tokens[begin:]
-    return Rows(ids.to(device), mask.to(device), labels.to(device))
+    return Rows(ids.to(device), mask.to(device), labels.to(device), encoded=tuple(encoded))
 
 
-def token_budget_batches(lengths: Sequence[int], budget: int, longest_first: bool = True) -> Iterator[list[int]]:
-    """Places of rows, sorted by length and grouped so that a padded batch has at most ``budget`` tokens.
+def budget_batches(
+    sizes: Sequence[tuple[int, ...]], budgets: tuple[int, ...], longest_first: bool = True
+) -> Iterator[list[int]]:
+    """Places of rows, sorted by their first size and grouped so that a batch stays within every budget.
 
-    Longest first, so that a batch too large for memory fails at once. A single longer row is its own batch.
+    The first size is padded to the longest of the batch; the others add up. Longest first, so that a batch too large
+    for memory fails at once. A single row beyond a budget is its own batch.
     """
-    order = sorted(range(len(lengths)), key=lambda place: lengths[place], reverse=longest_first)
+    order = sorted(range(len(sizes)), key=lambda place: sizes[place][0], reverse=longest_first)
     batch: list[int] = []
+    longest, sums = 0, [0] * len(budgets)
     for place in order:
-        width = max(lengths[place], lengths[batch[0]] if batch else 0)
-        if batch and width * (len(batch) + 1) > budget:
+        longest = max(longest, sizes[place][0])
+        sums = [longest * (len(batch) + 1), *(a + b for a, b in zip(sums[1:], sizes[place][1:], strict=True))]
+        if batch and any(found > budget for found, budget in zip(sums, budgets, strict=True)):
             yield batch
-            batch = []
+            batch, longest, sums = [], sizes[place][0], list(sizes[place])
         batch.append(place)
     if batch:
         yield batch

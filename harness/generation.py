@@ -1,17 +1,16 @@
-"""One greedy pass over all prompts of a benchmark; rows that are finished leave the batch."""
+"""One greedy pass over all prompts of a benchmark: finished rows leave the batch, and waiting ones take their place."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from .batches import token_budget_batches
+from .caches import attends_everywhere, joined, new_cache
 
 # Tokens held in the cache of one batch (rows × final length) on a CPU; on a GPU its free memory decides.
 TOKENS = 32768
@@ -19,6 +18,10 @@ TOKENS = 32768
 MEMORY_SHARE = 0.6
 # A shorter common beginning is not worth a forward pass of its own.
 SHARED = 32
+# Copying the cache costs about as much as a step, so rows leave and join when this share of them is finished.
+TURNOVER = 0.25
+# Steps after which a device is asked what it wrote: asking makes it wait, and a finished row computes in vain until then.
+STEPS = {"cpu": 1, "cuda": 8}
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -28,6 +31,7 @@ def greedy(
     max_new_tokens: int,
     eos: Sequence[int],
     device: torch.device | str,
+    begun: Sequence[tuple[int, ...]] = (),
 ) -> list[list[int]]:
     """The most likely continuation of every prompt, token by token, in the order given.
 
@@ -38,22 +42,150 @@ def greedy(
         prompts: token ids, not empty.
         max_new_tokens: cap on each continuation.
         eos: ids that end a continuation; they are not part of what is returned.
+        begun: for each prompt the tokens that its continuation is known to begin with (``Likelihood.greedy``); they
+            are not generated again.
     """
     model.eval()
-    unique = list(dict.fromkeys(prompts))
-    prefix = _shared_prefix(unique) if _attends_everywhere(model) else 0
-    start = _prefix_cache(model, unique[0][:prefix], device) if prefix else None
-    lengths = [len(prompt) + max_new_tokens for prompt in unique]
-    done: dict[tuple[int, ...], list[int]] = {}
-    for places in token_budget_batches(lengths, _token_budget(model, torch.device(device))):
-        batch = [unique[place] for place in places]
-        cache = _new_cache(model) if start is None else copy.deepcopy(start)
-        if prefix:
-            cache.batch_repeat_interleave(len(batch))
-        rests = [prompt[prefix:] for prompt in batch]
-        written = _decode(model, rests, prefix, cache, max_new_tokens, set(eos), device)
-        done.update(zip(batch, written, strict=True))
-    return [list(done[prompt]) for prompt in prompts]
+    ends = set(eos)
+    asked = [_asked(*pair, max_new_tokens, ends) for pair in zip(prompts, begun or [()] * len(prompts), strict=True)]
+    rows = [row for row in dict.fromkeys(asked) if row.left]
+    written = _Generation(model, rows, ends, torch.device(device)).run() if rows else []
+    found = dict(zip(rows, written, strict=True))
+    return [[*row.known, *found.get(row, ())] for row in asked]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A row to continue: what is read, what of it belongs to the answer already, and how many tokens may follow."""
+
+    ids: tuple[int, ...]
+    known: tuple[int, ...]
+    left: int
+
+
+def _asked(prompt: tuple[int, ...], begun: tuple[int, ...], limit: int, eos: set[int]) -> _Asked:
+    known = tuple(takewhile(lambda token: token not in eos, begun[:limit]))
+    ended = len(known) < len(begun[:limit])
+    return _Asked(prompt + known, known, 0 if ended else limit - len(known))
+
+
+class _Generation:
+    """A batch of rows that end at the last column of a cache, and the rows that wait for a place in it."""
+
+    def __init__(self, model: Any, rows: Sequence[_Asked], eos: set[int], device: torch.device) -> None:
+        self.model, self.rows, self.eos, self.device = model, rows, eos, device
+        self.written: list[list[int]] = [[] for _ in rows]
+        self.finished = [False] * len(rows)
+        # Taken from the end, the longest first: what fits at the beginning fits later.
+        self.waiting = sorted(range(len(rows)), key=self._length)
+        self.last = max(map(self._length, range(len(rows)))) - 1
+        self.active: list[int] = []
+        self.prefix = _shared_prefix([row.ids for row in rows]) if attends_everywhere(model) else 0
+        self.start = self._prefix_cache() if self.prefix else None
+        self.budget = _token_budget(model, device)
+        self.cache: Any = None
+        self.mask = torch.empty(0)  # (B, L), 1 where a column of the cache is a row's own
+        self.tokens = torch.empty(0)  # (B, 1), those written last, which the model has not read yet
+
+    def run(self) -> list[list[int]]:
+        """Every row's continuation."""
+        while self.waiting or self.active:
+            alive = sum(not self.finished[row] for row in self.active)
+            joining = self._joining(alive)
+            if joining > TURNOVER * (alive + joining):
+                self._leave()
+                self._join(joining)
+            elif alive == 0:
+                self.active = []
+            else:
+                if alive <= (1 - TURNOVER) * len(self.active):
+                    self._leave()
+                self._step()
+        return self.written
+
+    def _length(self, row: int) -> int:
+        return len(self.rows[row].ids) + self.rows[row].left
+
+    def _joining(self, alive: int) -> int:
+        """How many of the waiting rows fit in beside those of the batch that are not finished."""
+        if not self.waiting or (alive and not self.cache.joins):
+            return 0
+        longest = max(self._length(row) for row in (*self.active, self.waiting[-1]))
+        return min(max(self.budget // longest - alive, 0 if alive else 1), len(self.waiting))
+
+    def _leave(self) -> None:
+        """Finished rows go, and with them the columns that none of the others needs."""
+        keep = [place for place, row in enumerate(self.active) if not self.finished[row]]
+        if len(keep) < len(self.active) and keep:
+            index = torch.tensor(keep, device=self.device)
+            self.mask, self.tokens = self.mask[index], self.tokens[index]
+            drop = int(self.mask.any(0).int().argmax()) if self.cache.joins else 0
+            self.mask = self.mask[:, drop:]
+            self.cache.select(index, drop)
+        self.active = [self.active[place] for place in keep]
+
+    def _join(self, count: int) -> None:
+        """Read the prompts of as many waiting rows, which then stand below the others."""
+        rows = self.waiting[-count:]
+        del self.waiting[-count:]
+        rests = [self.rows[row].ids[self.prefix :] for row in rows]
+        width = max(len(rest) for rest in rests)
+        # Left padding: the last position of every row is the one that predicts.
+        ids = torch.tensor([[0] * (width - len(rest)) + list(rest) for rest in rests], device=self.device)  # (B, T)
+        mask = torch.tensor(
+            [[1] * self.prefix + [0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=self.device
+        )
+        cache = new_cache(self.model) if self.start is None else self.start.repeated(len(rows))
+        tokens = self._next(ids, mask, cache)
+        if self.active:
+            self.cache.join(cache)
+            self.mask = joined(self.mask[..., None], mask[..., None])[..., 0]
+            self.tokens = torch.cat([self.tokens, tokens])
+        else:
+            self.cache, self.mask, self.tokens = cache, mask, tokens
+        self.active += rows
+        self._note(rows, tokens)
+
+    def _step(self) -> None:
+        """Write a token to every row of the batch, or several where asking for each would make the device wait."""
+        most = max(self.rows[row].left - len(self.written[row]) for row in self.active if not self.finished[row])
+        found = []
+        for _ in range(min(STEPS.get(self.device.type, 1), most)):
+            self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.active), 1)], dim=1)
+            self.tokens = self._next(self.tokens, self.mask, self.cache)
+            found.append(self.tokens)
+        self._note(self.active, torch.cat(found, dim=1))
+
+    def _next(self, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
+        """(B, T) tokens to read → (B, 1) the likeliest to follow; ``mask`` (B, L + T) covers the cache too."""
+        # A finished row runs on until it leaves; where it would stand beyond the last position, nothing is read of it.
+        positions = (mask.cumsum(-1) - 1).clamp(min=0, max=self.last)[:, -ids.shape[1] :]
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        chosen: Tensor = out.logits[:, -1].argmax(-1, keepdim=True)
+        return chosen
+
+    def _note(self, rows: Sequence[int], tokens: Tensor) -> None:
+        """Keep what was written to these rows, (B, S), up to where each ends."""
+        for row, line in zip(rows, tokens.tolist(), strict=True):
+            for token in line:
+                if self.finished[row]:
+                    break
+                if token not in self.eos:
+                    self.written[row].append(token)
+                self.finished[row] = token in self.eos or len(self.written[row]) == self.rows[row].left
+
+    def _prefix_cache(self) -> Any:
+        cache = new_cache(self.model)
+        ids = torch.tensor([self.rows[0].ids[: self.prefix]], device=self.device)
+        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache
 
 
 def _token_budget(model: Any, device: torch.device) -> int:
@@ -81,18 +213,6 @@ def bytes_per_token(model: Any) -> int:
     return int(model.dtype.itemsize * (getattr(model, "cached_models", 1) * keys + states))
 
 
-def _new_cache(model: Any) -> Any:
-    return model.new_cache() if hasattr(model, "new_cache") else DynamicCache(config=model.config)
-
-
-def _attends_everywhere(model: Any) -> bool:
-    """Whether padding between prefix and rest is harmless: a sliding window would count it."""
-    kinds = getattr(model.config, "layer_types", None)
-    if kinds is not None:
-        return all(kind == "full_attention" for kind in kinds)
-    return getattr(model.config, "sliding_window", None) is None
-
-
 def _shared_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
     """Tokens that all prompts begin with, less than the shortest one; 0 where sharing them gains nothing."""
     if len(prompts) < 2:
@@ -102,61 +222,3 @@ def _shared_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
     common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     shared = min(common, min(len(prompt) for prompt in prompts) - 1)
     return shared if shared >= SHARED else 0
-
-
-def _prefix_cache(model: Any, prefix: tuple[int, ...], device: torch.device | str) -> Any:
-    cache = _new_cache(model)
-    ids = torch.tensor([prefix], device=device)
-    model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return cache
-
-
-def _decode(
-    model: Any,
-    prompts: list[tuple[int, ...]],
-    prefix: int,
-    cache: Any,
-    limit: int,
-    eos: set[int],
-    device: torch.device | str,
-) -> list[list[int]]:
-    """Continue every row of ``prompts``, whose first ``prefix`` tokens lie in ``cache`` already."""
-    width = max(len(prompt) for prompt in prompts)
-    # Left padding: the last position of every row is the one that predicts.
-    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)  # (B, T)
-    mask = torch.tensor([[1] * prefix + [0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    written: list[list[int]] = [[] for _ in prompts]
-    active = list(range(len(prompts)))  # place in ``prompts`` of each row still in the batch
-    finished = [False] * len(prompts)
-    positions: Tensor = (mask.cumsum(-1) - 1).clamp(min=0)[:, prefix:]  # (B, T)
-    step_ids = ids
-    for step in range(limit):
-        out = model(
-            input_ids=step_ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        chosen = out.logits[:, -1].argmax(-1)  # (B,)
-        for place, token in zip(active, chosen.tolist(), strict=True):
-            if finished[place]:
-                continue
-            if token in eos:
-                finished[place] = True
-            else:
-                written[place].append(token)
-        keep = [row for row, place in enumerate(active) if not finished[place]]
-        if not keep or step + 1 == limit:
-            break
-        positions = positions[:, -1:] + 1
-        # Copying the cache costs about as much as a step, so rows leave when a quarter of them is finished.
-        if len(keep) <= 0.75 * len(active):
-            index = torch.tensor(keep, device=device)
-            cache.batch_select_indices(index)
-            mask, positions, chosen = mask[index], positions[index], chosen[index]
-            active = [active[row] for row in keep]
-        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        step_ids = chosen[:, None]
-    return written

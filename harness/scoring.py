@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .batches import Encoded, collate, token_budget_batches
-from .logprobs import answer_logprobs
+from .batches import Encoded, budget_batches, collate
+from .logprobs import abilities, answer_logits, attention_dtype, forest_logits, picked_logprobs, written_greedily
+from .trees import by_prompt, plant
 
-# Padded tokens in one forward pass, and elements of one (answer tokens × vocabulary) block of logits:
-# large enough to fill the device, small enough to stay in cache on a CPU and in memory on a GPU.
+# Positions in one forward pass, and elements of its block of logits (scored tokens × vocabulary): large enough to
+# fill the device, small enough to stay in cache on a CPU and in memory on a GPU.
 TOKENS = {"cpu": 2048, "cuda": 65536}
 LOGITS = {"cpu": 2**25, "cuda": 2**30}
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Summed negative log-likelihood of an answer in nats, and its number of tokens (EOS included)."""
+    """Summed negative log-likelihood of an answer in nats, and its number of tokens (EOS included).
+
+    ``greedy`` counts the tokens at its beginning that the model itself would have written, each more likely than any
+    other: a generation that starts like this need not be generated again.
+    """
 
     nll: float
     tokens: int
+    greedy: int = 0
 
     @property
     def loss(self) -> float:
@@ -31,41 +38,69 @@ class Likelihood:
         return self.nll / self.tokens if self.tokens else float("nan")
 
 
-@torch.no_grad()  # type: ignore[untyped-decorator]
 def likelihoods(model: Any, rows: Sequence[Encoded], device: torch.device | str) -> list[Likelihood]:
     """The likelihood of every row's answer, in the order given.
 
-    Rows are sorted by length and batched by padded tokens; equal rows are computed once.
+    Rows of one prompt share it; equal rows are computed once.
     """
-    found = _scored(model, rows, device, lambda logp, _: (-logp.sum(-1).double()).tolist())
-    return [Likelihood(found[row], row.answer_tokens) for row in rows]
-
-
-@torch.no_grad()  # type: ignore[untyped-decorator]
-def token_logprobs(model: Any, rows: Sequence[Encoded], device: torch.device | str) -> list[list[float]]:
-    """The log-probability of every scored token of every row, in nats, in the order given."""
-
-    def kept(logp: Tensor, scored: Tensor) -> list[list[float]]:
-        pairs = zip(logp.double().cpu(), scored.cpu(), strict=True)
-        return [values[mask].tolist() for values, mask in pairs]
-
-    found = _scored(model, rows, device, kept)
+    found = {}
+    for row, logp, likeliest in _scored(model, rows, device):
+        greedy = sum(1 for _ in takewhile(bool, likeliest.tolist()))
+        found[row] = Likelihood(-float(logp.sum()), row.answer_tokens, greedy)
     return [found[row] for row in rows]
 
 
+def token_logprobs(model: Any, rows: Sequence[Encoded], device: torch.device | str) -> list[list[float]]:
+    """The log-probability of every scored token of every row, in nats, in the order given."""
+    found = {row: logp.tolist() for row, logp, _ in _scored(model, rows, device)}
+    return [found[row] for row in rows]
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def _scored(
-    model: Any, rows: Sequence[Encoded], device: torch.device | str, keep: Callable[[Tensor, Tensor], list[Any]]
-) -> dict[Encoded, Any]:
-    """What ``keep`` takes from (B, T-1) log-probabilities and the mask of scored tokens, by row."""
-    kind = "cpu" if torch.device(device).type == "cpu" else "cuda"
-    vocabulary = int(model.config.vocab_size)
-    budget = min(TOKENS[kind], max(256, LOGITS[kind] // vocabulary))
+    model: Any, rows: Sequence[Encoded], device: torch.device | str
+) -> Iterator[tuple[Encoded, Tensor, Tensor]]:
+    """Every distinct row with its tokens' log-probabilities, in float64, and whether each token is the likeliest.
+
+    What the device computes is read once, at the end, so that it never waits for the next batch to be made.
+    """
     unique = list(dict.fromkeys(rows))
-    found: dict[Encoded, Any] = {}
+    if not unique:
+        return
     model.eval()
-    for places in token_budget_batches([len(row.ids) for row in unique], budget):
-        batch = [unique[place] for place in places]
-        collated = collate(batch, device)
-        (logp,) = answer_logprobs(model, collated)
-        found.update(zip(batch, keep(logp, collated.scored), strict=True))
-    return found
+    order: list[Encoded] = []
+    computed: list[tuple[Tensor, Tensor]] = []
+    for batch, logits, nodes, targets in _passes(model, unique, device):
+        order += batch
+        computed.append((picked_logprobs(logits, targets, nodes), written_greedily(logits, targets, nodes)))
+    logp = torch.cat([values for values, _ in computed]).double().cpu()
+    likeliest = torch.cat([flags for _, flags in computed]).cpu()
+    lengths = [row.answer_tokens for row in order]
+    yield from zip(order, logp.split(lengths), likeliest.split(lengths), strict=True)
+
+
+def _passes(
+    model: Any, rows: Sequence[Encoded], device: torch.device | str
+) -> Iterator[tuple[list[Encoded], Tensor, Tensor, Tensor]]:
+    """Rows in batches with their (M, V) logits, and for every scored token the place of its logits and its id.
+
+    The largest come first, so that a batch too large for memory fails at once.
+    """
+    kind = "cpu" if torch.device(device).type == "cpu" else "cuda"
+    tokens, block = TOKENS[kind], max(1, LOGITS[kind] // int(model.config.vocab_size))
+    able = abilities(model, collate(rows[:2], device))
+    trees = by_prompt([row for row in rows if len(row.ids) <= able.longest])
+    # A row that shares nothing needs no mask of its own.
+    shared = [tree for tree in trees if len(tree.rows) > 1]
+    in_trees = {row for tree in shared for row in tree.rows}
+    padded = [row for row in rows if row not in in_trees]
+    dtype = attention_dtype(model, torch.device(device))
+    for places in budget_batches([(len(tree), tree.scored) for tree in shared], (tokens, block)):
+        batch = [shared[place] for place in places]
+        forest = plant(batch, dtype, device)
+        yield [row for tree in batch for row in tree.rows], forest_logits(model, forest, able), forest.nodes, forest.targets
+    for places in budget_batches([(len(row.ids), row.answer_tokens) for row in padded], (tokens, block)):
+        alone = [padded[place] for place in places]
+        collated = collate(alone, device)
+        targets = collated.answers
+        yield alone, answer_logits(model, collated), torch.arange(len(targets), device=targets.device), targets

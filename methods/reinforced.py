@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from unlearnbench.caches import PairOfCaches, RowCache
 from unlearnbench.context import Context
 from unlearnbench.descent import FineTune
 from unlearnbench.domain import Requires, UnlearningData
@@ -100,7 +100,7 @@ class Contrast(torch.nn.Module):  # type: ignore[misc]
         return found
 
     def new_cache(self) -> PairOfCaches:
-        return PairOfCaches(DynamicCache(config=self.config), DynamicCache(config=self.reinforced.config))
+        return PairOfCaches(RowCache(self.config), RowCache(self.reinforced.config))
 
     def get_input_embeddings(self) -> Any:
         return self.original.get_input_embeddings()
@@ -125,21 +125,3 @@ class Contrast(torch.nn.Module):  # type: ignore[misc]
         self.original.save_pretrained(Path(folder) / "original", **options)
         self.reinforced.save_pretrained(Path(folder) / "reinforced", **options)
         (Path(folder) / "contrast.json").write_text(json.dumps({"alpha": self.alpha}) + "\n", encoding="utf-8")
-
-
-class PairOfCaches:
-    """The key-value caches of two models, changed together."""
-
-    def __init__(self, *caches: DynamicCache) -> None:
-        self._caches = caches
-
-    def __iter__(self) -> Iterator[DynamicCache]:
-        return iter(self._caches)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        for cache in self:
-            cache.batch_repeat_interleave(repeats)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        for cache in self:
-            cache.batch_select_indices(indices)

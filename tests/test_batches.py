@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearnbench.batches import Encoded, Encoder, collate, token_budget_batches
+from unlearnbench.batches import Encoded, Encoder, budget_batches, collate
 from unlearnbench.domain import IGNORE, Example
 from unlearnbench.errors import ModelError, UnknownName, UsageError
 from unlearnbench.prompts import FORMATS, prompt_format
@@ -65,12 +65,14 @@ def test_the_first_token_of_a_sequence_is_never_scored():
     assert rows.labels.tolist() == [[IGNORE, 6, 7]]
 
 
-@given(st.lists(st.integers(1, 60), max_size=80), st.integers(1, 300))
-def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
-    batches = list(token_budget_batches(lengths, budget))
-    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 30)), max_size=80), st.integers(1, 300), st.integers(1, 90))
+def test_batches_hold_every_row_once_within_both_budgets(sizes, tokens, scored):
+    batches = list(budget_batches(sizes, (tokens, scored)))
+    assert sorted(place for batch in batches for place in batch) == list(range(len(sizes)))
     for batch in batches:
-        assert len(batch) == 1 or max(lengths[place] for place in batch) * len(batch) <= budget
+        within = (max(sizes[place][0] for place in batch) * len(batch) <= tokens
+                  and sum(sizes[place][1] for place in batch) <= scored)  # fmt: skip
+        assert len(batch) == 1 or within
 
 
 def test_attention_covers_tokens_and_not_padding():

@@ -26,6 +26,13 @@ def random_rows(count, vocabulary):
     return rows
 
 
+def answered(row, generator, vocabulary):
+    """Another answer to the same prompt, which begins as the first."""
+    length = int(torch.randint(1, 12, (1,), generator=generator))
+    ids = torch.randint(2, vocabulary, (length,), generator=generator).tolist()
+    return Encoded((*row.ids[: (row.start + len(row.ids)) // 2], *ids), row.start)
+
+
 def plain_likelihood(model, row):
     logp = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
     return -sum(logp[place - 1, row.ids[place]].item() for place in range(row.start, len(row.ids)))
@@ -35,12 +42,23 @@ def plain_likelihood(model, row):
 def test_scores_are_those_of_single_forward_passes_in_the_order_given(tiny_model, budget, monkeypatch):
     monkeypatch.setattr(scoring, "TOKENS", {"cpu": budget})
     rows = random_rows(30, tiny_model.config.vocab_size)
+    rows += [answered(row, GENERATOR, tiny_model.config.vocab_size) for row in rows[:10]]  # in trees with theirs
     rows += rows[:3]  # equal rows are computed once and returned twice
     found = likelihoods(tiny_model, rows, "cpu")
     for row, value in zip(rows, found, strict=True):
         assert value.tokens == row.answer_tokens
         assert value.nll == pytest.approx(plain_likelihood(tiny_model, row), rel=1e-9)
     assert found[-3:] == found[:3]
+
+
+def test_tokens_that_the_model_would_have_written_are_counted(tiny_model):
+    rows = random_rows(10, tiny_model.config.vocab_size)
+    for row in rows:
+        prompt = row.ids[: row.start]
+        written = plain_greedy(tiny_model, prompt, 6, ())
+        other = (written[4] + 1) % tiny_model.config.vocab_size
+        answers = [Encoded((*prompt, *written), row.start), Encoded((*prompt, *written[:4], other, 3), row.start)]
+        assert [found.greedy for found in likelihoods(tiny_model, answers, "cpu")] == [6, 4]
 
 
 def test_a_constant_added_to_the_logits_changes_no_likelihood_and_no_text(tiny_model):
@@ -81,6 +99,42 @@ def test_generation_is_that_of_single_rows_without_a_cache(tiny_model, budget, m
     expected = [plain_greedy(tiny_model, prompt, 12, eos) for prompt in prompts]
     assert found == expected
     assert len({len(tokens) for tokens in expected}) > 1
+
+
+def test_what_is_known_to_come_is_not_generated_again(tiny_model):
+    prompts = [row.ids for row in random_rows(6, tiny_model.config.vocab_size)]
+    whole = greedy(tiny_model, prompts, 9, [], "cpu")
+    eos = whole[5][7]
+    expected = [plain_greedy(tiny_model, prompt, 9, (eos,)) for prompt in prompts]
+    # Nothing, a few tokens, all of them, more than may be written, and two that hold the end.
+    known = [(), whole[1][:3], whole[2], (*whole[3], 5), (*expected[4], eos), (*expected[5], eos, 7)]
+    read = []
+    handle = tiny_model.register_forward_pre_hook(
+        lambda module, args, inputs: read.append(inputs["input_ids"].shape), with_kwargs=True
+    )
+    found = greedy(tiny_model, prompts, 9, [eos], "cpu", [tuple(tokens) for tokens in known])
+    handle.remove()
+    assert found == expected
+    assert read[0][0] <= 3, "rows whose end is known are not read"
+
+
+def test_rows_join_while_others_are_written(tiny_model, monkeypatch):
+    prompts = [row.ids for row in random_rows(14, tiny_model.config.vocab_size)]
+    eos = [plain_greedy(tiny_model, prompt, 2, ())[1] for prompt in prompts[:4]]
+    longest = max(map(len, prompts)) + 12
+    monkeypatch.setattr(generation, "TOKENS", 5 * longest)
+    widths = []
+    handle = tiny_model.register_forward_pre_hook(
+        lambda module, args, inputs: widths.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    found = greedy(tiny_model, prompts, 12, eos, "cpu")
+    handle.remove()
+    assert found == [plain_greedy(tiny_model, prompt, 12, eos) for prompt in prompts]
+    reads = [place for place, (_, tokens) in enumerate(widths) if tokens > 1]
+    assert len(reads) > 2, "prompts are read in several batches"
+    assert all(rows <= 5 for rows, _ in widths)
+    between = [widths[place + 1][0] - widths[place][0] for place in reads[1:] if place + 1 < len(widths)]
+    assert any(more > 0 for more in between), "a batch that was read stepped together with rows that were there"
 
 
 def test_generation_stops_at_the_cap(tiny_model):

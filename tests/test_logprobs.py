@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     PhiConfig,
@@ -20,9 +23,15 @@ from transformers import (
 from unlearnbench import logprobs
 from unlearnbench.batches import Encoded, collate
 from unlearnbench.domain import IGNORE
-from unlearnbench.logprobs import answer_logits, answer_logprobs, picked_logprobs, sequence_logprob
+from unlearnbench.logprobs import abilities, answer_logits, answer_logprobs, picked_logprobs, sequence_logprob
 
 ROWS = [Encoded(tuple(range(3, 3 + length)), start) for length, start in ((9, 4), (5, 1), (7, 6), (12, 0))]
+
+# Four answers to one prompt, one of them twice, and a row of another.
+FAMILY = [
+    Encoded((3, 4, 5, 6, 7, 8, 9, 2), 4), Encoded((3, 4, 5, 6, 7, 8, 10, 11, 2), 4), Encoded((3, 4, 5, 6, 12, 2), 4),
+    Encoded((3, 4, 5, 6, 7, 8, 9, 2), 4), Encoded((13, 14, 15, 16, 2), 2),
+]  # fmt: skip
 
 
 def test_answer_logprobs_are_cross_entropy(tiny_model):
@@ -47,6 +56,43 @@ def test_parts_in_one_pass_score_as_they_do_alone(tiny_model):
         (alone,) = answer_logprobs(tiny_model, part)
         assert found.shape == (len(part), part.labels.shape[1] - 1)
         assert torch.allclose(found, alone, atol=1e-12)
+
+
+def test_rows_of_one_prompt_score_and_learn_as_padded_rows_do(tiny_model):
+    gradients = []
+    for encoded in (tuple(FAMILY), ()):
+        tiny_model.zero_grad()
+        (logp,) = answer_logprobs(tiny_model, replace(collate(FAMILY, "cpu"), encoded=encoded))
+        (logp * torch.arange(1, logp.numel() + 1).view_as(logp)).sum().backward()
+        gradients.append((logp.detach(), copy.deepcopy([p.grad for p in tiny_model.parameters()])))
+    assert torch.allclose(gradients[0][0], gradients[1][0], atol=1e-12)
+    for a, b in zip(gradients[0][1], gradients[1][1], strict=True):
+        # Llama's norms compute in float32, whatever the weights are.
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * float(b.abs().max()))
+
+
+def test_rows_that_share_a_prompt_are_not_padded(tiny_model):
+    seen = []
+    handle = tiny_model.register_forward_pre_hook(
+        lambda module, args, inputs: seen.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    answer_logprobs(tiny_model, collate(FAMILY, "cpu"))  # the class may be tried out first
+    seen.clear()
+    answer_logprobs(tiny_model, collate(FAMILY, "cpu"))
+    handle.remove()
+    # 7 nodes of the first answer, 2 further of the second, 1 of the third; 4 of the other prompt: no last tokens.
+    assert seen == [7 + 2 + 1 + 4]
+
+
+def test_a_sliding_window_bounds_the_rows_of_a_tree(monkeypatch):
+    monkeypatch.setattr(logprobs, "_known", {})
+    sizes = dict(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    model = MistralForCausalLM(MistralConfig(num_key_value_heads=1, sliding_window=8, **sizes)).eval()
+    twins = collate(FAMILY, "cpu")
+    assert abilities(model, twins).longest == 8, "the family's rows are longer"
+    (found,) = answer_logprobs(model, twins)
+    (expected,) = answer_logprobs(model, replace(twins, encoded=()))
+    assert torch.equal(found, expected)
 
 
 def test_extra_padding_changes_no_logprob_and_no_gradient(tiny_model):
@@ -81,18 +127,23 @@ def test_extra_padding_changes_no_logprob_and_no_gradient(tiny_model):
     ],
     ids=["gpt2", "opt", "phi", "gemma2", "qwen2"],
 )  # fmt: skip
-def test_a_narrowed_head_gives_the_logits_of_a_full_one(config, model, monkeypatch):
-    monkeypatch.setattr(logprobs, "_narrows", {})
+def test_a_narrowed_head_and_trees_give_the_logits_of_full_padded_rows(config, model, monkeypatch):
+    monkeypatch.setattr(logprobs, "_known", {})
     torch.manual_seed(0)
     model = model(config).eval()
     rows = collate(ROWS, "cpu")
     full = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits[rows.predicts]
     assert torch.allclose(answer_logits(model, rows), full, atol=1e-5)
-    assert logprobs._narrows[type(model)] is True
+    assert abilities(model, rows).narrows
+    assert abilities(model, rows).longest >= 16, "this class takes trees"
+    twins = collate(FAMILY, "cpu")
+    (found,) = answer_logprobs(model, twins)
+    (expected,) = answer_logprobs(model, replace(twins, encoded=()))
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_a_model_whose_head_cannot_be_narrowed_takes_the_plain_path(tiny_model, monkeypatch):
-    monkeypatch.setattr(logprobs, "_narrows", {})
+    monkeypatch.setattr(logprobs, "_known", {})
 
     class Shifted(type(tiny_model)):
         """Adds the mean over positions to its logits: wrong when only some positions are computed."""
@@ -106,4 +157,4 @@ def test_a_model_whose_head_cannot_be_narrowed_takes_the_plain_path(tiny_model, 
     rows = collate(ROWS[:1], "cpu")
     full = tiny_model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits[rows.predicts]
     assert torch.allclose(answer_logits(tiny_model, rows), full, atol=1e-12)
-    assert logprobs._narrows[Shifted] is False
+    assert not abilities(tiny_model, rows).narrows

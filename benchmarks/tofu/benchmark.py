@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, ClassVar
 
 from unlearnbench.context import Context, Preparation
@@ -75,15 +76,17 @@ class Tofu:
         questions: list[Question] = task.evaluation
         answers = [question.example.answered(answer) for question in questions for answer in _answers(question)]
         began = time.perf_counter()
-        scored = iter(likelihoods(model, task.encoder.encode(answers), ctx.device))
+        encoded = task.encoder.encode(answers)
+        found = likelihoods(model, encoded, ctx.device)
         middle = time.perf_counter()
+        prompts = task.encoder.prompts([question.example for question in questions])
+        places = accumulate((len(_answers(question)) for question in questions[:-1]), initial=0)
+        # What scoring has found the model to write, the beginning of the true answer, is not generated again.
+        begun = [encoded[place].begun(prompt, found[place].greedy) for place, prompt in zip(places, prompts, strict=False)]
         written = greedy(
-            model,
-            task.encoder.prompts([question.example for question in questions]),
-            self.max_new_tokens,
-            [task.encoder.tokenizer.eos_token_id],
-            ctx.device,
-        )
+            model, prompts, self.max_new_tokens, [task.encoder.tokenizer.eos_token_id], ctx.device, begun
+        )  # fmt: skip
+        scored = iter(found)
         end = time.perf_counter()
         rows = []
         for question, ids in zip(questions, written, strict=True):
