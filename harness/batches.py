@@ -162,6 +162,14 @@ class Rows:
         """(N,) the scored labels, row after row."""
         return self.labels[:, 1:][self.scored]
 
+    def between(self, begin: int, end: int) -> Rows:
+        """Some of the rows, at the same width."""
+        logp = None if self.logp_original is None else self.logp_original[begin:end]
+        return Rows(
+            self.input_ids[begin:end], self.attention_mask[begin:end], self.labels[begin:end], logp,
+            self.encoded[begin:end],
+        )  # fmt: skip
+
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 

@@ -9,7 +9,6 @@ import importlib
 import math
 import os
 import random
-import resource
 import sys
 import time
 import traceback
@@ -28,6 +27,7 @@ from .domain import Measurement, Requires, Task, UnlearningData
 from .errors import Diverged, HarnessError, NotApplicable, PluginError, StorageError, UsageError
 from .execution import DISK_REFUSED
 from .hyperparameters import Training
+from .memory import Peaks
 from .plugins import import_file
 from .recomputation import scores_of
 from .records import (
@@ -71,7 +71,9 @@ def _guarded(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     try:
         _set_threads(spec["run"].get("threads", 0))
         notes = _prepare_model(spec) if spec["kind"] == "model" else _run_cell(path, spec)
-        return {"status": "done", "reason": "", **notes}
+        left = (path / name for name in ("record.json", SAMPLES))
+        sizes = {file.name: file.stat().st_size for file in left if file.is_file()}
+        return {"status": "done", "reason": "", "sizes": sizes, **notes}
     except StorageError:
         raise
     except NotApplicable as error:
@@ -192,8 +194,10 @@ def _prepare_locked(spec: Mapping[str, Any]) -> dict[str, Any]:
     adapter = bool(model_spec.lora_rank)
     if adapter:
         model = models.with_adapter(model, model_spec.lora_rank)
+    peaks = Peaks()
     if rows:
-        model = models.fine_tune(model.to(device), task.encoder, rows, spec["recipe"], ctx)
+        with peaks.stage("train", device):
+            model = models.fine_tune(model.to(device), task.encoder, rows, spec["recipe"], ctx)
     if adapter:
         model = model.merge_and_unload()
     facts = {
@@ -201,6 +205,8 @@ def _prepare_locked(spec: Mapping[str, Any]) -> dict[str, Any]:
         "optimiser_steps": ctx.meter.optimiser_steps,
         "training_tokens": ctx.meter.tokens,
         "final_loss": ctx.meter.losses[-1] if ctx.meter.losses else math.nan,
+        "stage_memory_bytes": peaks.resident,
+        "stage_device_memory_bytes": peaks.device,
         "notes": list(task.encoder.notes),
     }
     models.save_checkpoint(folder, model.cpu(), task.encoder.tokenizer, facts)
@@ -233,6 +239,7 @@ def _run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     model_spec = _model_spec(spec)
     device = device_of(spec["run"])
     start, revision = checkpoint(spec, spec["models"][requires.start])
+    clock.device = device
     with clock("load"):
         encoder = models.saved_encoder(model_spec, start, revision)
         benchmark, task = _task(spec, lambda _: encoder)
@@ -346,8 +353,10 @@ def _record(
             optimiser_steps=ctx.meter.optimiser_steps,
             fastest_step_cpu_seconds=ctx.meter.fastest_step,
             training_tokens=ctx.meter.tokens,
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            peak_device_memory_bytes=_device_peak(ctx.device),
+            peak_memory_bytes=max(clock.peaks.resident.values()),
+            peak_device_memory_bytes=max(clock.peaks.device.values(), default=None),
+            stage_memory_bytes=clock.peaks.resident,
+            stage_device_memory_bytes=clock.peaks.device,
         ),
         comparability=_comparability(spec, dtype, encoder),
         provenance={
@@ -421,22 +430,21 @@ def _notes(spec: Mapping[str, Any]) -> list[str]:
     return list(read_json(facts, "clear the cache")["notes"]) if facts.exists() else []
 
 
-def _device_peak(device: torch.device) -> int | None:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-
-
 class _Clock:
-    """Wall and processor time by stage."""
+    """Wall and processor time by stage, and the most memory it took."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.cpu_seconds: dict[str, float] = {}
+        self.peaks = Peaks()
+        self.device = torch.device("cpu")
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         began, busy = time.perf_counter(), time.process_time()
         try:
-            yield
+            with self.peaks.stage(stage, self.device):
+                yield
         finally:
             self.seconds[stage] = time.perf_counter() - began
             self.cpu_seconds[stage] = time.process_time() - busy

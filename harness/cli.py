@@ -296,7 +296,7 @@ def check_component(name: str, data_dir: str | None, plugins: tuple[str, ...], a
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("-o", "--out", metavar="DIR", help="Run folder (default: runs/<name of the study>)."),
-        click.option("-j", "--jobs", type=int, help="Cells at a time."),
+        click.option("-j", "--jobs", type=int, help="Cells at a time on each device."),
         click.option("--timeout", type=float, help="Seconds a cell may take."),
         click.option("--memory-limit", type=float, help="GiB of memory a cell may use."),
         click.option("--device", help="cpu, cuda, cuda:1, …"),
@@ -701,6 +701,37 @@ def cache(clear: bool, as_json: bool) -> None:
     _print_columns([(f"{size / 2**20:.1f} MiB", name) for name, size in sizes.items()])
     print(f"{sum(sizes.values()) / 2**20:.1f} MiB in {models}" + (", cleared" if clear else ""))
     return None
+
+
+@cli.command("bench-gpu")
+@click.option("--shape", "shapes", multiple=True, type=click.Choice(["tiny", "135m", "1b", "7b"]),
+              help="Shape of a model with random weights; by default 135m, 1b and 7b.")
+@click.option("--device", default="cuda", show_default=True, help="cuda, cuda:1, … or cpu.")
+@click.option("--lora-rank", type=click.IntRange(min=0), default=0, help="Train adapters of this rank.")
+@_json_option
+def bench_gpu(shapes: tuple[str, ...], device: str, lora_rank: int, as_json: bool) -> None:
+    """Measure this device, and how near training, scoring and decoding come to what it can do."""
+    import torch
+
+    from .cells import device_of
+    from .device_speed import as_json as all_of_it
+    from .device_speed import measured_limits, stages
+
+    place = device_of({"device": device})
+    limits = measured_limits(place, torch.bfloat16 if place.type == "cuda" else torch.float32)
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
+    if not as_json:
+        print(f"{name}: matrix products {limits.operations / 1e12:.2f} TFLOP/s, copies {limits.bandwidth / 1e9:.0f} GB/s")
+    found = []
+    for shape in shapes or ("135m", "1b", "7b"):
+        for stage in stages(shape, limits, place, lora_rank):
+            found.append(stage)
+            if not as_json:
+                bound = "bandwidth bound" if stage.stage == "decoding" else "matrix rate"
+                figures = f"{stage.tokens_per_second:,.0f} tokens/s, {stage.utilisation:.0%} of the {bound}"
+                print(f"{stage.shape:>5} {stage.stage:<9} {stage.missing or figures}", flush=True)
+    if as_json:
+        _print_json({"device": name, **all_of_it(limits, found)})
 
 
 @cli.command("run-cell")

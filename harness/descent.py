@@ -24,6 +24,7 @@ from .domain import Example, Requires, UnlearningData
 from .errors import Diverged, PluginError, UsageError
 from .hyperparameters import Training
 from .logprobs import answer_logprobs
+from .memory import in_pieces
 from .scoring import likelihoods
 
 # Losses are read back every so many steps: often enough to stop a diverged run, rarely enough not to wait
@@ -58,12 +59,26 @@ class Batch:
         self.parts = dict(parts)
         self.original = original
 
+    def __len__(self) -> int:
+        return min(map(len, self.parts.values()))
+
     def __getattr__(self, part: str) -> Rows:
         try:
             return self.__dict__["parts"][part]  # type: ignore[no-any-return]
         except KeyError:
             drawn = ", ".join(self.__dict__.get("parts", {}))
             raise AttributeError(f"this batch has no part {part!r} (drawn: {drawn})") from None
+
+    def halves(self) -> list[Batch]:
+        """The batch in two, each with half of what was drawn for it; itself alone where one row was drawn."""
+        drawn = len(self)
+        if drawn < 2:
+            return [self]
+        middle = {name: len(rows) // drawn * (drawn // 2) for name, rows in self.parts.items()}
+        return [
+            Batch({name: rows.between(0, middle[name]) for name, rows in self.parts.items()}, self.original),
+            Batch({name: rows.between(middle[name], len(rows)) for name, rows in self.parts.items()}, self.original),
+        ]
 
     def counts(self) -> dict[str, int]:
         """What terms can be averaged over."""
@@ -246,19 +261,14 @@ def train(model: Any, recipe: Descent, steps: Iterator[list[Batch]], rows: int, 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(recipe, per_epoch))
     model, optimiser = accelerator.prepare(model, optimiser)
     pending: list[Tensor] = []
+    pieces = 1
     for batches in steps:
         began = time.process_time()
         totals: dict[str, int] = {}
         for batch in batches:
             for count, number in batch.counts().items():
                 totals[count] = totals.get(count, 0) + number
-        step_loss: Tensor | float = 0.0
-        for batch in batches:
-            # The original model's forward passes round as the trained model's do.
-            with accelerator.autocast():
-                loss = loss_of(recipe.loss(model, batch), totals, recipe.name)
-            accelerator.backward(loss)
-            step_loss = step_loss + loss.detach()
+        step_loss, pieces = _gradients(accelerator, model, recipe, batches, totals, pieces, ctx)
         if recipe.max_grad_norm:
             accelerator.clip_grad_norm_(trainable, recipe.max_grad_norm)
         optimiser.step()
@@ -268,13 +278,52 @@ def train(model: Any, recipe: Descent, steps: Iterator[list[Batch]], rows: int, 
         if ctx.device.type == "cpu":
             ctx.meter.fastest_step = min(ctx.meter.fastest_step or math.inf, time.process_time() - began)
         ctx.meter.tokens += sum(number for count, number in totals.items() if count.endswith(" positions"))
-        pending.append(torch.as_tensor(step_loss))
+        pending.append(step_loss)
         if len(pending) == CHECK_EVERY:
             _read(pending, ctx)
     _read(pending, ctx)
     model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     model.eval()
     return model
+
+
+def _gradients(
+    accelerator: Accelerator,
+    model: Any,
+    recipe: Descent,
+    batches: Sequence[Batch],
+    totals: Mapping[str, int],
+    pieces: int,
+    ctx: Context,
+) -> tuple[Tensor, int]:
+    """Accumulate the gradients of one optimiser step; its loss, and in how many pieces batches had to be cut.
+
+    Terms are sums over counts of the whole step, so that a batch in pieces has the same gradient.
+
+    Raises:
+        torch.OutOfMemoryError: single rows are too large, or the loss couples those of a batch.
+    """
+
+    def attempt(more: int) -> tuple[Tensor, int]:
+        for weight in model.parameters():
+            weight.grad = None
+        chosen = list(batches)
+        for _ in range((pieces * more).bit_length() - 1):
+            if recipe.couples_rows:
+                raise torch.OutOfMemoryError(f"{recipe.name} couples the rows of a batch, which cannot be cut")
+            chosen = [half for batch in chosen for half in batch.halves()]
+        if more > 1:
+            ctx.log(f"out of memory: batches of {len(batches[0])} are cut into {pieces * more}")
+        total: Tensor | float = 0.0
+        for batch in chosen:
+            # The original model's forward passes round as the trained model's do.
+            with accelerator.autocast():
+                loss = loss_of(recipe.loss(model, batch), totals, recipe.name)
+            accelerator.backward(loss)
+            total = total + loss.detach()
+        return torch.as_tensor(total), pieces * more
+
+    return in_pieces(attempt)
 
 
 def _set_training(model: Any, recipe: Descent) -> None:

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from .caches import attends_everywhere, joined, new_cache
+from .memory import in_pieces
 
-# Tokens held in the cache of one batch (rows × final length) on a CPU; on a GPU its free memory decides.
-TOKENS = 32768
+# Tokens held in the cache of one batch (rows × final length) on a CPU, and the bytes that they may take there; on a
+# GPU its free memory decides.
+TOKENS = 24576
+BYTES = 2**30
 # Share of a GPU's free memory that one batch may take. The cache grows by copying, one layer at a time.
 MEMORY_SHARE = 0.6
 # A shorter common beginning is not worth a forward pass of its own.
@@ -49,8 +52,18 @@ def greedy(
     ends = set(eos)
     asked = [_asked(*pair, max_new_tokens, ends) for pair in zip(prompts, begun or [()] * len(prompts), strict=True)]
     rows = [row for row in dict.fromkeys(asked) if row.left]
-    written = _Generation(model, rows, ends, torch.device(device)).run() if rows else []
-    found = dict(zip(rows, written, strict=True))
+    found: dict[_Asked, list[int]] = {}
+
+    def generate(pieces: int) -> None:
+        left = [row for row in rows if row not in found]
+        batch = _Generation(model, left, ends, torch.device(device), pieces)
+        try:
+            batch.run()
+        finally:
+            found.update(batch.done())
+
+    if rows:
+        in_pieces(generate)
     return [[*row.known, *found.get(row, ())] for row in asked]
 
 
@@ -72,7 +85,9 @@ def _asked(prompt: tuple[int, ...], begun: tuple[int, ...], limit: int, eos: set
 class _Generation:
     """A batch of rows that end at the last column of a cache, and the rows that wait for a place in it."""
 
-    def __init__(self, model: Any, rows: Sequence[_Asked], eos: set[int], device: torch.device) -> None:
+    def __init__(
+        self, model: Any, rows: Sequence[_Asked], eos: set[int], device: torch.device, pieces: int = 1
+    ) -> None:
         self.model, self.rows, self.eos, self.device = model, rows, eos, device
         self.written: list[list[int]] = [[] for _ in rows]
         self.finished = [False] * len(rows)
@@ -82,13 +97,17 @@ class _Generation:
         self.active: list[int] = []
         self.prefix = _shared_prefix([row.ids for row in rows]) if attends_everywhere(model) else 0
         self.start = self._prefix_cache() if self.prefix else None
-        self.budget = _token_budget(model, device)
+        self.budget = _token_budget(model, device) // pieces
         self.cache: Any = None
         self.mask = torch.empty(0)  # (B, L), 1 where a column of the cache is a row's own
         self.tokens = torch.empty(0)  # (B, 1), those written last, which the model has not read yet
 
-    def run(self) -> list[list[int]]:
-        """Every row's continuation."""
+    def done(self) -> dict[_Asked, list[int]]:
+        """The continuations of rows that are finished."""
+        return {self.rows[row]: line for row, line in enumerate(self.written) if self.finished[row]}
+
+    def run(self) -> None:
+        """Continue every row."""
         while self.waiting or self.active:
             alive = sum(not self.finished[row] for row in self.active)
             joining = self._joining(alive)
@@ -101,7 +120,6 @@ class _Generation:
                 if alive <= (1 - TURNOVER) * len(self.active):
                     self._leave()
                 self._step()
-        return self.written
 
     def _length(self, row: int) -> int:
         return len(self.rows[row].ids) + self.rows[row].left
@@ -191,7 +209,7 @@ class _Generation:
 def _token_budget(model: Any, device: torch.device) -> int:
     """Tokens that one batch may hold in its cache."""
     if device.type != "cuda":
-        return TOKENS
+        return max(1, min(TOKENS, BYTES // bytes_per_token(model)))
     free, _ = torch.cuda.mem_get_info(device)
     # What torch has set aside and does not use is free too.
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

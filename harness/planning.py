@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What all cells of a study read: the source of tables, and the refusal answers."""
+    """What all cells of a study read: the source of tables, the refusal answers, and the source code of components.
+
+    Code is read once for a plan, however many cells it has; the next plan looks again.
+    """
 
     source: DataSource
     templates: tuple[str, ...]
+    code: Callable[[str], str] = field(default_factory=lambda: cache(source_digest))
 
 
 @dataclass(frozen=True)
@@ -212,7 +216,7 @@ def _pairings(
     tables: Mapping[str, str],
 ) -> Iterator[Node]:
     """The nodes of one benchmark × model × seed: two reference models, their cells, one cell per method."""
-    shared = _shared_spec(study, inputs.source, benchmark, model, seed, tables)
+    shared = _shared_spec(study, inputs, benchmark, model, seed, tables)
     references = {role: _reference_node(shared, role) for role in ROLES}
     yield from references.values()
     models = {role: node.key for role, node in references.items()}
@@ -230,13 +234,13 @@ def _pairings(
 
 def _shared_spec(
     study: Study,
-    source: DataSource,
+    inputs: Inputs,
     benchmark: Component[BenchmarkSpec],
     model: Component[ModelSpec],
     seed: int,
     tables: Mapping[str, str],
 ) -> dict[str, Any]:
-    spec = benchmark.spec
+    spec, source = benchmark.spec, inputs.source
     parameters = {parameter.name for parameter in spec.parameters}
     given = study.given("benchmarks", (spec.name, benchmark.qualified), list(parameters))
     values = parse_parameters(spec.parameters, given, f"benchmarks.{spec.name}")
@@ -247,7 +251,7 @@ def _shared_spec(
             "qualified": benchmark.qualified,
             "version": spec.version,
             "target": spec.target,
-            "source": source_digest(spec.target),
+            "source": inputs.code(spec.target),
             "values": values,
             "fixed": dict(spec.fixed),
             "training_settings": _training_settings(spec, values),
@@ -352,7 +356,7 @@ def _cell_node(
         "name": spec.name,
         "qualified": method.qualified,
         "target": spec.target,
-        "source": source_digest(spec.target),
+        "source": inputs.code(spec.target),
         "values": values,
         "fixed": dict(spec.fixed),
         "requires": asdict(requires),

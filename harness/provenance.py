@@ -23,6 +23,17 @@ def device_kind(device: str) -> str:
     return "cuda" if Path("/proc/driver/nvidia/version").exists() and not hidden else "cpu"
 
 
+def devices(device: str) -> list[str]:
+    """The devices that a setting allows, without importing torch: ``auto`` is every GPU that is visible, or the CPU."""
+    if device != "auto":
+        return [device]
+    if device_kind(device) == "cpu":
+        return ["cpu"]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = len(named.split(",")) if named else len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return [f"cuda:{number}" for number in range(max(count, 1))]
+
+
 @cache
 def provenance() -> dict[str, Any]:
     """Package versions, the harness's git commit where it runs from a checkout, and the machine."""

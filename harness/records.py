@@ -89,6 +89,9 @@ class Cost(_Strict):
     training_tokens: int
     peak_memory_bytes: int
     peak_device_memory_bytes: int | None = None
+    stage_memory_bytes: dict[str, int] = {}
+    """The most resident memory in each stage that ``seconds`` names."""
+    stage_device_memory_bytes: dict[str, int] = {}
 
 
 class Comparability(_Strict):

@@ -9,7 +9,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import tomli_w
 from .errors import RecordError, StorageError, UsageError
 from .execution import DISK_REFUSED, Job, LocalExecutor
 from .planning import PLAN_SCHEMA, Node, Plan
+from .provenance import devices
 from .records import Record, read_record
 from .storage import as_storage_error, read_json, write_bytes, write_json
 
@@ -92,11 +93,12 @@ def write_plan(run: Path, plan: Plan) -> None:
             "raw": plan.study.raw,
             "plugins": plan.study.plugins,
             "nodes": [
-                {key: value for key, value in asdict(node).items() if key != "spec"} | {"identity": _identity(node)}
+                {"key": node.key, "kind": node.kind, "title": node.title, "needs": list(node.needs),
+                 "content": node.content, "identity": _identity(node)}
                 for node in plan.nodes
             ],
         },
-    )
+    )  # fmt: skip
 
 
 def _identity(node: Node) -> dict[str, Any]:
@@ -173,16 +175,20 @@ def finished(run: Path, node: Node, cache: Path) -> Outcome | None:
         status = _status(folder)
         if status.get("status") not in OK or status.get("content") != node.content:
             return None
-        if status["status"] == "done":
-            if status.get("incomplete"):
-                return None
-            record = read_record(folder / "record.json")
-            if not (folder / record.samples.file).is_file():
-                return None
+        if status["status"] == "done" and (status.get("incomplete") or not _whole(folder, status.get("sizes", {}))):
+            return None
     except RecordError:
-        # A damaged record is measured again; nothing else is lost.
+        # A damaged status is measured again; nothing else is lost.
         return None
     return Outcome(node, status["status"], status["reason"], status["seconds"], cached=True)
+
+
+def _whole(folder: Path, sizes: Mapping[str, int]) -> bool:
+    """Whether what a cell left is there as it was left, as far as its size tells; whoever reads it looks closer."""
+    try:
+        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except OSError:
+        return False
 
 
 Observer = Callable[[Outcome, int, int], None]
@@ -193,6 +199,8 @@ def execute(
 ) -> list[Outcome]:
     """Run every node that is not finished, each after those it needs; one failure never stops another.
 
+    Nodes are spread over the devices that the study allows, ``run.jobs`` of them on each at a time.
+
     Raises:
         KeyboardInterrupt: after every running node was killed; what is finished stays finished.
         StorageError: the disk refused a write.
@@ -200,9 +208,10 @@ def execute(
     executor = executor or LocalExecutor()
     outcomes: dict[str, Outcome] = {}
     waiting = {node.key: node for node in plan.nodes}
-    running: list[tuple[Node, Job]] = []
+    running: list[tuple[Node, Job, str]] = []
     settings = plan.study.run
-    jobs = settings["jobs"]
+    places = devices(settings["device"])
+    jobs = settings["jobs"] * len(places)
     threads = settings["threads"] or max(1, (os.cpu_count() or 1) // jobs)
 
     def conclude(outcome: Outcome) -> None:
@@ -223,25 +232,28 @@ def execute(
                     conclude(_blocked(run, node, blocked[0]))
                 elif len(running) < jobs and all(key in outcomes for key in node.needs):
                     del waiting[node.key]
-                    running.append((node, _start(executor, run, node, cache, threads)))
-            wait([job.process.sentinel for _, job in running], timeout=POLL)
-            for node, job in list(running):
+                    taken = [device for _, _, device in running]
+                    device = min(places, key=taken.count)
+                    running.append((node, _start(executor, run, node, cache, threads, device), device))
+            wait([job.process.sentinel for _, job, _ in running], timeout=POLL)
+            for entry in list(running):
+                node, job, _ = entry
                 ended = _ended(executor, job, node, settings)
                 if ended:
-                    running.remove((node, job))
+                    running.remove(entry)
                     conclude(ended)
     finally:
-        for _, job in running:
+        for _, job, _ in running:
             executor.kill(job)
     return [outcomes[node.key] for node in plan.nodes]
 
 
-def _start(executor: LocalExecutor, run: Path, node: Node, cache: Path, threads: int) -> Job:
+def _start(executor: LocalExecutor, run: Path, node: Node, cache: Path, threads: int, device: str) -> Job:
     folder = folder_of(run, node)
     for stale in ("status.json", "record.json"):
         (folder / stale).unlink(missing_ok=True)
     spec = {**node.spec, "kind": node.kind, "cache": str(cache.resolve())}
-    spec["run"] = {**node.spec["run"], "threads": threads}
+    spec["run"] = {**node.spec["run"], "threads": threads, "device": device}
     write_json(folder / "spec.json", spec)
     return executor.start(node.key, folder)
 

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from .batches import Encoded, budget_batches, collate
 from .logprobs import abilities, answer_logits, attention_dtype, forest_logits, picked_logprobs, written_greedily
+from .memory import in_pieces
 from .trees import by_prompt, plant
 
 # Positions in one forward pass, and elements of its block of logits (scored tokens × vocabulary): large enough to
 # fill the device, small enough to stay in cache on a CPU and in memory on a GPU.
 TOKENS = {"cpu": 2048, "cuda": 65536}
-LOGITS = {"cpu": 2**25, "cuda": 2**30}
+LOGITS = {"cpu": 2**24, "cuda": 2**30}
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,15 @@ def _scored(
     model.eval()
     order: list[Encoded] = []
     computed: list[tuple[Tensor, Tensor]] = []
-    for batch, logits, nodes, targets in _passes(model, unique, device):
-        order += batch
-        computed.append((picked_logprobs(logits, targets, nodes), written_greedily(logits, targets, nodes)))
+
+    def score(pieces: int) -> None:
+        done = set(order)
+        left = [row for row in unique if row not in done]
+        for batch, found in _passes(model, left, device, pieces):
+            computed.append(found)
+            order.extend(batch)
+
+    in_pieces(score)
     logp = torch.cat([values for values, _ in computed]).double().cpu()
     likeliest = torch.cat([flags for _, flags in computed]).cpu()
     lengths = [row.answer_tokens for row in order]
@@ -80,14 +87,14 @@ def _scored(
 
 
 def _passes(
-    model: Any, rows: Sequence[Encoded], device: torch.device | str
-) -> Iterator[tuple[list[Encoded], Tensor, Tensor, Tensor]]:
-    """Rows in batches with their (M, V) logits, and for every scored token the place of its logits and its id.
+    model: Any, rows: Sequence[Encoded], device: torch.device | str, pieces: int
+) -> Iterator[tuple[list[Encoded], tuple[Tensor, Tensor]]]:
+    """Rows in batches; for their scored tokens, row after row, the log-probability and whether it is the likeliest.
 
-    The largest come first, so that a batch too large for memory fails at once.
+    The largest come first, so that a batch too large for memory fails at once; ``pieces`` makes all smaller.
     """
     kind = "cpu" if torch.device(device).type == "cpu" else "cuda"
-    tokens, block = TOKENS[kind], max(1, LOGITS[kind] // int(model.config.vocab_size))
+    tokens, block = TOKENS[kind] // pieces, max(1, LOGITS[kind] // int(model.config.vocab_size) // pieces)
     able = abilities(model, collate(rows[:2], device))
     trees = by_prompt([row for row in rows if len(row.ids) <= able.longest])
     # A row that shares nothing needs no mask of its own.
@@ -98,9 +105,15 @@ def _passes(
     for places in budget_batches([(len(tree), tree.scored) for tree in shared], (tokens, block)):
         batch = [shared[place] for place in places]
         forest = plant(batch, dtype, device)
-        yield [row for tree in batch for row in tree.rows], forest_logits(model, forest, able), forest.nodes, forest.targets
+        found = _judged(forest_logits(model, forest, able), forest.targets, forest.nodes)
+        yield [row for tree in batch for row in tree.rows], found
     for places in budget_batches([(len(row.ids), row.answer_tokens) for row in padded], (tokens, block)):
         alone = [padded[place] for place in places]
         collated = collate(alone, device)
         targets = collated.answers
-        yield alone, answer_logits(model, collated), torch.arange(len(targets), device=targets.device), targets
+        yield alone, _judged(answer_logits(model, collated), targets, torch.arange(len(targets), device=targets.device))
+
+
+def _judged(logits: Tensor, targets: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """What is kept of (M, V) logits, which are freed before the next are computed."""
+    return picked_logprobs(logits, targets, nodes), written_greedily(logits, targets, nodes)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 # The harness modules whose code can change a number.
 ENGINE = tuple(
-    "batches cells context descent divergences generation hyperparameters language_tasks logprobs models prompts "
-    "recomputation scoring statistics tables text".split()
+    "batches caches cells context descent divergences generation hyperparameters language_tasks logprobs memory models "
+    "prompts recomputation scoring statistics tables text trees".split()
 )
 
 

@@ -54,6 +54,45 @@ def test_a_short_last_window_is_divided_by_its_own_count(tiny_model, tiny_encode
     assert torch.allclose(weights(whole), weights(parts), atol=1e-9)
 
 
+class Crowded:
+    """Runs out of memory where a pass has more than so many rows; the first failure comes late in a step."""
+
+    def __init__(self, rows):
+        self.rows = rows
+        self.refused = 0
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __call__(self, module, args, inputs):
+        if len(inputs["input_ids"]) > self.rows:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("method", [GradientAscent, KLMinimization, LLMU, DPO, FLAT], ids=lambda m: m.name)
+def test_a_batch_too_large_for_memory_is_cut_and_gives_the_same_weights(method, tiny_model, tiny_encoder, monkeypatch):
+    # Padded rows, so that a pass has as many rows as the batch.
+    monkeypatch.setattr("unlearnbench.logprobs.WORTHWHILE", 1.1)
+    whole, first = unlearned(tiny_model, method(batch_size=4, **QUICK), tiny_encoder)
+    model, lines = copy.deepcopy(tiny_model), []
+    crowded = Crowded(6)
+    model.register_forward_pre_hook(crowded, with_kwargs=True)
+    parts, second = unlearned(model, method(batch_size=4, **QUICK), tiny_encoder, lines.append)
+    small = method in (GradientAscent, KLMinimization)
+    assert bool(crowded.refused) != small, "batches of four rows pass"
+    assert any("cut into" in line for line in lines) != small
+    torch.testing.assert_close(weights(whole), weights(parts), rtol=0, atol=1e-9)
+    assert first.meter.losses == pytest.approx(second.meter.losses)
+
+
+def test_a_batch_of_single_rows_and_a_loss_that_couples_them_are_out_of_memory(tiny_model, tiny_encoder):
+    tiny_model.register_forward_pre_hook(Crowded(0), with_kwargs=True)
+    for method in (GradientAscent(batch_size=2, **QUICK), FLAT(edition="as-released", batch_size=4, **QUICK)):
+        with pytest.raises(torch.OutOfMemoryError):
+            unlearned(tiny_model, method, tiny_encoder)
+
+
 def test_the_released_flat_refuses_accumulation(tiny_model, tiny_encoder):
     method = FLAT(edition="as-released", batch_size=1, accumulation=4, **QUICK)
     with pytest.raises(UsageError, match="couples the rows"):

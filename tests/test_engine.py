@@ -132,7 +132,7 @@ def test_rows_join_while_others_are_written(tiny_model, monkeypatch):
     assert found == [plain_greedy(tiny_model, prompt, 12, eos) for prompt in prompts]
     reads = [place for place, (_, tokens) in enumerate(widths) if tokens > 1]
     assert len(reads) > 2, "prompts are read in several batches"
-    assert all(rows <= 5 for rows, _ in widths)
+    assert all(rows <= 5 * longest // (min(map(len, prompts)) + 12) for rows, _ in widths)
     between = [widths[place + 1][0] - widths[place][0] for place in reads[1:] if place + 1 < len(widths)]
     assert any(more > 0 for more in between), "a batch that was read stepped together with rows that were there"
 
@@ -163,3 +163,37 @@ def test_a_gpu_batch_is_bounded_by_its_free_memory(tiny_model, monkeypatch):
     found = generation._token_budget(tiny_model, torch.device("cuda"))
     assert found == int(0.6 * 1.2e9 / bytes_per_token(tiny_model))
     assert generation._token_budget(tiny_model, torch.device("cpu")) == generation.TOKENS
+    monkeypatch.setattr(generation, "BYTES", 100 * bytes_per_token(tiny_model))
+    assert generation._token_budget(tiny_model, torch.device("cpu")) == 100
+
+
+class Crowded:
+    """Runs out of memory where a pass has more than so many positions, as a device does."""
+
+    def __init__(self, positions):
+        self.positions = positions
+        self.refused = 0
+
+    def __call__(self, module, args, inputs):
+        if inputs["input_ids"].numel() > self.positions:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_scoring_and_generation_go_on_in_smaller_batches_where_memory_runs_out(tiny_model, monkeypatch):
+    monkeypatch.setattr(generation, "TOKENS", 600)
+    rows = random_rows(30, tiny_model.config.vocab_size)
+    prompts = [row.ids for row in rows]
+    expected = likelihoods(tiny_model, rows, "cpu"), greedy(tiny_model, prompts, 6, [], "cpu")
+    crowded = Crowded(120)
+    handle = tiny_model.register_forward_pre_hook(crowded, with_kwargs=True)
+    found = likelihoods(tiny_model, rows, "cpu")
+    assert [value.nll for value in found] == pytest.approx([value.nll for value in expected[0]], rel=1e-9)
+    assert crowded.refused > 0
+    crowded.refused = 0
+    assert greedy(tiny_model, prompts, 6, [], "cpu") == expected[1]
+    assert crowded.refused > 0
+    crowded.positions = 1
+    with pytest.raises(torch.OutOfMemoryError):
+        likelihoods(tiny_model, rows, "cpu")
+    handle.remove()

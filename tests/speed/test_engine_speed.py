@@ -1,84 +1,278 @@
-"""The engine's passes against plain Hugging Face ones on the same work, with equal results."""
+"""Each stage of the engine against plain transformers on the same work."""
 
 from __future__ import annotations
 
+import copy
+import random
+
+import plain
 import pytest
 import torch
+from conftest import REAL_MODEL, Work, prepared, untrained
 
-from unlearnbench.batches import Encoded
+from unlearnbench.batches import Encoded, collate
+from unlearnbench.benchmarks.tofu.benchmark import _answers
+from unlearnbench.context import Context
+from unlearnbench.descent import FineTune
+from unlearnbench.domain import Example, UnlearningData
 from unlearnbench.generation import greedy
+from unlearnbench.methods import flat, gradient_ascent, other_answers, preference
+from unlearnbench.models import fine_tune
 from unlearnbench.scoring import likelihoods
 
-VOCABULARY = 8192
+
+def close(found, expected):
+    """Summed log-likelihoods agree to float32's noise."""
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-2)
+
+
+def same_texts(found, expected):
+    """All continuations but those that a near tie of two tokens decides."""
+    unlike = sum(mine != theirs for mine, theirs in zip(found, expected, strict=True))
+    assert unlike <= 0.01 * len(expected), f"{unlike} of {len(expected)} differ"
+
+
+def plainly(rows):
+    return [(list(row.ids), row.start) for row in rows]
+
+
+def random_rows(count, vocabulary, shortest=20, longest=80):
+    generator = random.Random(0)
+    lengths = [generator.randint(shortest, longest) for _ in range(count)]
+    return [Encoded(tuple(generator.randrange(1, vocabulary) for _ in range(n)), n // 2) for n in lengths]
+
+
+# -- texts to tensors --------------------------------------------------------------------------------------------------
+
+
+def test_tokenisation_and_collation(race, tofu_work):
+    encoder = tofu_work.task.encoder
+    examples = list(tofu_work.task.training["original"])[:600]
+
+    def ours():
+        rows = encoder.encode(examples)
+        return [collate(rows[at : at + 8], "cpu") for at in range(0, len(rows), 8)]
+
+    def one_by_one():
+        tokenizer, style = encoder.tokenizer, encoder.style
+        rows = []
+        for example in examples:
+            prompt = style.prompt(example.prompt, tokenizer)
+            options = {"add_special_tokens": style.special_tokens}
+            start = len(tokenizer(prompt, **options)["input_ids"])
+            ids = tokenizer(prompt + style.answer + example.answer, **options)["input_ids"]
+            rows.append(([*ids, tokenizer.eos_token_id], start))
+        return [plain.right_padded(rows[at : at + 8]) for at in range(0, len(rows), 8)]
+
+    def equal(found, expected):
+        for mine, theirs in zip(found, expected, strict=True):
+            assert torch.equal(mine.input_ids, theirs["input_ids"])
+            assert torch.equal(mine.labels, theirs["labels"])
+
+    race("tokenisation and collation", ours, one_by_one, equal)
+
+
+# -- scoring -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def model():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=VOCABULARY, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
-                    num_attention_heads=4, max_position_embeddings=256, bos_token_id=None, eos_token_id=0)
-    ).eval()  # fmt: skip
+def questions(tofu_work):
+    """The rows that TOFU asks the likelihood of: some answers to each of the first questions."""
+    asked = [question for question in tofu_work.task.evaluation if question.part in ("forget", "retain")][:40]
+    return tofu_work.task.encoder.encode([q.example.answered(answer) for q in asked for answer in _answers(q)])
 
 
-@pytest.fixture(scope="module")
-def rows():
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(20, 80, (200,), generator=generator).tolist()
-    return [Encoded(tuple(torch.randint(1, VOCABULARY, (n,), generator=generator).tolist()), n // 2) for n in lengths]
+def test_scoring_answers_that_share_their_prompts(race, tofu_work, questions):
+    race("scoring, shared prompts", lambda: [found.nll for found in likelihoods(tofu_work.model, questions, "cpu")],
+         lambda: plain.losses(tofu_work.model, plainly(questions)), close)  # fmt: skip
 
 
-@torch.no_grad()
-def plain_likelihoods(model, rows, batch=8):
-    """Unsorted batches of eight, full logits."""
-    found = []
-    for at in range(0, len(rows), batch):
-        chosen = rows[at : at + batch]
-        width = max(len(row.ids) for row in chosen)
-        ids = torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in chosen])
-        mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in chosen])
-        logp = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
-        for number, row in enumerate(chosen):
-            picked = [logp[number, place - 1, row.ids[place]] for place in range(row.start, len(row.ids))]
-            found.append(-float(torch.stack(picked).sum()))
-    return found
+def test_scoring_rows_that_share_nothing(race, tofu_work):
+    rows = random_rows(120, tofu_work.vocabulary)
+    race("scoring, nothing shared", lambda: [found.nll for found in likelihoods(tofu_work.model, rows, "cpu")],
+         lambda: plain.losses(tofu_work.model, plainly(rows)), close)  # fmt: skip
 
 
-@pytest.mark.benchmark(group="scoring 200 rows")
-def test_scoring_pass(benchmark, model, rows):
-    found = benchmark(likelihoods, model, rows, "cpu")
-    assert [value.nll for value in found] == pytest.approx(plain_likelihoods(model, rows), rel=1e-4)
+# -- generation --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.benchmark(group="scoring 200 rows")
-def test_scoring_with_full_logits(benchmark, model, rows):
-    assert len(benchmark(plain_likelihoods, model, rows)) == 200
+def generation_race(race, stage, model, prompts, limit, eos):
+    race(stage, lambda: greedy(model, prompts, limit, [eos], "cpu"),
+         lambda: plain.generations(model, prompts, limit, eos), same_texts)  # fmt: skip
 
 
-@pytest.mark.benchmark(group="generating 32 tokens for 60 prompts")
-def test_generation_pass(benchmark, model, rows):
-    prompts = [row.ids for row in rows[:60]]
-    assert len(benchmark(greedy, model, prompts, 32, [0], "cpu")) == 60
+def test_generation_of_rows_that_run_to_the_cap(race, tofu_work):
+    prompts = [row.ids for row in random_rows(64, tofu_work.vocabulary, 10, 60)]
+    generation_race(race, "generation, to the cap", tofu_work.model, prompts, 48, tofu_work.vocabulary - 1)
 
 
-@pytest.mark.benchmark(group="generating 32 tokens for 60 prompts")
-def test_generation_by_generate(benchmark, model, rows):
-    prompts = [row.ids for row in rows[:60]]
+def test_generation_of_rows_that_stop_early(race, tofu_work):
+    """Rows end where they first write a token that some write soon and some late."""
+    prompts = [row.ids for row in random_rows(96, tofu_work.vocabulary, 10, 60)]
+    written = greedy(tofu_work.model, prompts, 96, [], "cpu")
+    endings = {token: [line.index(token) if token in line else 96 for line in written] for line in written for token in line}
+    eos = min(endings, key=lambda token: abs(sum(endings[token]) / len(written) - 40))
+    generation_race(race, "generation, early stops", tofu_work.model, prompts, 96, eos)
 
-    @torch.no_grad()
-    def plain():
-        found = []
-        for at in range(0, 60, 8):
-            chosen = prompts[at : at + 8]
-            width = max(map(len, chosen))
-            ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in chosen])
-            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in chosen])
-            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=32, do_sample=False, pad_token_id=0)
-            found += out[:, width:].tolist()
-        return found
 
-    found = benchmark(plain)
-    cut = [tokens[: tokens.index(0)] if 0 in tokens else tokens for tokens in found]
-    assert cut == greedy(model, prompts, 32, [0], "cpu")
+def test_generation_after_a_shared_prefix(race, tofu_work):
+    """KnowMem's form: ten examples, a question, a short answer."""
+    examples = random_rows(1, tofu_work.vocabulary, 600, 600)[0].ids
+    prompts = [examples + row.ids for row in random_rows(40, tofu_work.vocabulary, 12, 24)]
+    generation_race(race, "generation, shared prefix", tofu_work.model, prompts, 32, tofu_work.vocabulary - 1)
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+METHODS = {
+    "ga": gradient_ascent.GradientAscent,
+    "gd": gradient_ascent.GradientDifference,
+    "kl": gradient_ascent.KLMinimization,
+    "po": other_answers.PreferenceOptimization,
+    "mismatch": other_answers.Mismatch,
+    "llmu": other_answers.LLMU,
+    "npo": preference.NPO,
+    "npo-rt": preference.NPORetain,
+    "dpo": preference.DPO,
+    "flat-tv": flat.FLAT,
+}
+STEPS, ROWS, RATE = 4, 8, 1e-5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_steps_of(race, tofu_work, name):
+    """Four epochs of one batch of eight forget rows, with the values that a method computes before it starts."""
+    method = METHODS[name](epochs=STEPS, batch_size=ROWS, learning_rate=RATE, warmup_epochs=0.0, schedule="constant",
+                           max_grad_norm=0.0)  # fmt: skip
+    task = tofu_work.task
+    templates = ["I don't know.", "That is not something I can answer.", "I have no idea."]
+    data = UnlearningData(name, method.needs, task.encoder, task.forget[:ROWS], task.retain[:100], templates)
+
+    def context():
+        ctx = Context(name, 0, "cpu", lambda _: None)
+        if method.needs.original == "model":
+            ctx = ctx.for_request(copy.deepcopy(tofu_work.model).eval().requires_grad_(False))
+        return ctx
+
+    def ours():
+        ctx = context()
+        method.unlearn(copy.deepcopy(tofu_work.model), task.encoder.tokenizer, data, ctx)
+        return ctx.meter.losses
+
+    rng = context().rng("draw")
+    epochs = [[method.draw(data, row, rng) for row in data.forget] for _ in range(STEPS)]
+    batches = [
+        {part: plainly(task.encoder.encode([row for draw in epoch for row in draw[part]])) for part in epoch[0]}
+        for epoch in epochs
+    ]
+    race(f"steps of {name}", ours, lambda: plain.train(name, copy.deepcopy(tofu_work.model), batches, RATE),
+         lambda mine, theirs: _equal_losses(mine, theirs))  # fmt: skip
+
+
+def _equal_losses(mine, theirs):
+    assert mine == pytest.approx(theirs, rel=2e-3, abs=2e-3)
+
+
+def test_preparation_of_a_reference_model(race, tofu_work):
+    rows = list(tofu_work.task.training["original"])[:64]
+    recipe = {"epochs": 1, "batch_size": 16, "learning_rate": RATE, "warmup_epochs": 0.0, "schedule": "constant",
+              "max_grad_norm": 0.0}  # fmt: skip
+    encoded = tofu_work.task.encoder.encode(rows)
+    order = list(range(len(rows)))
+    Context("fine-tune", 0).rng("order").shuffle(order)
+    batches = [{"forget": plainly([encoded[place] for place in order[at : at + 16]])} for at in range(0, len(rows), 16)]
+
+    def ours():
+        ctx = Context("fine-tune", 0, "cpu", lambda _: None)
+        fine_tune(copy.deepcopy(tofu_work.model), tofu_work.task.encoder, rows, recipe, ctx)
+        return ctx.meter.losses
+
+    plain.LOSSES["fine-tune"] = lambda model, reference, batch: plain.mean_loss(model, batch["forget"])
+    race("preparation of references", ours,
+         lambda: plain.train("fine-tune", copy.deepcopy(tofu_work.model), batches, RATE), _equal_losses)  # fmt: skip
+    assert FineTune.name == "fine-tune"
+
+
+# -- whole evaluations -------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_evaluation_of_tofu(race, tofu_work):
+    encoder, limit = tofu_work.task.encoder, tofu_work.benchmark.max_new_tokens
+    parts = {}
+    for question in tofu_work.task.evaluation:
+        rows = plainly(encoder.encode([question.example.answered(answer) for answer in _answers(question)]))
+        answer, *wrong = rows
+        paraphrase = wrong.pop(0) if question.paraphrase is not None else None
+        (prompt,) = encoder.prompts([question.example])
+        parts.setdefault(question.part, []).append(
+            {"answer": answer, "paraphrase": paraphrase, "perturbed": wrong, "prompt": prompt}
+        )
+
+    def ours():
+        return tofu_work.benchmark.measure(tofu_work.model, tofu_work.task, Context("measure", 0, "cpu")).rows
+
+    def equal(rows, found):
+        losses, written = found
+        for part in parts:
+            mine = [row for row in rows if row["part"] == part]
+            close([row["answer"][0] * row["answer"][1] for row in mine], losses[part, "answer"])
+            close([loss * tokens for row in mine for loss, tokens in row["perturbed"]], losses[part, "perturbed"])
+            same_texts([row["generation"] for row in mine], [encoder.decode(ids) for ids in written[part]])
+
+    race("evaluation of TOFU", ours, lambda: plain.tofu(tofu_work.model, parts, limit, tofu_work.eos), equal,
+         rounds=1 if REAL_MODEL else 3)  # fmt: skip
+
+
+def test_a_whole_evaluation_of_muse(race):
+    benchmark, task = prepared("muse-news", verbatim_tokens=32, answer_tokens=16)
+    work = Work(untrained(), benchmark, task)
+    asked = task.evaluation
+
+    def ours():
+        rows = benchmark.measure(work.model, task, Context("measure", 0, "cpu")).rows
+        return [row["generation"] for row in rows if "generation" in row], [r["min40"] for r in rows if "min40" in r]
+
+    def plainly_asked():
+        written = plain.generations(work.model, [row.ids for row in asked.continuations], 32, work.eos)
+        for part in ("knowmem_f", "knowmem_r"):
+            prompts = [row.ids for row in asked.answers if row.part == part]
+            written += plain.generations(work.model, prompts, 16, work.eos)
+        scores = []
+        with torch.no_grad():
+            for text in asked.texts:
+                ids = torch.tensor([text.ids])
+                logp = work.model(input_ids=ids, labels=ids).logits[0, :-1].log_softmax(-1)
+                lowest = logp.gather(-1, ids[0, 1:, None]).flatten().sort().values[: int(0.4 * (len(text.ids) - 1))]
+                scores.append(-float(lowest.mean()))
+        cleaned = [task.encoder.tokenizer.clean_up_tokenization(task.encoder.decode(ids)) for ids in written]
+        return cleaned, scores
+
+    def equal(found, expected):
+        same_texts(found[0], expected[0])
+        close(found[1], expected[1])
+
+    race("evaluation of MUSE-News", ours, plainly_asked, equal)
+
+
+def test_a_whole_evaluation_of_a_book(race):
+    benchmark, task = prepared("hp", max_new_tokens=24, tasks="none", chunk_tokens=128, prefix_words=40,
+                               response_words=40, released_tokens=0 + 2, limit=24)  # fmt: skip
+    work = Work(untrained(), benchmark, task)
+    excerpts = task.evaluation.excerpts
+
+    def ours():
+        rows = benchmark.measure(work.model, task, Context("measure", 0, "cpu")).rows
+        return [row["generation"] for row in rows]
+
+    race("evaluation of a book", ours,
+         lambda: [task.encoder.decode(ids) for ids in
+                  plain.generations(work.model, [excerpt.ids for excerpt in excerpts], 24, work.eos)],
+         same_texts)  # fmt: skip
+
+
+def test_the_prompt_of_every_row_is_what_is_generated_from(tofu_work):
+    """What scoring finds can be taken over where prompts tokenised alone are what stands before answers."""
+    question = tofu_work.task.evaluation[0]
+    (row,) = tofu_work.task.encoder.encode([question.example])
+    (prompt,) = tofu_work.task.encoder.prompts([Example(0, question.example.prompt, "")])
+    assert row.begun(prompt, 2) == row.ids[row.start : row.start + 2]
