@@ -16,6 +16,8 @@ ROOM = 64
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values, (B, H, L, D), which are the first columns of a longer block of memory."""
 
+    prefix: tuple[Tensor, Tensor] | None = None
+    """Keys and values that stand before every row's own, (1, H, P, D); only ``prefixes.attention`` looks there."""
     _block: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -34,6 +36,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (block[..., :length, :] for block in self._block)
         self.keys[..., held:, :] = key_states
         self.values[..., held:, :] = value_states
+        if self.prefix is not None:
+            self.keys.prefix = self.prefix  # type: ignore[attr-defined]
         return self.keys, self.values
 
     def replaced(self, keys: Tensor, values: Tensor) -> None:
@@ -56,11 +60,11 @@ class RowCache(DynamicCache):  # type: ignore[misc]
         """Whether other rows can join; layers with a window or a state of their own keep to their batch."""
         return all(isinstance(layer, GrowingLayer) for layer in self.layers)
 
-    def repeated(self, rows: int) -> RowCache:
-        """A cache of so many rows, each like the single one of this; layers must join."""
+    def following(self) -> RowCache:
+        """An empty cache of rows that all come after the single one of this; layers must join."""
         fresh = RowCache(self._config)
         for new, layer in zip(fresh.layers, self.layers, strict=True):
-            new.replaced(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1))
+            new.prefix = (layer.keys, layer.values)
         return fresh
 
     def select(self, rows: Tensor, drop: int = 0) -> None:
@@ -90,8 +94,8 @@ class PairOfCaches:
     def joins(self) -> bool:
         return all(cache.joins for cache in self._caches)
 
-    def repeated(self, rows: int) -> PairOfCaches:
-        return PairOfCaches(*(cache.repeated(rows) for cache in self._caches))
+    def following(self) -> PairOfCaches:
+        return PairOfCaches(*(cache.following() for cache in self._caches))
 
     def select(self, rows: Tensor, drop: int = 0) -> None:
         for cache in self._caches:

@@ -9,22 +9,23 @@ model has 4 layers of 256 units and a vocabulary of 49,152; data are generated. 
 from __future__ import annotations
 
 import gc
-import os
 import statistics
+import sys
 import threading
 import time
 import tomllib
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import torch
 
-GATES = tomllib.loads((Path(__file__).parent / "gates.toml").read_text())
-REAL_MODEL, REAL_DATA = (os.environ.get(f"UNLEARNBENCH_SPEED_{name}", "") for name in ("MODEL", "TOFU"))
-LIMIT = int(os.environ.get("UNLEARNBENCH_SPEED_LIMIT", "0")) or None
+HERE = Path(__file__).parent
+# The suite's own modules, plain.py and workload.py.
+sys.path.insert(0, str(HERE))
+from workload import LIMIT, REAL_MODEL, Work, prepared, untrained  # noqa: E402
+
+GATES = tomllib.loads((HERE / "gates.toml").read_text())
 
 
 class Peak:
@@ -106,63 +107,8 @@ def _report(request: Any, line: str) -> None:
         print(f"\n{line}", flush=True)
 
 
-@dataclass(frozen=True)
-class Work:
-    """A model, and a benchmark made ready for it."""
-
-    model: Any
-    benchmark: Any
-    task: Any
-
-    @property
-    def eos(self) -> int:
-        return int(self.task.encoder.tokenizer.eos_token_id)
-
-    @property
-    def vocabulary(self) -> int:
-        return int(self.model.config.vocab_size)
-
-
-def prepared(name: str, **settings: Any) -> Any:
-    """A benchmark and its task, on generated or real data, for a model from scratch or a real one."""
-    from unlearnbench import models
-    from unlearnbench.builtin import unlearnbench_models
-    from unlearnbench.context import Preparation
-    from unlearnbench.plugins import load_plugins
-    from unlearnbench.specs import resolve
-    from unlearnbench.tables import DataSource, read_tables
-
-    spec = load_plugins().find("benchmark", name).spec
-    real = REAL_DATA and name.startswith("tofu")
-    source = DataSource("local", REAL_DATA) if real else DataSource("generated", "", 0, "quick")
-    base = next(spec for spec in unlearnbench_models() if spec.name == "tiny")
-    if REAL_MODEL:
-        base = replace(base, path=REAL_MODEL, architecture={}, prompt_format="chat")
-    benchmark = resolve(spec.target, name)(**settings, **spec.fixed)
-    encoder = models.saved_encoder(base, REAL_MODEL) if REAL_MODEL else None
-    tables = read_tables(spec.data, source)
-    task = benchmark.prepare(Preparation(tables, lambda corpus: encoder or models.make_encoder(base, corpus), False, not real))
-    return benchmark, task
-
-
-def untrained(layers: int = 4, width: int = 256, vocabulary: int = 49152) -> Any:
-    """A Llama with random weights and long positions."""
-    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-
-    if REAL_MODEL:
-        return AutoModelForCausalLM.from_pretrained(REAL_MODEL, dtype=torch.float32).eval()
-    config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
-        num_attention_heads=8, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=None, eos_token_id=0,
-        pad_token_id=0,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return LlamaForCausalLM(config).eval()
-
-
 @pytest.fixture(scope="session")
 def tofu_work() -> Work:
     """TOFU forget01 whole, or its first rows where a limit is set."""
-    benchmark, task = prepared("tofu-forget01", max_new_tokens=200 if REAL_MODEL else 32, limit=LIMIT or 0)
+    benchmark, task = prepared("tofu-forget01", max_new_tokens=200 if REAL_MODEL else 32, limit=LIMIT)
     return Work(untrained(), benchmark, task)

@@ -8,7 +8,7 @@ import random
 import plain
 import pytest
 import torch
-from conftest import REAL_MODEL, Work, prepared, untrained
+from workload import REAL_MODEL, Work, prepared, untrained
 
 from unlearnbench.batches import Encoded, collate
 from unlearnbench.benchmarks.tofu.benchmark import _answers
