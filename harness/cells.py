@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import transformers
 
-from . import models
+from . import models, sharding
 from .context import PRECISIONS, Context, Preparation, derived_seed
 from .domain import Measurement, Requires, Task, UnlearningData
 from .errors import Diverged, HarnessError, NotApplicable, PluginError, StorageError, UsageError
@@ -59,6 +59,9 @@ def run_node(folder: str) -> int:
         status = _guarded(path, spec)
         status |= {"key": spec["key"], "content": spec["content"], "started": round(began, 3)}
         status["seconds"] = round(time.perf_counter() - clock, 3)
+        if sharding.rank():
+            # The first process writes; its companions say by their exit status that something is wrong.
+            return 0 if status["status"] in ("done", "not-applicable", "diverged") else 1
         write_json(path / "status.json", status)
     except StorageError as error:
         print(error, file=sys.stderr)
@@ -114,6 +117,8 @@ def device_of(run: Mapping[str, Any]) -> torch.device:
     name = run.get("device", "auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and sharding.processes() > 1:
+        name = f"cuda:{sharding.local_rank()}"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"run.device = {name!r}: no GPU is visible here; use --device cpu")
     return torch.device(name)
@@ -163,6 +168,8 @@ def _prepare_model(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Train a reference model into the cache, or check that a published one loads."""
     lock = model_folder(spec, spec["key"]).parent / f".{spec['key']}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
+    if sharding.rank():
+        return _prepare_locked(spec)
     with lock.open("a") as file:
         # Another run may be preparing the same model; then this one waits and takes it.
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -209,7 +216,8 @@ def _prepare_locked(spec: Mapping[str, Any]) -> dict[str, Any]:
         "stage_device_memory_bytes": peaks.device,
         "notes": list(task.encoder.notes),
     }
-    models.save_checkpoint(folder, model.cpu(), task.encoder.tokenizer, facts)
+    if not sharding.rank():
+        models.save_checkpoint(folder, model.cpu(), task.encoder.tokenizer, facts)
     return facts
 
 
@@ -258,6 +266,8 @@ def _run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
             unlearned = _unlearn(method, unlearned, model_spec, encoder.tokenizer, data, ctx, entry)
         _synchronise(device)
     del model
+    if sharding.rank():
+        return {}
     ctx = ctx.for_request(None, "measure")
     gc.collect()
     unlearned = unlearned.to(dtype=dtype).eval()
@@ -364,6 +374,7 @@ def _record(
             "plugins": spec["plugins"],
             "device": torch.cuda.get_device_name(ctx.device) if ctx.device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
+            "processes": sharding.processes(),
             "model": {"path": model["path"], "revision": model["revision"], "fingerprint": model["fingerprint"]},
             "data": spec["data"] | {"tables": spec["benchmark"]["data"]["fingerprints"]},
             "prompt_format": encoder.style.name,

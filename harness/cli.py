@@ -204,7 +204,7 @@ def plan(as_json: bool, **options: Any) -> None:
 
     STUDY is a TOML file or a built-in study: demo, paper-tofu, paper-hp, paper-muse.
     """
-    from .estimates import GIB, checkpoints, estimated
+    from .estimates import GIB, checkpoints, estimated, resident
     from .planning import make_plan
     from .runs import cache_folder, finished
 
@@ -216,10 +216,12 @@ def plan(as_json: bool, **options: Any) -> None:
     rows = [{"key": node.key, "kind": node.kind, "title": node.title,
              "state": "done" if finished(run, node, cache) else "to run"} for node in made.nodes]  # fmt: skip
     costs = [estimated({**node.spec, "kind": node.kind}) for node in made.nodes]
+    stages = [resident({**node.spec, "kind": node.kind}) for node in made.nodes]
     needed = checkpoints([{**node.spec, "kind": node.kind} for node in made.nodes])
     if as_json:
-        for row, cost in zip(rows, costs, strict=True):
+        for row, cost, memory in zip(rows, costs, stages, strict=True):
             row["estimate"] = {"seconds": cost.seconds, "device_memory_bytes": cost.memory} if cost else None
+            row["stage_memory_bytes"] = memory or None
         return _print_json({"study": study.name, "nodes": rows, "reference_models": needed})
     _print_columns([(row["state"], row["kind"], str(cost or ""), row["title"])
                     for row, cost in zip(rows, costs, strict=True)])  # fmt: skip
@@ -230,6 +232,9 @@ def plan(as_json: bool, **options: Any) -> None:
         hours = sum(cost.seconds for cost in known) / 3600
         most = max(cost.memory for cost in known) / GIB
         print(f"estimate for one H100-class GPU: {hours:.1f} h in all, {most:.0f} GiB at most")
+    here = max((bytes_ for memory in stages for bytes_ in memory.values()), default=0)
+    if here:
+        print(f"estimate for a process on this CPU: {here / GIB:.1f} GiB at most")
     print(f"{len(made.cells)} cells, {sum(row['state'] == 'to run' for row in rows)} of {len(rows)} nodes to run")
     return None
 

@@ -26,6 +26,7 @@ from .hyperparameters import Training
 from .logprobs import answer_logprobs
 from .memory import in_pieces
 from .scoring import likelihoods
+from .sharding import Sharded, processes, rank, summed
 
 # Losses are read back every so many steps: often enough to stop a diverged run, rarely enough not to wait
 # for the device at every step.
@@ -71,14 +72,19 @@ class Batch:
 
     def halves(self) -> list[Batch]:
         """The batch in two, each with half of what was drawn for it; itself alone where one row was drawn."""
+        return [part for number in range(2) if (part := self.share(number, 2))]
+
+    def share(self, number: int, count: int) -> Batch | None:
+        """The part of process ``number`` of ``count``, by rows drawn; None where there are not enough."""
         drawn = len(self)
-        if drawn < 2:
-            return [self]
-        middle = {name: len(rows) // drawn * (drawn // 2) for name, rows in self.parts.items()}
-        return [
-            Batch({name: rows.between(0, middle[name]) for name, rows in self.parts.items()}, self.original),
-            Batch({name: rows.between(middle[name], len(rows)) for name, rows in self.parts.items()}, self.original),
-        ]
+        first, end = drawn * number // count, drawn * (number + 1) // count
+        if first == end:
+            return None
+        each = {name: len(rows) // drawn for name, rows in self.parts.items()}
+        return Batch(
+            {name: rows.between(each[name] * first, each[name] * end) for name, rows in self.parts.items()},
+            self.original,
+        )
 
     def counts(self) -> dict[str, int]:
         """What terms can be averaged over."""
@@ -253,13 +259,17 @@ def train(model: Any, recipe: Descent, steps: Iterator[list[Batch]], rows: int, 
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=ctx.autocast, cpu=ctx.device.type == "cpu", gradient_accumulation_steps=1)
     _set_training(model, recipe)
+    sharded = Sharded(model, ctx.device) if processes() > 1 else None
+    if sharded:
+        model = sharded.model
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(
         trainable, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=_fused(trainable)
     )
     per_epoch = math.ceil(rows / (recipe.batch_size * recipe.accumulation))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(recipe, per_epoch))
-    model, optimiser = accelerator.prepare(model, optimiser)
+    if sharded is None:
+        model, optimiser = accelerator.prepare(model, optimiser)
     pending: list[Tensor] = []
     pieces = 1
     for batches in steps:
@@ -282,7 +292,7 @@ def train(model: Any, recipe: Descent, steps: Iterator[list[Batch]], rows: int, 
         if len(pending) == CHECK_EVERY:
             _read(pending, ctx)
     _read(pending, ctx)
-    model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    model = sharded.whole() if sharded else accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     model.eval()
     return model
 
@@ -316,14 +326,25 @@ def _gradients(
             ctx.log(f"out of memory: batches of {len(batches[0])} are cut into {pieces * more}")
         total: Tensor | float = 0.0
         for batch in chosen:
+            part, weight = _own_part(batch, recipe)
             # The original model's forward passes round as the trained model's do.
             with accelerator.autocast():
-                loss = loss_of(recipe.loss(model, batch), totals, recipe.name)
+                loss = loss_of(recipe.loss(model, part), totals, recipe.name) * weight
             accelerator.backward(loss)
             total = total + loss.detach()
-        return torch.as_tensor(total), pieces * more
+        return summed(torch.as_tensor(total)) / processes(), pieces * more
 
-    return in_pieces(attempt)
+    # Processes that share a model step together: one cannot try again alone.
+    return in_pieces(attempt) if processes() == 1 else attempt(1)
+
+
+def _own_part(batch: Batch, recipe: Descent) -> tuple[Batch, float]:
+    """What this process computes of a batch, and the factor of its loss: gradients are averaged over processes."""
+    if processes() == 1 or recipe.couples_rows:
+        return batch, 1.0
+    part = batch.share(rank(), processes())
+    # With nothing of its own a process still takes part in gathering weights.
+    return (part, float(processes())) if part else (batch, 0.0)
 
 
 def _set_training(model: Any, recipe: Descent) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from .storage import read_json
+
 DISK_REFUSED = 74
 """Exit status of a node that could not write its status (EX_IOERR)."""
 
@@ -89,12 +91,22 @@ def _child(folder: str) -> None:
     log = os.open(os.path.join(folder, "log.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2):
         os.dup2(log, stream)
+    count = processes_of(folder)
+    if count > 1:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+        os.execv(sys.executable, [*command, "-m", "unlearnbench", "run-cell", folder])
     threading.Thread(target=_die_with_parent, daemon=True).start()
     from .cells import run_node
 
     # What the server imported is never garbage; without this a collection walks through all of it (0.25 s).
     gc.freeze()
     sys.exit(run_node(folder))
+
+
+def processes_of(folder: str) -> int:
+    """How many processes the node in ``folder`` is to run in."""
+    spec = read_json(Path(folder) / "spec.json", "run the study again")
+    return int(spec["run"].get("processes", 1))
 
 
 def _die_with_parent() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .caches import attends_everywhere, joined, new_cache
+from .logprobs import same_logits
 from .memory import in_pieces
 from .prefixes import shared_attention
 
@@ -232,22 +233,22 @@ def _measured_sharing(model: Any, device: torch.device) -> bool:
     if not start.joins:
         return False
     model(input_ids=ids[0], past_key_values=start, use_cache=True)
-    try:
+
+    def together() -> Tensor:
         with shared_attention(model):
-            found = model(
-                input_ids=rests, attention_mask=mask, position_ids=(mask.cumsum(-1) + 7), use_cache=True,
+            found: Tensor = model(
+                input_ids=rests, attention_mask=mask, position_ids=mask.cumsum(-1) + 7, use_cache=True,
                 past_key_values=start.following(),
             ).logits[:, -1]  # fmt: skip
-    except Exception:  # noqa: BLE001 - any failure means that this class needs the beginning in every row
-        return False
-    slack = 1e-3 if found.dtype in (torch.float32, torch.float64) else 0.1
-    return bool(torch.allclose(found.float(), torch.cat(alone).float(), atol=slack, rtol=slack))
+            return found
+
+    return same_logits(model, torch.cat(alone), together)
 
 
 def _token_budget(model: Any, device: torch.device) -> int:
     """Tokens that one batch may hold in its cache."""
     if device.type != "cuda":
-        return max(1, min(TOKENS, BYTES // bytes_per_token(model)))
+        return max(1, min(TOKENS, BYTES // cache_bytes(model)))
     free, _ = torch.cuda.mem_get_info(device)
     # What torch has set aside and does not use is free too.
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -255,7 +256,15 @@ def _token_budget(model: Any, device: torch.device) -> int:
 
 
 def bytes_per_token(model: Any) -> int:
-    """Memory of one token in a batch that is generated: keys and values of every layer, and one layer's activations.
+    """Memory of one token in a batch that is generated: its keys and values, and one layer's activations."""
+    config = model.config
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    # While prompts are read: about eight states of the width, three of the inner one.
+    return cache_bytes(model) + int(model.dtype.itemsize * (8 * config.hidden_size + 3 * inner))
+
+
+def cache_bytes(model: Any) -> int:
+    """Memory of the keys and values of one token, in every layer.
 
     A model of several says in ``cached_models`` how many of them keep keys and values.
     """
@@ -263,10 +272,7 @@ def bytes_per_token(model: Any) -> int:
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     keys = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    # While prompts are read: about eight states of the width, three of the inner one.
-    states = 8 * config.hidden_size + 3 * inner
-    return int(model.dtype.itemsize * (getattr(model, "cached_models", 1) * keys + states))
+    return int(model.dtype.itemsize * getattr(model, "cached_models", 1) * keys)
 
 
 def _shared_prefix(prompts: Sequence[tuple[int, ...]]) -> int:

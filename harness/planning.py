@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, ModelError, NothingSelected, UnknownName, UsageError
+from .estimates import shape_of
 from .hyperparameters import TRAINING_PARAMETERS
 from .plugins import Component, Registry
 from .provenance import device_kind, provenance, versions
@@ -265,7 +266,7 @@ def _shared_spec(
             "recipe": dict(spec.recipe),
             "workload": dict(spec.workload),
         },
-        "model": {**asdict(model.spec), "fingerprint": _weights_fingerprint(model.spec)},
+        "model": {**asdict(model.spec), "shape": shape_of(model.spec), "fingerprint": _weights_fingerprint(model.spec)},
         "data": asdict(source),
         "departures": source.departures(spec.data) if source.kind == "local" else [],
         "recipe": parse_parameters(TRAINING_PARAMETERS, recipe, "recipe"),

@@ -14,13 +14,16 @@ from typing import Any
 PACKAGES = ("unlearnbench", "torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy", "scipy",
             "rouge-score", "nltk", "pluggy", "lm_eval")  # fmt: skip
 
+DRIVER = Path("/proc/driver/nvidia")
+"""Where NVIDIA's driver tells of itself and of its GPUs."""
+
 
 def device_kind(device: str) -> str:
     """``cpu`` or ``cuda`` for a device setting, without importing torch: ``auto`` is a GPU where a driver shows one."""
     if device != "auto":
         return device.partition(":")[0]
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
-    return "cuda" if Path("/proc/driver/nvidia/version").exists() and not hidden else "cpu"
+    return "cuda" if (DRIVER / "version").exists() and not hidden else "cpu"
 
 
 def devices(device: str) -> list[str]:
@@ -30,7 +33,7 @@ def devices(device: str) -> list[str]:
     if device_kind(device) == "cpu":
         return ["cpu"]
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = len(named.split(",")) if named else len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    count = len(named.split(",")) if named else len(list((DRIVER / "gpus").glob("*")))
     return [f"cuda:{number}" for number in range(max(count, 1))]
 
 

@@ -19,7 +19,7 @@ import tomli_w
 from .errors import RecordError, StorageError, UsageError
 from .execution import DISK_REFUSED, Job, LocalExecutor
 from .planning import PLAN_SCHEMA, Node, Plan
-from .provenance import devices
+from .provenance import device_kind, devices
 from .records import Record, read_record
 from .storage import as_storage_error, read_json, write_bytes, write_json
 
@@ -210,9 +210,10 @@ def execute(
     waiting = {node.key: node for node in plan.nodes}
     running: list[tuple[Node, Job, str]] = []
     settings = plan.study.run
-    places = devices(settings["device"])
+    # A cell that takes several devices has them all.
+    places = devices(settings["device"]) if settings["processes"] == 1 else [device_kind(settings["device"])]
     jobs = settings["jobs"] * len(places)
-    threads = settings["threads"] or max(1, (os.cpu_count() or 1) // jobs)
+    threads = settings["threads"] or max(1, (os.cpu_count() or 1) // (jobs * settings["processes"]))
 
     def conclude(outcome: Outcome) -> None:
         outcomes[outcome.node.key] = outcome

@@ -12,7 +12,7 @@ from pathlib import Path
 # The harness modules whose code can change a number.
 ENGINE = tuple(
     "batches caches cells context descent divergences generation hyperparameters language_tasks logprobs memory models "
-    "prefixes prompts recomputation scoring statistics tables text trees".split()
+    "prefixes prompts recomputation scoring sharding statistics tables text trees".split()
 )
 
 

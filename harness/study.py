@@ -32,6 +32,7 @@ DATA_PARAMETERS = (
 DATA_TABLES = ("files", "stand_ins")
 RUN_PARAMETERS = (
     Parameter("jobs", int, 1, "cells at a time on each device", low=1),
+    Parameter("processes", int, 1, "processes that train a model together, a device each, its weights sharded", low=1),
     Parameter("threads", int, 0, "CPU threads of a cell; 0 shares the cores between jobs", low=0),
     Parameter("timeout", float, 0.0, "seconds a cell may take; 0 sets no limit", low=0.0),
     Parameter("memory_limit", float, 0.0, "GiB of memory a cell may use; 0 sets no limit", low=0.0),

@@ -10,7 +10,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from unlearnbench import generation, scoring
 from unlearnbench.batches import Encoded
-from unlearnbench.generation import bytes_per_token, greedy
+from unlearnbench.generation import bytes_per_token, cache_bytes, greedy
 from unlearnbench.methods.reinforced import Contrast
 from unlearnbench.scoring import Likelihood, likelihoods
 
@@ -163,7 +163,7 @@ def test_a_gpu_batch_is_bounded_by_its_free_memory(tiny_model, monkeypatch):
     found = generation._token_budget(tiny_model, torch.device("cuda"))
     assert found == int(0.6 * 1.2e9 / bytes_per_token(tiny_model))
     assert generation._token_budget(tiny_model, torch.device("cpu")) == generation.TOKENS
-    monkeypatch.setattr(generation, "BYTES", 100 * bytes_per_token(tiny_model))
+    monkeypatch.setattr(generation, "BYTES", 100 * cache_bytes(tiny_model))
     assert generation._token_budget(tiny_model, torch.device("cpu")) == 100
 
 

@@ -211,6 +211,24 @@ def test_a_style_sheet_serves_dark_and_narrow_screens(site):
     assert "http" not in css
 
 
+def luminance(colour):
+    """Relative luminance of #rrggbb, WCAG 2.2."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_every_text_colour_has_a_contrast_of_aa_on_both_grounds_dark_and_light(site):
+    style = (site / "style.css").read_text()
+    themes = [dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{([^}]*)\}", style)]
+    assert len(themes) == 2, "light and dark"
+    for theme in themes:
+        for ground in ("page", "band"):
+            for text in ("ink", "quiet", "accent", "bad", "good"):
+                light, dark = sorted((luminance(theme[text]), luminance(theme[ground])), reverse=True)
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [

@@ -3,7 +3,7 @@
 What is gated is the median of the ratios of neighbouring measurements: other work on the machine slows both. The
 model has 4 layers of 256 units and a vocabulary of 49,152; data are generated. ``UNLEARNBENCH_SPEED_MODEL`` and
 ``UNLEARNBENCH_SPEED_TOFU`` name a model's folder and a folder of TOFU's tables to race on instead, and
-``UNLEARNBENCH_SPEED_LIMIT`` the rows of each part.
+``UNLEARNBENCH_SPEED_LIMIT`` the rows of each part; ``UNLEARNBENCH_SPEED_ROUNDS`` is the number of measurements.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 HERE = Path(__file__).parent
 # The suite's own modules, plain.py and workload.py.
 sys.path.insert(0, str(HERE))
-from workload import LIMIT, REAL_MODEL, Work, prepared, untrained  # noqa: E402
+from workload import LIMIT, REAL_MODEL, ROUNDS, Work, prepared, untrained  # noqa: E402
 
 GATES = tomllib.loads((HERE / "gates.toml").read_text())
 
@@ -49,10 +49,10 @@ class Peak:
 
 
 @pytest.fixture
-def race(benchmark, request):
+def race(benchmark, gate):
     """``race(stage, ours, plain, equal)``: both give equal results, and ours is as much faster as its gate says."""
 
-    def run(stage, ours, plain, equal, rounds=3):
+    def run(stage, ours, plain, equal, rounds=ROUNDS):
         ours()  # what is measured once for a model class or a process is no part of a stage
         seconds = {"ours": [], "plain": []}
         peaks = {"ours": [], "plain": []}
@@ -80,31 +80,29 @@ def race(benchmark, request):
         ratios = sorted(p / o for p, o in zip(seconds["plain"], seconds["ours"], strict=True))
         found = statistics.median(ratios)
         benchmark.extra_info |= {
-            "stage": stage,
-            "ratio": found,
             "ratios": ratios,
             "plain_seconds": statistics.median(seconds["plain"]),
             "ours_seconds": statistics.median(seconds["ours"]),
             "plain_peak_bytes": max(peaks["plain"]),
             "ours_peak_bytes": max(peaks["ours"]),
         }
-        spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
-        _report(request, f"{stage}: {found:.2f} times as fast ({spread}), "
-                f"{max(peaks['ours']) / 2**20:.0f} MiB against {max(peaks['plain']) / 2**20:.0f}")  # fmt: skip
-        assert found >= GATES[stage], f"{stage}: {found:.2f} ({spread}), its gate is {GATES[stage]}"
+        memory = f"{max(peaks['ours']) / 2**20:.0f} MiB against {max(peaks['plain']) / 2**20:.0f}"
+        gate(stage, found, f"{stage}, from {ratios[0]:.2f} to {ratios[-1]:.2f}; {memory}", benchmark)
 
     return run
 
 
 @pytest.fixture
-def report(request):
-    """Prints a line past pytest's capture."""
-    return lambda line: _report(request, line)
+def gate(request):
+    """``gate(stage, ratio, line, benchmark)``: prints what was found past pytest's capture, and holds the ratio."""
 
+    def judge(stage: str, ratio: float, line: str, benchmark: Any) -> None:
+        benchmark.extra_info |= {"stage": stage, "ratio": ratio, "gate": GATES[stage]}
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"\n{ratio:6.2f} ×  {line} (gate {GATES[stage]:g})", flush=True)
+        assert ratio >= GATES[stage], f"{stage}: {ratio:.2f}, its gate is {GATES[stage]}"
 
-def _report(request: Any, line: str) -> None:
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"\n{line}", flush=True)
+    return judge
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import random
 import plain
 import pytest
 import torch
-from workload import REAL_MODEL, Work, prepared, untrained
+from workload import Work, prepared, untrained
 
 from unlearnbench.batches import Encoded, collate
 from unlearnbench.benchmarks.tofu.benchmark import _answers
@@ -219,8 +219,7 @@ def test_a_whole_evaluation_of_tofu(race, tofu_work):
             close([loss * tokens for row in mine for loss, tokens in row["perturbed"]], losses[part, "perturbed"])
             same_texts([row["generation"] for row in mine], [encoder.decode(ids) for ids in written[part]])
 
-    race("evaluation of TOFU", ours, lambda: plain.tofu(tofu_work.model, parts, limit, tofu_work.eos), equal,
-         rounds=1 if REAL_MODEL else 3)  # fmt: skip
+    race("evaluation of TOFU", ours, lambda: plain.tofu(tofu_work.model, parts, limit, tofu_work.eos), equal)
 
 
 def test_a_whole_evaluation_of_muse(race):

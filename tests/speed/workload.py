@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 REAL_MODEL, REAL_DATA = (os.environ.get(f"UNLEARNBENCH_SPEED_{name}", "") for name in ("MODEL", "TOFU"))
+ROUNDS = int(os.environ.get("UNLEARNBENCH_SPEED_ROUNDS", "3"))
 LIMIT = int(os.environ.get("UNLEARNBENCH_SPEED_LIMIT", "0"))
 
 

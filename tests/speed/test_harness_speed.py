@@ -1,0 +1,137 @@
+"""What the harness itself costs: starting, planning, resuming, and a cell that does nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+from unlearnbench.planning import make_plan
+from unlearnbench.plugins import load_plugins
+from unlearnbench.runs import finished, folder_of, write_plan
+from unlearnbench.study import check_study
+
+CELLS = 10_000
+NOTHING = '''
+from dataclasses import dataclass, field
+from typing import ClassVar
+from unlearnbench import DataSpec, BenchmarkSpec, Measurement, MethodSpec, Metric, Score, Task, Example
+from unlearnbench.domain import Requires
+
+@dataclass(frozen=True)
+class Idle:
+    """Changes nothing."""
+    name: ClassVar[str] = "idle"
+    requires: ClassVar[Requires] = Requires()
+    number: int = 0
+
+    def unlearn(self, model, tokenizer, data, ctx):
+        return model
+
+def unlearnbench_methods():
+    return [MethodSpec(f"idle-{n}", f"{__name__}:Idle", "nothing", fixed={"number": n}) for n in range(40)]
+'''
+
+
+def timed(work):
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def process(*words):
+    return lambda: subprocess.run([sys.executable, *words], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("words", [("--help",), ("list", "methods"), ("show", "npo")], ids=lambda words: words[0])
+def test_a_cold_start_is_far_from_importing_torch(benchmark, gate, words):
+    """A command that looks against the imports that it must not make."""
+    ours, plain = [], []
+    benchmark.pedantic(lambda: ours.append(timed(process("-m", "unlearnbench", *words))),
+                       setup=lambda: plain.append(timed(process("-c", "import torch, transformers, datasets"))),
+                       rounds=4)  # fmt: skip
+    gate("cold start", statistics.median(p / o for p, o in zip(plain, ours, strict=True)),
+         f"`unlearnbench {' '.join(words)}`: {statistics.median(ours):.2f} s", benchmark)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plan():
+    study = check_study({
+        "study": {"name": "many", "methods": ["all"], "benchmarks": ["tofu-forget05"], "models": ["tiny"],
+                  "seeds": list(range(CELLS // 18 + 1))},
+        "data": {"source": "generated", "scale": "quick"},
+        "run": {"device": "cpu"},
+    }, ())  # fmt: skip
+    registry = load_plugins()
+    make_plan(check_study({**study.raw, "study": {**study.raw["study"], "seeds": [0]}}, ()), registry)
+    return study, registry
+
+
+def test_a_plan_of_ten_thousand_cells(benchmark, gate, plan, tmp_path):
+    """Planning and storing it, against writing and hashing as much JSON plainly."""
+    study, registry = plan
+    made = []
+
+    def ours():
+        made[:] = [make_plan(study, registry)]
+        write_plan(tmp_path / "run", made[0])
+
+    seconds = []
+    benchmark.pedantic(lambda: seconds.append(timed(ours)), rounds=2)
+    specs = [dict(node.spec) for node in made[0].nodes]
+    plain = timed(lambda: [json.dumps(spec, sort_keys=True) for spec in specs])
+    assert len(made[0].cells) >= CELLS
+    gate("plan of 10,000 cells", plain / min(seconds), f"plan of 10,000 cells: {min(seconds):.2f} s", benchmark)
+
+
+def test_a_resume_of_ten_thousand_cells(benchmark, gate, plan, tmp_path, small_run):
+    """Finding that all are finished, against reading all their records plainly."""
+    study, registry = plan
+    nodes = make_plan(study, registry).cells
+    record = next((small_run[0] / "cells").glob("npo--*/record.json"))
+    sizes = {"record.json": record.stat().st_size}
+    for node in nodes:
+        folder = folder_of(tmp_path, node)
+        folder.mkdir(parents=True)
+        shutil.copyfile(record, folder / "record.json")
+        status = {"status": "done", "reason": "", "content": node.content, "seconds": 1.0, "sizes": sizes}
+        (folder / "status.json").write_text(json.dumps(status))
+    kept, seconds = [], []
+    benchmark.pedantic(
+        lambda: seconds.append(timed(lambda: kept.append([finished(tmp_path, node, tmp_path) for node in nodes]))), rounds=2
+    )
+    assert all(outcome.cached for outcome in kept[-1])
+    files = [folder_of(tmp_path, node) / "record.json" for node in nodes]
+    plain = timed(lambda: [json.loads(file.read_bytes()) for file in files])
+    gate("resume of 10,000 cells", plain / min(seconds), f"resume of 10,000 cells: {min(seconds):.2f} s", benchmark)
+
+
+def test_a_cell_that_does_nothing(benchmark, gate, command_in, tmp_path):
+    """Forty methods that change nothing, one after another, against starting a process that imports what they need."""
+    command = command_in(tmp_path)
+    (tmp_path / "idle.py").write_text(NOTHING)
+    idle = [word for n in range(40) for word in ("-m", f"idle-{n}")]
+    small = ("--plugin", "idle.py", "--limit", "1", "--set", "benchmarks.*.max_new_tokens=1", "--set", "run.threads=1")
+    found = {}
+
+    def ours():
+        done = command(*command.study(*idle, "-b", "tofu-forget05", "--name", "idle", *small, "--json"))
+        assert done.code == 0, done.err
+        found["records"] = done.json["records"]
+
+    benchmark.pedantic(ours, rounds=1)
+    cells = tmp_path / "runs" / "idle" / "cells"
+    ended = sorted((folder / "status.json").stat().st_mtime_ns for folder in cells.glob("idle-*"))
+    gaps = sorted((b - a) / 1e6 for a, b in zip(ended, ended[1:], strict=False))
+    middle = statistics.median(gaps)
+    inside = [record["cost"]["seconds"] for record in found["records"] if record["identity"]["method"].startswith("idle")]
+    work = 1000 * statistics.median(sum(seconds[stage] for stage in ("load", "measure")) for seconds in inside)
+    plain = 1000 * timed(process("-c", "import torch, transformers, datasets"))
+    benchmark.extra_info |= {"milliseconds a cell": middle, "of them loading and measuring": work}
+    gate("cell that does nothing", plain / middle,
+         f"a cell that does nothing: {middle:.0f} ms, of which {work:.0f} load the model and measure it", benchmark)  # fmt: skip
