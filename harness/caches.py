@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -19,6 +18,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     prefix: tuple[Tensor, Tensor] | None = None
     """Keys and values that stand before every row's own, (1, H, P, D); only ``prefixes.attention`` looks there."""
     _block: tuple[Tensor, Tensor] | None = None
+    keys: Tensor
+    values: Tensor
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -27,9 +28,10 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         length = held + key_states.shape[-2]
         if self._block is None or self._block[0].shape[-2] < length:
             old = (self.keys, self.values)
-            self._block = tuple(  # type: ignore[assignment]
+            key_block, value_block = (
                 new.new_empty((*new.shape[:2], length + ROOM, new.shape[-1])) for new in (key_states, value_states)
             )
+            self._block = (key_block, value_block)
             for block, part in zip(self._block, old, strict=True):
                 if held:
                     block[..., :held, :] = part
@@ -37,7 +39,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.keys[..., held:, :] = key_states
         self.values[..., held:, :] = value_states
         if self.prefix is not None:
-            self.keys.prefix = self.prefix  # type: ignore[attr-defined]
+            self.keys.prefix = self.prefix
         return self.keys, self.values
 
     def replaced(self, keys: Tensor, values: Tensor) -> None:
@@ -53,7 +55,7 @@ class RowCache(DynamicCache):  # type: ignore[misc]
     def __init__(self, config: Any) -> None:
         super().__init__(config=config)
         self._config = config
-        self.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
+        self.layers: list[Any] = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
 
     @property
     def joins(self) -> bool:
@@ -126,5 +128,3 @@ def attends_everywhere(model: Any) -> bool:
     if kinds is not None:
         return all(kind == "full_attention" for kind in kinds)
     return getattr(model.config, "sliding_window", None) is None
-
-

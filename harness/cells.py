@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import gc
 import hashlib
 import importlib
 import math
@@ -27,7 +26,7 @@ from .domain import Measurement, Requires, Task, UnlearningData
 from .errors import Diverged, HarnessError, NotApplicable, PluginError, StorageError, UsageError
 from .execution import DISK_REFUSED
 from .hyperparameters import Training
-from .memory import Peaks
+from .memory import Peaks, release
 from .plugins import import_file
 from .recomputation import scores_of
 from .records import (
@@ -269,7 +268,7 @@ def _run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     if sharding.rank():
         return {}
     ctx = ctx.for_request(None, "measure")
-    gc.collect()
+    release()
     unlearned = unlearned.to(dtype=dtype).eval()
     with clock("measure"):
         measurement = benchmark.measure(unlearned, task, ctx)

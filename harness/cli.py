@@ -709,8 +709,13 @@ def cache(clear: bool, as_json: bool) -> None:
 
 
 @cli.command("bench-gpu")
-@click.option("--shape", "shapes", multiple=True, type=click.Choice(["tiny", "135m", "1b", "7b"]),
-              help="Shape of a model with random weights; by default 135m, 1b and 7b.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    type=click.Choice(["tiny", "135m", "1b", "7b"]),
+    help="Shape of a model with random weights; by default 135m, 1b and 7b.",
+)
 @click.option("--device", default="cuda", show_default=True, help="cuda, cuda:1, … or cpu.")
 @click.option("--lora-rank", type=click.IntRange(min=0), default=0, help="Train adapters of this rank.")
 @_json_option
@@ -726,7 +731,9 @@ def bench_gpu(shapes: tuple[str, ...], device: str, lora_rank: int, as_json: boo
     limits = measured_limits(place, torch.bfloat16 if place.type == "cuda" else torch.float32)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
     if not as_json:
-        print(f"{name}: matrix products {limits.operations / 1e12:.2f} TFLOP/s, copies {limits.bandwidth / 1e9:.0f} GB/s")
+        print(
+            f"{name}: matrix products {limits.operations / 1e12:.2f} TFLOP/s, copies {limits.bandwidth / 1e9:.0f} GB/s"
+        )
     found = []
     for shape in shapes or ("135m", "1b", "7b"):
         for stage in stages(shape, limits, place, lora_rank):

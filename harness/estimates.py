@@ -27,7 +27,7 @@ BANDWIDTH = 2.5e12
 DECODE_ROWS = 64
 GIB = 2**30
 # Resident memory of a process that has torch, transformers and the evaluation libraries imported.
-LIBRARIES = 0.47 * GIB
+LIBRARIES = 0.43 * GIB
 # What scoring and generation on a CPU bound their batches by; a test holds these against the engine's own.
 CPU_POSITIONS, CPU_LOGITS, CPU_CACHED, CPU_CACHE_BYTES = 2048, 2**24, 24576, 2**30
 WORKLOAD = {"original", "retained", "forget", "row", "scored", "questions", "prompts", "generated"}
@@ -108,26 +108,35 @@ def resident(spec: Mapping[str, Any]) -> dict[str, float]:
     if spec["device"] != "cpu" or not shape:
         return {}
     workload = {"row": 60.0, "questions": 500.0, "prompts": 1e4, "generated": 2e4, **spec["benchmark"]["workload"]}
+    # A chat template adds about half of a short row.
+    row = workload["row"] * (1.0 if spec["model"]["architecture"] or workload["row"] > 256 else 1.5)
     weights = 4.0 * shape["parameters"]
     inner, vocabulary = shape.get("inner", 4 * shape["width"]), shape.get("vocabulary", 50_000)
     # Of a layer and token: what the backward pass needs (norms, projections, attention, the inner states).
     kept = 4.0 * shape["layers"] * (12 * shape["width"] + 4 * inner)
 
     def trained(recipe: Mapping[str, Any], beside: float, frozen: float) -> float:
-        tokens = workload["row"] * recipe["batch_size"] * (1 + beside)
-        # Logits and their gradient at the answers, which are about half of a row.
-        logits = 2 * 4.0 * vocabulary * tokens / 2
+        tokens = row * recipe["batch_size"] * (1 + beside)
+        # Logits and their gradient at the answers, about half of a row; a divergence of two models keeps more.
+        logits = 4.0 * vocabulary * tokens / 2 * (6 if frozen else 2)
         layers = kept if not recipe["gradient_checkpointing"] else kept / shape["layers"] + 4.0 * shape["width"]
-        return LIBRARIES + (4 + frozen) * weights + layers * tokens + logits
+        return float(LIBRARIES + (4 + frozen) * weights + layers * tokens + logits)
 
     if spec["kind"] == "model":
         return {} if spec["published"] else {"train": trained(spec["recipe"], 0.0, 0.0)}
     method = spec["method"]
     requires, models = method["requires"], method["models"]
-    scoring = 4.0 * 1.5 * CPU_LOGITS + 4.0 * CPU_POSITIONS * (8 * shape["width"] + 3 * inner)
+    block = min(CPU_LOGITS, CPU_POSITIONS * vocabulary)
+    scoring = 4.0 * (1.5 * block + CPU_POSITIONS * (8 * shape["width"] + 3 * inner))
     column = 4.0 * 2 * shape["layers"] * shape.get("key_width", shape["width"])
-    cached = min(CPU_CACHED, CPU_CACHE_BYTES / column, workload["prompts"] + workload["generated"])
-    stages = {"load": LIBRARIES + weights, "measure": LIBRARIES + models * weights + max(scoring, cached * column)}
+    values = spec["benchmark"]["values"]
+    # A limit is of each part, and a benchmark has four at most.
+    asked = min(workload["questions"], 4 * values.get("limit", 0) or workload["questions"])
+    written = values.get("max_new_tokens") or workload["generated"] / workload["questions"]
+    rows = asked * (workload["prompts"] / workload["questions"] + written)
+    cached = min(CPU_CACHED, CPU_CACHE_BYTES / column, rows)
+    # Weights are mapped from their file: what is not read yet is not resident.
+    stages = {"load": LIBRARIES, "measure": LIBRARIES + models * weights + max(scoring, cached * column)}
     if not method["reference"] and "epochs" in method["values"]:
         kept_whole = float(requires["original"] == "model")
         stages["unlearn"] = trained(method["values"], requires["retain"] + 0.25 * requires["template"], kept_whole)

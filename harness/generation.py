@@ -26,7 +26,7 @@ MEMORY_SHARE = 0.6
 SHARED = 32
 # Copying the cache costs about as much as a step, so rows leave and join when this share of them is finished.
 TURNOVER = 0.25
-# Steps after which a device is asked what it wrote: asking makes it wait, and a finished row computes in vain until then.
+# Steps after which a device is asked what it wrote: asking makes it wait, and till then a finished row goes on in vain.
 STEPS = {"cpu": 1, "cuda": 8}
 
 

@@ -46,7 +46,7 @@ def written_greedily(logits: Tensor, targets: Tensor, places: Tensor) -> Tensor:
     return (logits[places, targets] == torch.cat(top)[places]) & torch.cat(alone)[places]
 
 
-class _PickedLogprobs(torch.autograd.Function):
+class _PickedLogprobs(torch.autograd.Function):  # type: ignore[misc]
     """Rows of logits are normalised a few at a time, so that what is computed of a row stays in a CPU's cache, and no
     second block of logits in float32 is ever made."""
 
@@ -57,7 +57,7 @@ class _PickedLogprobs(torch.autograd.Function):
         return widened(logits[places, targets]) - normalisers[places]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         # d log p(target) / d logits = 1 at the target − softmax
         logits, normalisers, targets, places = ctx.saved_tensors
         weights = torch.zeros_like(normalisers).index_add_(0, places, gradient)  # (M,)
@@ -151,7 +151,9 @@ def stacked(parts: Sequence[Rows]) -> Rows:
 
 def attention_dtype(model: Any, device: torch.device) -> torch.dtype:
     """The type in which a model's attention scores are computed here."""
-    found: torch.dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else model.dtype
+    found: torch.dtype = (
+        torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else model.dtype
+    )
     return found
 
 

@@ -40,7 +40,7 @@ def attention(
     """
     if options.get("softcap") is not None or options.get("position_bias") is not None:
         raise ValueError("scores that are changed before the softmax are not known here")
-    shared_key, shared_value = key.prefix  # type: ignore[attr-defined]
+    shared_key, shared_value = key.prefix
     B, H, T, D = query.shape
     K, L, P = key.shape[1], key.shape[2], shared_key.shape[2]
     heads = query.reshape(B, K, H // K * T, D) * (D**-0.5 if scaling is None else scaling)

@@ -7,7 +7,7 @@ WHP (Who's Harry Potter): Eldan and Russinovich 2023, arXiv:2310.02238, eq. 1.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace

@@ -65,7 +65,9 @@ def test_the_first_token_of_a_sequence_is_never_scored():
     assert rows.labels.tolist() == [[IGNORE, 6, 7]]
 
 
-@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 30)), max_size=80), st.integers(1, 300), st.integers(1, 90))
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 30)), max_size=80), st.integers(1, 300), st.integers(1, 90)
+)
 def test_batches_hold_every_row_once_within_both_budgets(sizes, tokens, scored):
     batches = list(budget_batches(sizes, (tokens, scored)))
     assert sorted(place for batch in batches for place in batch) == list(range(len(sizes)))

@@ -41,8 +41,8 @@ def test_the_size_of_a_model_is_that_of_its_weights(tmp_path):
     missing = (tiny.architecture["vocabulary"] - built.config.vocab_size) * built.config.hidden_size
     weights = sum(weight.numel() for weight in built.parameters())
     assert shape_of(tiny)["parameters"] == pytest.approx(weights + missing, rel=0.01)
-    config = LlamaConfig(vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-                         num_key_value_heads=2)  # fmt: skip
+    sizes = dict(vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=3)
+    config = LlamaConfig(num_attention_heads=4, num_key_value_heads=2, **sizes)
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     found = shape_of(ModelSpec("mine", "a folder", path=str(tmp_path)))
     weights = sum(weight.numel() for weight in LlamaForCausalLM(config).parameters())

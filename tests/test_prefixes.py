@@ -34,7 +34,8 @@ def model_of(name):
         "llama": llama,
         "llama-eager": lambda: llama(attn_implementation="eager"),
         "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=96)),
-        "opt": lambda: OPTForCausalLM(OPTConfig(ffn_dim=48, max_position_embeddings=96, word_embed_proj_dim=32, **SIZES)),
+        "opt": lambda: OPTForCausalLM(OPTConfig(ffn_dim=48, max_position_embeddings=96, word_embed_proj_dim=32,
+                                                **SIZES)),
         "pair": lambda: Contrast(llama(), llama(), alpha=2.0),
     }[name]().eval()  # fmt: skip
 

@@ -82,7 +82,9 @@ class Tofu:
         prompts = task.encoder.prompts([question.example for question in questions])
         places = accumulate((len(_answers(question)) for question in questions[:-1]), initial=0)
         # What scoring has found the model to write, the beginning of the true answer, is not generated again.
-        begun = [encoded[place].begun(prompt, found[place].greedy) for place, prompt in zip(places, prompts, strict=False)]
+        begun = [
+            encoded[place].begun(prompt, found[place].greedy) for place, prompt in zip(places, prompts, strict=False)
+        ]
         written = greedy(
             model, prompts, self.max_new_tokens, [task.encoder.tokenizer.eos_token_id], ctx.device, begun
         )  # fmt: skip

@@ -110,7 +110,9 @@ def test_generation_of_rows_that_stop_early(race, tofu_work):
     """Rows end where they first write a token that some write soon and some late."""
     prompts = [row.ids for row in random_rows(96, tofu_work.vocabulary, 10, 60)]
     written = greedy(tofu_work.model, prompts, 96, [], "cpu")
-    endings = {token: [line.index(token) if token in line else 96 for line in written] for line in written for token in line}
+    endings = {
+        token: [line.index(token) if token in line else 96 for line in written] for line in written for token in line
+    }
     eos = min(endings, key=lambda token: abs(sum(endings[token]) / len(written) - 40))
     generation_race(race, "generation, early stops", tofu_work.model, prompts, 96, eos)
 

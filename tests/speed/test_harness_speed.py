@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -103,7 +104,8 @@ def test_a_resume_of_ten_thousand_cells(benchmark, gate, plan, tmp_path, small_r
         (folder / "status.json").write_text(json.dumps(status))
     kept, seconds = [], []
     benchmark.pedantic(
-        lambda: seconds.append(timed(lambda: kept.append([finished(tmp_path, node, tmp_path) for node in nodes]))), rounds=2
+        lambda: seconds.append(timed(lambda: kept.append([finished(tmp_path, node, tmp_path) for node in nodes]))),
+        rounds=2,
     )
     assert all(outcome.cached for outcome in kept[-1])
     files = [folder_of(tmp_path, node) / "record.json" for node in nodes]
@@ -127,11 +129,13 @@ def test_a_cell_that_does_nothing(benchmark, gate, command_in, tmp_path):
     benchmark.pedantic(ours, rounds=1)
     cells = tmp_path / "runs" / "idle" / "cells"
     ended = sorted((folder / "status.json").stat().st_mtime_ns for folder in cells.glob("idle-*"))
-    gaps = sorted((b - a) / 1e6 for a, b in zip(ended, ended[1:], strict=False))
+    gaps = [(later - earlier) / 1e6 for earlier, later in pairwise(ended)]
     middle = statistics.median(gaps)
-    inside = [record["cost"]["seconds"] for record in found["records"] if record["identity"]["method"].startswith("idle")]
+    inside = [
+        record["cost"]["seconds"] for record in found["records"] if record["identity"]["method"].startswith("idle")
+    ]
     work = 1000 * statistics.median(sum(seconds[stage] for stage in ("load", "measure")) for seconds in inside)
     plain = 1000 * timed(process("-c", "import torch, transformers, datasets"))
     benchmark.extra_info |= {"milliseconds a cell": middle, "of them loading and measuring": work}
-    gate("cell that does nothing", plain / middle,
-         f"a cell that does nothing: {middle:.0f} ms, of which {work:.0f} load the model and measure it", benchmark)  # fmt: skip
+    line = f"a cell that does nothing: {middle:.0f} ms, of which {work:.0f} load the model and measure it"
+    gate("cell that does nothing", plain / middle, line, benchmark)

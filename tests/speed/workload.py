@@ -48,7 +48,9 @@ def prepared(name: str, **settings: Any) -> Any:
     benchmark = resolve(spec.target, name)(**settings, **spec.fixed)
     encoder = models.saved_encoder(base, REAL_MODEL) if REAL_MODEL else None
     tables = read_tables(spec.data, source)
-    task = benchmark.prepare(Preparation(tables, lambda corpus: encoder or models.make_encoder(base, corpus), False, not real))
+    task = benchmark.prepare(
+        Preparation(tables, lambda corpus: encoder or models.make_encoder(base, corpus), False, not real)
+    )
     return benchmark, task
 
 
@@ -60,8 +62,8 @@ def untrained(layers: int = 4, width: int = 256, vocabulary: int = 49152) -> Any
         return AutoModelForCausalLM.from_pretrained(REAL_MODEL, dtype=torch.float32).eval()
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
-        num_attention_heads=8, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=None, eos_token_id=0,
-        pad_token_id=0,
+        num_attention_heads=8, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=None,
+        eos_token_id=0, pad_token_id=0,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
