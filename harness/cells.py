@@ -272,8 +272,7 @@ def _run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     unlearned = unlearned.to(dtype=dtype).eval()
     with clock("measure"):
         measurement = benchmark.measure(unlearned, task, ctx)
-    with clock("score"):
-        record = _record(path, spec, benchmark, measurement, ctx, clock, dtype, encoder, task.notes)
+    record = _record(path, spec, benchmark, measurement, ctx, clock, dtype, encoder, task.notes)
     if spec["run"].get("keep_model"):
         models.save_checkpoint(path / "model", unlearned.cpu(), encoder.tokenizer)
     write_bytes(path / "record.json", record.model_dump_json(indent=1).encode() + b"\n")
@@ -340,7 +339,8 @@ def _record(
         seed=spec["seed"],
     )
     metrics = metrics_of(spec["benchmark"]["metrics"])
-    scores = score_entries(scores_of(benchmark, identity, mine, others), metrics, spec["edition"])
+    with clock("score"):
+        scores = score_entries(scores_of(benchmark, identity, mine, others), metrics, spec["edition"])
     samples = Samples(
         file=SAMPLES,
         sha256=hashlib.sha256(content).hexdigest(),

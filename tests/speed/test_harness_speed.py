@@ -64,7 +64,7 @@ def test_a_cold_start_is_far_from_importing_torch(benchmark, gate, words):
 def plan():
     study = check_study({
         "study": {"name": "many", "methods": ["all"], "benchmarks": ["tofu-forget05"], "models": ["tiny"],
-                  "seeds": list(range(CELLS // 18 + 1))},
+                  "seeds": list(range(CELLS // 17 + 1))},
         "data": {"source": "generated", "scale": "quick"},
         "run": {"device": "cpu"},
     }, ())  # fmt: skip
@@ -131,11 +131,10 @@ def test_a_cell_that_does_nothing(benchmark, gate, command_in, tmp_path):
     ended = sorted((folder / "status.json").stat().st_mtime_ns for folder in cells.glob("idle-*"))
     gaps = [(later - earlier) / 1e6 for earlier, later in pairwise(ended)]
     middle = statistics.median(gaps)
-    inside = [
-        record["cost"]["seconds"] for record in found["records"] if record["identity"]["method"].startswith("idle")
-    ]
-    work = 1000 * statistics.median(sum(seconds[stage] for stage in ("load", "measure")) for seconds in inside)
+    costs = [r["cost"]["seconds"] for r in found["records"] if r["identity"]["method"].startswith("idle")]
+    stages = ("load", "unlearn", "measure", "score")
+    work = 1000 * statistics.median(sum(seconds[stage] for stage in stages) for seconds in costs)
     plain = 1000 * timed(process("-c", "import torch, transformers, datasets"))
-    benchmark.extra_info |= {"milliseconds a cell": middle, "of them loading and measuring": work}
-    line = f"a cell that does nothing: {middle:.0f} ms, of which {work:.0f} load the model and measure it"
-    gate("cell that does nothing", plain / middle, line, benchmark)
+    benchmark.extra_info |= {"milliseconds a cell": middle, "of them in its stages": work}
+    line = f"a cell that does nothing: {middle:.0f} ms, of which its stages take {work:.0f} and the harness the rest"
+    gate("cell that does nothing", plain / (middle - work), line, benchmark)
