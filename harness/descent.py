@@ -75,14 +75,19 @@ class Batch:
         return [part for number in range(2) if (part := self.share(number, 2))]
 
     def share(self, number: int, count: int) -> Batch | None:
-        """The part of process ``number`` of ``count``, by rows drawn; None where there are not enough."""
+        """The part of process ``number`` of ``count``, by rows drawn; None where there are not enough.
+
+        Shares have every row of every part once, and rows drawn together stay together.
+        """
         drawn = len(self)
         first, end = drawn * number // count, drawn * (number + 1) // count
         if first == end:
             return None
-        each = {name: len(rows) // drawn for name, rows in self.parts.items()}
         return Batch(
-            {name: rows.between(each[name] * first, each[name] * end) for name, rows in self.parts.items()},
+            {
+                name: rows.between(len(rows) * first // drawn, len(rows) * end // drawn)
+                for name, rows in self.parts.items()
+            },
             self.original,
         )
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from unlearnbench import Context, Descent, Example, Requires, Term, UnlearningData, answer_logprobs
+from unlearnbench.batches import collate
 from unlearnbench.context import derived_seed
-from unlearnbench.descent import FineTune, _schedule
+from unlearnbench.descent import Batch, FineTune, _schedule
 from unlearnbench.errors import Diverged, PluginError, UndeclaredAccess, UsageError
 from unlearnbench.methods.flat import FLAT
 from unlearnbench.methods.gradient_ascent import GradientAscent, GradientDifference, KLMinimization
@@ -84,6 +85,19 @@ def test_a_batch_too_large_for_memory_is_cut_and_gives_the_same_weights(method, 
     assert any("cut into" in line for line in lines) != small
     torch.testing.assert_close(weights(whole), weights(parts), rtol=0, atol=1e-9)
     assert first.meter.losses == pytest.approx(second.meter.losses)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_shares_of_a_batch_hold_every_row_once_and_keep_together_what_was_drawn_together(count, tiny_encoder):
+    forget = tiny_encoder.encode(FORGET)
+    parts = {"forget": collate(forget, "cpu"), "random": collate([row for row in forget for _ in range(3)], "cpu"),
+             "uneven": collate(tiny_encoder.encode(RETAIN), "cpu")}  # fmt: skip
+    shares = [share for number in range(count) if (share := Batch(parts).share(number, count))]
+    assert len(shares) == min(count, len(FORGET))
+    for name, rows in parts.items():
+        assert [row for share in shares for row in share.parts[name].encoded] == list(rows.encoded)
+    for share in shares:
+        assert share.parts["random"].encoded == tuple(row for row in share.forget.encoded for _ in range(3))
 
 
 def test_a_batch_of_single_rows_and_a_loss_that_couples_them_are_out_of_memory(tiny_model, tiny_encoder):
