@@ -221,6 +221,7 @@ def luminance(colour):
 def test_every_text_colour_has_a_contrast_of_aa_on_both_grounds_dark_and_light(site):
     style = (site / "style.css").read_text()
     themes = [dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{([^}]*)\}", style)]
+    themes = [theme for theme in themes if theme]  # on paper only the size of letters is another
     assert len(themes) == 2, "light and dark"
     for theme in themes:
         for ground in ("page", "band"):
