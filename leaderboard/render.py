@@ -6,6 +6,7 @@ identical input. Everything shown is escaped: generations and names are other pe
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -42,6 +43,16 @@ def render(results: Sequence[Results], out: Path, registry: Registry) -> Path:
         StorageError: the disk refuses.
     """
     site = Site(results, registry)
+    # The records live as long as the site is made: looking through all of them for garbage, again and again while
+    # pages come and go, takes longer than the pages when there are thousands.
+    gc.freeze()
+    try:
+        return _written(site, out)
+    finally:
+        gc.unfreeze()
+
+
+def _written(site: Site, out: Path) -> Path:
     pages = _Pages(site, out)
     pages.overview()
     for benchmark in site.benchmarks:
