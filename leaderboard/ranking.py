@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import fmean, stdev
 
 from unlearnbench.records import Record, ScoreEntry
@@ -87,6 +88,11 @@ class Table:
         """The model's name as a heading has room for it."""
         return self.model if len(self.model) <= 60 else self.model[:59] + "…"
 
+    @cached_property
+    def placed(self) -> tuple[Row, ...]:
+        """The ranked rows, the best first."""
+        return tuple(row for row in self.rows if row.place)
+
     def metric(self, name: str) -> ScoreEntry:
         return self.metrics[self.names.index(name)]
 
@@ -143,17 +149,19 @@ def _with_failures(groups: Mapping[tuple[str, int], dict[int, StoredCell]]) -> l
     """Seeds of a method without a score join its row where it has exactly one: the row then lacks them."""
     scored = [group for group in groups.values() if any(cell.record for cell in group.values())]
     rest = [group for group in groups.values() if not any(cell.record for cell in group.values())]
+    of_method: dict[str, list[dict[int, StoredCell]]] = {}
+    for group in scored:
+        of_method.setdefault(next(iter(group.values())).identity["method"], []).append(group)
     alone = []
     for group in rest:
-        method = next(iter(group.values())).identity["method"]
-        own = [some for some in scored if next(iter(some.values())).identity["method"] == method]
+        own = of_method.get(next(iter(group.values())).identity["method"], [])
         if len(own) == 1 and not own[0].keys() & group.keys():
             own[0].update(group)
         else:
             alone.append(group)
     # In the order in which they came: a group that joined another stands there.
-    kept = [*scored, *alone]
-    return [group for group in groups.values() if any(group is some for some in kept)]
+    kept = {id(group) for group in (*scored, *alone)}
+    return [group for group in groups.values() if id(group) in kept]
 
 
 def _label(cell: StoredCell) -> str:

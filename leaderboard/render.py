@@ -26,7 +26,7 @@ from unlearnbench.storage import as_storage_error
 from .downloads import as_bibtex, as_csv, as_latex
 from .published import published_for
 from .ranking import ARROWS, Row, formatted
-from .samples import Samples, shown_parts, texts_of
+from .samples import Samples, Shown, shown_parts, texts_of
 from .scatter import scatter
 from .site import Entry, MethodEntry, Part, Site
 
@@ -42,11 +42,12 @@ def render(results: Sequence[Results], out: Path, registry: Registry) -> Path:
     Raises:
         StorageError: the disk refuses.
     """
-    site = Site(results, registry)
     # The records live as long as the site is made: looking through all of them for garbage, again and again while
-    # pages come and go, takes longer than the pages when there are thousands.
+    # tables and pages come and go, takes longer than the pages when there are thousands.
     gc.freeze()
     try:
+        site = Site(results, registry)
+        gc.freeze()
         return _written(site, out)
     finally:
         gc.unfreeze()
@@ -125,7 +126,7 @@ class _Pages:
     def cell(self, entry: Entry, samples: Samples) -> None:
         cell, record = entry.cell, entry.cell.record
         assert record is not None
-        parts: dict[str, Any] = {}
+        parts: dict[str, list[Shown]] = {}
         totals: dict[str, int] = {}
         lost = ""
         if record.samples.shown != "none":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -19,6 +19,17 @@ LONGEST = 400
 
 Place = tuple[str, int]
 Rows = Mapping[Place, Mapping[str, Any]]
+
+
+class Shown(NamedTuple):
+    """A row as pages show it: every text escaped, and marked or counted."""
+
+    index: int
+    prompt: Markup
+    truth: Markup
+    answers: tuple[tuple[str, Markup | None], ...]
+    """Of each reference its role and what it said; None where it was not asked."""
+    mine: Markup
 
 
 class Samples:
@@ -42,13 +53,13 @@ class Samples:
 
 def shown_parts(
     mine: Rows, references: Mapping[str, Rows], shown: str
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
+) -> tuple[dict[str, list[Shown]], dict[str, int]]:
     """The first rows of each part as pages show them, and how many rows each part has.
 
     Args:
         shown: ``public`` for texts, ``redacted`` for the number of their words.
     """
-    parts: dict[str, list[dict[str, Any]]] = {}
+    parts: dict[str, list[Shown]] = {}
     totals: dict[str, int] = {}
     for place, row in mine.items():
         if "generation" not in row:
@@ -63,15 +74,15 @@ def shown_parts(
     return parts, totals
 
 
-def _row(row: Mapping[str, Any], answers: Mapping[str, Any], show: Callable[[str, str], Markup]) -> dict[str, Any]:
+def _row(row: Mapping[str, Any], answers: Mapping[str, Any], show: Callable[[str, str], Markup]) -> Shown:
     truth = str(row.get("truth", ""))
-    return {
-        "index": row.get("index", 0),
-        "prompt": show(str(row.get("prompt", "")), ""),
-        "truth": show(truth, ""),
-        "answers": tuple((role, None if text is None else show(str(text), truth)) for role, text in answers.items()),
-        "mine": show(str(row["generation"]), truth),
-    }
+    return Shown(
+        row.get("index", 0),
+        show(str(row.get("prompt", "")), ""),
+        show(truth, ""),
+        tuple((role, None if text is None else show(str(text), truth)) for role, text in answers.items()),
+        show(str(row["generation"]), truth),
+    )
 
 
 def _redacted(text: str, _: str) -> Markup:
@@ -99,10 +110,10 @@ def marked(text: str, truth: str) -> Markup:
     return Markup(" ".join(pieces))
 
 
-def texts_of(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, str]]:
+def texts_of(parts: Mapping[str, Sequence[Shown]]) -> dict[str, dict[str, str]]:
     """What the comparison of two methods loads: by part and place, the answer with its marks."""
     return {
-        f"{part} {row['index']}": {name: str(row[name]) for name in ("prompt", "truth", "mine")}
+        f"{part} {row.index}": {"prompt": row.prompt, "truth": row.truth, "mine": row.mine}
         for part, rows in parts.items()
         for row in rows
     }
