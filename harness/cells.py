@@ -73,9 +73,7 @@ def _guarded(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     try:
         _set_threads(spec["run"].get("threads", 0))
         notes = _prepare_model(spec) if spec["kind"] == "model" else _run_cell(path, spec)
-        left = (path / name for name in ("record.json", SAMPLES))
-        sizes = {file.name: file.stat().st_size for file in left if file.is_file()}
-        return {"status": "done", "reason": "", "sizes": sizes, **notes}
+        return {"status": "done", "reason": "", **notes}
     except StorageError:
         raise
     except NotApplicable as error:
@@ -275,8 +273,10 @@ def _run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     record = _record(path, spec, benchmark, measurement, ctx, clock, dtype, encoder, task.notes)
     if spec["run"].get("keep_model"):
         models.save_checkpoint(path / "model", unlearned.cpu(), encoder.tokenizer)
-    write_bytes(path / "record.json", record.model_dump_json(indent=1).encode() + b"\n")
-    return {"incomplete": measurement.incomplete} if measurement.incomplete else {}
+    content = record.model_dump_json(indent=1).encode() + b"\n"
+    write_bytes(path / "record.json", content)
+    left = {"record_sha256": hashlib.sha256(content).hexdigest(), "samples_bytes": (path / SAMPLES).stat().st_size}
+    return {**left, "incomplete": measurement.incomplete} if measurement.incomplete else left
 
 
 def _unlearn(

@@ -6,9 +6,11 @@ import gc
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -61,10 +63,12 @@ class LocalExecutor:
         return Job(key, folder, process, time.monotonic())
 
     def kill(self, job: Job) -> None:
-        """Stop a job and all it started: SIGTERM, then SIGKILL to the group."""
+        """Stop a job and all it started: SIGTERM to its group, then SIGKILL to the group and what has left it."""
+        started = _descendants(job.process.pid)
         _signal_group(job, signal.SIGTERM)
         job.process.join(GRACE)
         _signal_group(job, signal.SIGKILL)
+        _kill(started)
         job.process.join()
 
 
@@ -83,6 +87,20 @@ def _signal_group(job: Job, number: signal.Signals) -> None:
         return
 
 
+def _descendants(pid: int | None) -> list[psutil.Process]:
+    """All processes that this one started and theirs; the launcher of several gives each a group of its own."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+
+
 def _child(folder: str) -> None:
     """Entry of the forked process."""
     os.setsid()
@@ -91,11 +109,11 @@ def _child(folder: str) -> None:
     log = os.open(os.path.join(folder, "log.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2):
         os.dup2(log, stream)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     count = processes_of(folder)
     if count > 1:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-        os.execv(sys.executable, [*command, "-m", "unlearnbench", "run-cell", folder])
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+        sys.exit(subprocess.call([*command, "-m", "unlearnbench", "run-cell", folder]))
     from .cells import run_node
 
     # What the server imported is never garbage; without this a collection walks through all of it (0.25 s).
@@ -114,4 +132,5 @@ def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        _kill(_descendants(os.getpid()))
         os.killpg(os.getpid(), signal.SIGKILL)

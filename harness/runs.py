@@ -20,8 +20,8 @@ from .errors import RecordError, StorageError, UsageError
 from .execution import DISK_REFUSED, Job, LocalExecutor
 from .planning import PLAN_SCHEMA, Node, Plan
 from .provenance import device_kind, devices
-from .records import Record, read_record
-from .storage import as_storage_error, read_json, write_bytes, write_json
+from .records import SAMPLES, Record, read_record
+from .storage import as_storage_error, file_digest, read_json, write_bytes, write_json
 
 POLL = 0.02
 OK = ("done", "not-applicable")
@@ -175,7 +175,7 @@ def finished(run: Path, node: Node, cache: Path) -> Outcome | None:
         status = _status(folder)
         if status.get("status") not in OK or status.get("content") != node.content:
             return None
-        if status["status"] == "done" and (status.get("incomplete") or not _whole(folder, status.get("sizes", {}))):
+        if status["status"] == "done" and (status.get("incomplete") or not _whole(folder, status)):
             return None
     except RecordError:
         # A damaged status is measured again; nothing else is lost.
@@ -183,10 +183,11 @@ def finished(run: Path, node: Node, cache: Path) -> Outcome | None:
     return Outcome(node, status["status"], status["reason"], status["seconds"], cached=True)
 
 
-def _whole(folder: Path, sizes: Mapping[str, int]) -> bool:
-    """Whether what a cell left is there as it was left, as far as its size tells; whoever reads it looks closer."""
+def _whole(folder: Path, status: Mapping[str, Any]) -> bool:
+    """Whether a cell's record is as it was left and its samples as long; who reads these holds them to its hash."""
     try:
-        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
+        return (file_digest(folder / "record.json") == status.get("record_sha256")
+                and (folder / SAMPLES).stat().st_size == status.get("samples_bytes"))  # fmt: skip
     except OSError:
         return False
 

@@ -165,6 +165,18 @@ def test_an_interrupted_run_resumes(command, bad_methods, number, code):
     assert "ga × tofu-forget05 × nano seed 0: done (kept)" in done.err
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_leaves_no_process_of_a_shared_cell(command, bad_methods, number):
+    """The launcher of several processes gives each a group of its own; they end with the run nevertheless."""
+    words = command.study("-m", "hanging", "--plugin", bad_methods, "-b", "tofu-forget05", "--name", "cut")
+    run = command.folder / "runs" / "cut"
+    process = start(command, *words, "--set", "run.processes=2")
+    wait_for(lambda: running_cell(run, "hanging") and len(processes_in(str(run / "cells" / "hanging"))) >= 4)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    wait_for(lambda: not processes_in(str(run)))
+
+
 def processes_in(folder):
     """Processes whose log lies in the folder."""
     found = []
@@ -198,13 +210,17 @@ def test_what_is_finished_is_kept_and_what_changed_runs_again(command, tmp_path)
     plugin.write_text(source.replace("return model\n", "return model  # edited\n"))
     edited = command(*words)
     assert edited.err.count("(kept)") == 5
-    # A damaged record is measured again; the others are kept.
+    # A damaged record is measured again, however long it is, and so are samples cut off; the others are kept.
     record = next((command.folder / "runs" / "again").glob("cells/ga--*/record.json"))
-    record.write_text(record.read_text()[:500])
-    assert command("render", "runs/again").code == 4
-    mended = command(*words)
-    assert mended.err.count("(kept)") == 5
-    assert read_record(record).identity.method == "ga"
+    whole = record.read_text()
+    samples = record.with_name("samples.jsonl.gz")
+    for path, damaged in ((record, whole[:500].encode()), (record, whole.replace("{", "[").encode()),
+                          (samples, samples.read_bytes()[:-50])):  # fmt: skip
+        path.write_bytes(damaged)
+        assert path == samples or command("render", "runs/again").code == 4
+        mended = command(*words)
+        assert mended.err.count("(kept)") == 5
+        assert read_record(record).identity.method == "ga"
 
 
 def test_a_folder_of_another_study_or_a_newer_schema_or_a_broken_plan_is_refused(command):

@@ -14,7 +14,9 @@ import pytest
 
 from unlearnbench.planning import make_plan
 from unlearnbench.plugins import load_plugins
+from unlearnbench.records import SAMPLES
 from unlearnbench.runs import finished, folder_of, write_plan
+from unlearnbench.storage import file_digest
 from unlearnbench.study import check_study
 
 CELLS = 10_000
@@ -95,12 +97,14 @@ def test_a_resume_of_ten_thousand_cells(benchmark, gate, plan, tmp_path, small_r
     study, registry = plan
     nodes = make_plan(study, registry).cells
     record = next((small_run[0] / "cells").glob("npo--*/record.json"))
-    sizes = {"record.json": record.stat().st_size}
+    sha256 = file_digest(record)
     for node in nodes:
         folder = folder_of(tmp_path, node)
         folder.mkdir(parents=True)
         shutil.copyfile(record, folder / "record.json")
-        status = {"status": "done", "reason": "", "content": node.content, "seconds": 1.0, "sizes": sizes}
+        (folder / SAMPLES).touch()
+        left = {"record_sha256": sha256, "samples_bytes": 0}
+        status = {"status": "done", "reason": "", "content": node.content, "seconds": 1.0, **left}
         (folder / "status.json").write_text(json.dumps(status))
     kept, seconds = [], []
     benchmark.pedantic(
