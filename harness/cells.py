@@ -27,6 +27,7 @@ from .errors import Diverged, HarnessError, NotApplicable, PluginError, StorageE
 from .execution import DISK_REFUSED
 from .hyperparameters import Training
 from .memory import Peaks, release
+from .paths import taken
 from .plugins import import_file
 from .recomputation import scores_of
 from .records import (
@@ -212,6 +213,7 @@ def _prepare_locked(spec: Mapping[str, Any]) -> dict[str, Any]:
         "stage_memory_bytes": peaks.resident,
         "stage_device_memory_bytes": peaks.device,
         "notes": list(task.encoder.notes),
+        "paths": taken(),
     }
     if not sharding.rank():
         models.save_checkpoint(folder, model.cpu(), task.encoder.tokenizer, facts)
@@ -374,6 +376,7 @@ def _record(
             "device": torch.cuda.get_device_name(ctx.device) if ctx.device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
             "processes": sharding.processes(),
+            "paths": taken(),
             "model": {"path": model["path"], "revision": model["revision"], "fingerprint": model["fingerprint"]},
             "data": spec["data"] | {"tables": spec["benchmark"]["data"]["fingerprints"]},
             "prompt_format": encoder.style.name,

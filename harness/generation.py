@@ -14,6 +14,7 @@ from torch import Tensor
 from .caches import attends_everywhere, joined, new_cache
 from .logprobs import same_logits
 from .memory import in_pieces
+from .paths import took
 from .prefixes import shared_attention
 
 # Tokens held in the cache of one batch (rows × final length) on a CPU, and the bytes that they may take there; on a
@@ -103,6 +104,7 @@ class _Generation:
         if self.prefix and not _shares(model, device):
             self.prefix = 0
         self.start = self._prefix_cache() if self.prefix else None
+        took("generation", "after a shared beginning" if self.prefix else "each row alone")
         self.budget = _token_budget(model, device) // pieces
         self.cache: Any = None
         self.mask = torch.empty(0)  # (B, L), 1 where a column of the cache is a row's own and no padding

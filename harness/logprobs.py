@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .batches import Encoded, Rows
 from .domain import IGNORE
+from .paths import took
 from .trees import LARGEST, Forest, by_prompt, plant
 
 # Trees are grown where they leave out at least this share of the positions that padded rows would have.
@@ -100,6 +101,8 @@ def answer_logprobs(model: Any, *parts: Rows) -> list[Tensor]:
     """
     rows = parts[0] if len(parts) == 1 else stacked(parts)
     flat = _tree_logprobs(model, rows)  # (N,)
+    took("forward passes with gradients" if torch.is_grad_enabled() else "forward passes",
+         "padded rows" if flat is None else "trees")  # fmt: skip
     if flat is None:
         flat = picked_logprobs(answer_logits(model, rows), rows.answers)
     logp = flat.new_zeros(rows.scored.shape).masked_scatter(rows.scored, flat)  # (B, T-1)
@@ -203,6 +206,8 @@ def abilities(model: Any, rows: Rows) -> Abilities:
                 _known[kind] = _measured(model, rows)
         finally:
             model.train(was)
+        took("attention", kind[1] or "the model's own")
+        took("output head", "at answers alone" if _known[kind].narrows else "at every position")
     found = _known[kind]
     return replace(found, longest=min(found.longest, _window(config))) if found.longest else found
 

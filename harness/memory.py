@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from .paths import took
+
 T = TypeVar("T")
 
 SMALLEST = 64
@@ -28,7 +30,10 @@ def in_pieces(attempt: Callable[[int], T]) -> T:
     pieces = 1
     while True:
         try:
-            return attempt(pieces)
+            found = attempt(pieces)
+            if pieces > 1:
+                took("lack of memory", f"{pieces} pieces")
+            return found
         except torch.OutOfMemoryError:
             if pieces >= SMALLEST:
                 raise

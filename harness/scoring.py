@@ -13,6 +13,7 @@ from torch import Tensor
 from .batches import Encoded, budget_batches, collate
 from .logprobs import abilities, answer_logits, attention_dtype, forest_logits, picked_logprobs, written_greedily
 from .memory import in_pieces
+from .paths import took
 from .trees import by_prompt, plant
 
 # Positions in one forward pass, and elements of its block of logits (scored tokens × vocabulary): large enough to
@@ -106,11 +107,13 @@ def _passes(
         batch = [shared[place] for place in places]
         forest = plant(batch, dtype, device)
         found = _judged(forest_logits(model, forest, able), forest.targets, forest.nodes)
+        took("forward passes", "trees")
         yield [row for tree in batch for row in tree.rows], found
     for places in budget_batches([(len(row.ids), row.answer_tokens) for row in padded], (tokens, block)):
         alone = [padded[place] for place in places]
         collated = collate(alone, device)
         targets = collated.answers
+        took("forward passes", "padded rows")
         yield alone, _judged(answer_logits(model, collated), targets, torch.arange(len(targets), device=targets.device))
 
 

@@ -100,7 +100,8 @@ class Command:
 
     def study(self, *words: str) -> tuple[str, ...]:
         """Arguments of a run that takes seconds: the nano model on generated data."""
-        quick = ("--data", "generated", "--set", "data.scale=quick", "--set", "benchmarks.*.max_new_tokens=8")
+        quick = ("--data", "generated", "--set", "data.scale=quick", "--set", "benchmarks.*.max_new_tokens=8",
+                 "--set", "run.threads=1")  # fmt: skip
         return ("run", "--plugin", str(self.nano), "--model", "nano", *quick, "--device", "cpu", *words)
 
 

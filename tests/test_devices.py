@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from unlearnbench import provenance
-from unlearnbench.device_speed import Limits, measured_limits, stages
+from unlearnbench.cli import bench_gpu
+from unlearnbench.device_speed import SHAPES, Limits, measured_limits, stages
 from unlearnbench.execution import Job, LocalExecutor
 from unlearnbench.memory import Peaks
 from unlearnbench.planning import make_plan
@@ -121,6 +122,11 @@ def test_what_a_device_can_do_is_measured_and_compared_with_its_limits(command):
     done = command("bench-gpu", "--shape", "tiny", "--device", "cpu", "--json")
     assert done.code == 0, done.err
     assert [stage["stage"] for stage in json.loads(done.out)["stages"]] == ["training", "scoring", "decoding"]
+
+
+def test_every_shape_can_be_asked_for():
+    (shapes,) = (option for option in bench_gpu.params if option.name == "shapes")
+    assert tuple(shapes.type.choices) == tuple(SHAPES)
 
 
 def test_a_machine_without_a_gpu_is_told_so(command):
