@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -468,3 +468,8 @@ transformers.utils.logging.disable_progress_bar()
 # A process forked after this has them ready; benchmarks import them anyway (1 s in each process otherwise).
 for _module in ("transformers.models.llama.modeling_llama", "unlearnbench.statistics", "unlearnbench.text"):
     importlib.import_module(_module)
+# Before any checkpoint is loaded, transformers compiles some nine hundred patterns for all models (60 ms).
+with suppress(ImportError):
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    get_checkpoint_conversion_mapping("llama")
