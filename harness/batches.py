@@ -148,6 +148,11 @@ class Rows:
     encoded: tuple[Encoded, ...] = ()
 
     @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model is called with."""
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+
+    @property
     def scored(self) -> Tensor:
         """(B, T-1), true where the next token is scored."""
         return self.labels[:, 1:] != IGNORE

@@ -29,7 +29,7 @@ GIB = 2**30
 # Resident memory of a process that has torch, transformers and the evaluation libraries imported.
 LIBRARIES = 0.43 * GIB
 # What scoring and generation on a CPU bound their batches by; a test holds these against the engine's own.
-CPU_POSITIONS, CPU_LOGITS, CPU_CACHED, CPU_CACHE_BYTES = 2048, 2**24, 24576, 2**30
+CPU_POSITIONS, CPU_PIECE, CPU_CACHED, CPU_CACHE_BYTES = 2048, 2**20, 24576, 2**30
 WORKLOAD = {"original", "retained", "forget", "row", "scored", "questions", "prompts", "generated"}
 
 
@@ -126,8 +126,7 @@ def resident(spec: Mapping[str, Any]) -> dict[str, float]:
         return {} if spec["published"] else {"train": trained(spec["recipe"], 0.0, 0.0)}
     method = spec["method"]
     requires, models = method["requires"], method["models"]
-    block = min(CPU_LOGITS, CPU_POSITIONS * vocabulary)
-    scoring = 4.0 * (1.5 * block + CPU_POSITIONS * (8 * shape["width"] + 3 * inner))
+    scoring = 4.0 * (2 * CPU_PIECE + CPU_POSITIONS * (8 * shape["width"] + 3 * inner))
     column = 4.0 * 2 * shape["layers"] * shape.get("key_width", shape["width"])
     values = spec["benchmark"]["values"]
     # A limit is of each part, and a benchmark has four at most.

@@ -90,7 +90,8 @@ def _signal_group(job: Job, number: signal.Signals) -> None:
 def _descendants(pid: int | None) -> list[psutil.Process]:
     """All processes that this one started and theirs; the launcher of several gives each a group of its own."""
     try:
-        return psutil.Process(pid).children(recursive=True)
+        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+        return found
     except psutil.Error:
         return []
 

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .batches import Encoded, collate
 from .caches import attends_everywhere, joined, new_cache
-from .logprobs import same_logits
+from .heads import Head, withheld
+from .logprobs import abilities, same_logits
 from .memory import in_pieces
 from .paths import took
 from .prefixes import shared_attention
@@ -27,6 +29,8 @@ MEMORY_SHARE = 0.6
 SHARED = 32
 # Copying the cache costs about as much as a step, so rows leave and join when this share of them is finished.
 TURNOVER = 0.25
+# A further pass costs about as much as so many positions.
+PASS = {"cpu": 256, "cuda": 8192}
 # Steps after which a device is asked what it wrote: asking makes it wait, and till then a finished row goes on in vain.
 STEPS = {"cpu": 1, "cuda": 8}
 
@@ -106,7 +110,12 @@ class _Generation:
         self.start = self._prefix_cache() if self.prefix else None
         took("generation", "after a shared beginning" if self.prefix else "each row alone")
         self.budget = _token_budget(model, device) // pieces
+        some = rows[0].ids[-8:]
+        able = abilities(model, collate([Encoded((*some, some[-1]), 1)], device))
+        self.head = Head.of(model) if able.head else None
+        took("logits of a generation", "in pieces of the vocabulary" if self.head else "all at once")
         self.cache: Any = None
+        self.joins = bool(new_cache(model).joins)
         self.mask = torch.empty(0)  # (B, L), 1 where a column of the cache is a row's own and no padding
         self.tokens = torch.empty(0)  # (B, 1), those written last, which the model has not read yet
 
@@ -134,9 +143,10 @@ class _Generation:
 
     def _joining(self, alive: int) -> int:
         """How many of the waiting rows fit in beside those of the batch that are not finished."""
-        if not self.waiting or (alive and not self.cache.joins):
+        if not self.waiting or (alive and not self.joins):
             return 0
-        longest = max(self._length(row) for row in (*self.active, self.waiting[-1]))
+        # What all rows share is held once.
+        longest = max(self._length(row) for row in (*self.active, self.waiting[-1])) - self.prefix
         return min(max(self.budget // longest - alive, 0 if alive else 1), len(self.waiting))
 
     def _leave(self) -> None:
@@ -145,7 +155,7 @@ class _Generation:
         if len(keep) < len(self.active) and keep:
             index = torch.tensor(keep, device=self.device)
             self.mask, self.tokens = self.mask[index], self.tokens[index]
-            drop = int(self.mask.any(0).int().argmax()) if self.cache.joins else 0
+            drop = int(self.mask.any(0).int().argmax()) if self.joins else 0
             self.mask = self.mask[:, drop:]
             self.cache.select(index, drop)
         self.active = [self.active[place] for place in keep]
@@ -154,6 +164,25 @@ class _Generation:
         """Read the prompts of as many waiting rows, which then stand below the others."""
         rows = self.waiting[-count:]
         del self.waiting[-count:]
+        # Layers that do not join keep to one batch.
+        for some in self._alike(rows) if self.joins else [rows]:
+            self._read(some)
+
+    def _alike(self, rows: Sequence[int]) -> list[list[int]]:
+        """Rows in groups of similar length, the longest first: less is padded than a further pass would cost."""
+        found: list[list[int]] = []
+        width = 0
+        by_length = sorted(rows, key=lambda row: -len(self.rows[row].ids))
+        for left, row in zip(range(len(rows), 0, -1), by_length, strict=True):
+            length = len(self.rows[row].ids)
+            if not found or left * (width - length) >= PASS.get(self.device.type, 256):
+                found.append([])
+                width = length
+            found[-1].append(row)
+        return found
+
+    def _read(self, rows: Sequence[int]) -> None:
+        """Read prompts in one pass."""
         rests = [self.rows[row].ids[self.prefix :] for row in rows]
         width = max(len(rest) for rest in rests)
         # Left padding: the last position of every row is the one that predicts.
@@ -184,15 +213,13 @@ class _Generation:
         """(B, T) tokens to read → (B, 1) the likeliest to follow; ``mask`` (B, L + T) covers the rows' cache too."""
         # A finished row runs on until it leaves; where it would stand beyond the last position, nothing is read of it.
         positions = (mask.cumsum(-1) + self.prefix - 1).clamp(min=0, max=self.last)[:, -ids.shape[1] :]
-        out = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        chosen: Tensor = out.logits[:, -1].argmax(-1, keepdim=True)
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        options = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+        if self.head:
+            with withheld(self.model) as seen:
+                self.model(**inputs, **options)
+            return self.head.likeliest(seen[0][:, -1])[:, None]
+        chosen: Tensor = self.model(**inputs, **options).logits[:, -1].argmax(-1, keepdim=True)
         return chosen
 
     def _note(self, rows: Sequence[int], tokens: Tensor) -> None:

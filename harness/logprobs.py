@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .batches import Encoded, Rows
 from .domain import IGNORE
+from .heads import Head, withheld
 from .paths import took
 from .trees import LARGEST, Forest, by_prompt, plant
 
@@ -82,15 +83,12 @@ def answer_logits(model: Any, rows: Rows) -> Tensor:
     The output head is applied there alone: a pre-hook narrows its input. On the first batch of a model class
     that is compared with full logits; where they differ, or there is no such head, all logits are computed.
     """
-    inputs = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask}
-    return _logits_at(model, inputs, rows.predicts, abilities(model, rows).narrows)
+    return logits_at(model, rows.inputs, rows.predicts, abilities(model, rows).narrows)
 
 
 def forest_logits(model: Any, forest: Forest, able: Abilities) -> Tensor:
     """(M, V) logits at the nodes of a forest that predict a scored token."""
-    inputs = {"input_ids": forest.input_ids, "attention_mask": forest.attention_mask,
-              "position_ids": forest.position_ids}  # fmt: skip
-    return _logits_at(model, inputs, forest.where, able.narrows)
+    return logits_at(model, forest.inputs, forest.where, able.narrows)
 
 
 def answer_logprobs(model: Any, *parts: Rows) -> list[Tensor]:
@@ -160,7 +158,7 @@ def attention_dtype(model: Any, device: torch.device) -> torch.dtype:
     return found
 
 
-def _logits_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor, narrow: bool) -> Tensor:
+def logits_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor, narrow: bool) -> Tensor:
     """(M, V) logits at the positions where (B, T) is true."""
     if not narrow:
         logits: Tensor = model(**inputs).logits
@@ -177,6 +175,13 @@ def _logits_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor, narrow: 
         handle.remove()
 
 
+def states_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor) -> Tensor:
+    """(M, D) what the output head would read at the positions where (B, T) is true."""
+    with withheld(model) as seen:
+        model(**inputs)
+    return seen[0][where]
+
+
 # -- what a model class can do; measured once, on the first batch seen ------------------------------------------------
 
 
@@ -184,11 +189,13 @@ def _logits_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor, narrow: 
 class Abilities:
     """Whether a model class gives equal logits with a narrowed head, and how long rows may be that trees are made of.
 
-    ``longest`` is 0 for a class that does not give the same for a tree.
+    ``longest`` is 0 for a class that does not give the same for a tree. ``head`` says whether logits are what the
+    output head alone makes of the last states, on a CPU.
     """
 
     narrows: bool
     longest: int
+    head: bool = False
 
 
 _known: dict[tuple[type, str], Abilities] = {}
@@ -221,12 +228,28 @@ def _window(config: Any) -> int:
 
 def _measured(model: Any, rows: Rows) -> Abilities:
     probe = Rows(rows.input_ids[:2], rows.attention_mask[:2], rows.labels[:2])
-    inputs = {"input_ids": probe.input_ids, "attention_mask": probe.attention_mask}
-    full = _logits_at(model, inputs, probe.predicts, narrow=False)
+    full = logits_at(model, probe.inputs, probe.predicts, narrow=False)
     narrows = getattr(model, "get_output_embeddings", lambda: None)() is not None and same_logits(
-        model, full, lambda: _logits_at(model, inputs, probe.predicts, narrow=True)
+        model, full, lambda: logits_at(model, probe.inputs, probe.predicts, narrow=True)
     )
-    return Abilities(narrows, LARGEST if hasattr(model, "config") and _same_in_trees(model, full.device) else 0)
+    trees = hasattr(model, "config") and _same_in_trees(model, full.device)
+    return Abilities(
+        narrows, LARGEST if trees else 0, narrows and _same_by_head(model, probe.inputs, probe.predicts, full)
+    )
+
+
+def _same_by_head(model: Any, inputs: Mapping[str, Tensor], where: Tensor, expected: Tensor) -> bool:
+    """Whether the head alone makes these logits, and nothing is done to them afterwards, such as bounding them."""
+    head = Head.of(model)
+    if head is None or not same_logits(model, expected, lambda: head.logits(states_at(model, inputs, where))):
+        return False
+    made: list[Tensor] = []
+    handle = model.get_output_embeddings().register_forward_hook(lambda _module, _args, out: made.append(out))
+    try:
+        # To the last bit: what bounds large logits hardly changes the small ones of an untrained model.
+        return bool(torch.equal(model(**inputs).logits, made[0]))
+    finally:
+        handle.remove()
 
 
 def _same_in_trees(model: Any, device: torch.device) -> bool:

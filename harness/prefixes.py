@@ -1,7 +1,7 @@
 """Attention to a beginning that all rows of a batch share: it is kept once and read once for all of them.
 
 The scores of all rows' queries against the shared keys are one matrix product instead of one for each row, and no row
-keeps a copy (the decomposition of Juravsky et al. 2024, arXiv:2402.05099, with one softmax over both parts).
+keeps a copy (the decomposition of Juravsky et al. 2024, arXiv:2402.05099).
 """
 
 from __future__ import annotations
@@ -42,17 +42,29 @@ def attention(
         raise ValueError("scores that are changed before the softmax are not known here")
     shared_key, shared_value = key.prefix
     B, H, T, D = query.shape
-    K, L, P = key.shape[1], key.shape[2], shared_key.shape[2]
-    heads = query.reshape(B, K, H // K * T, D) * (D**-0.5 if scaling is None else scaling)
-    own = (heads @ key.transpose(-1, -2)).view(B, K, H // K, T, L)
+    K, L = key.shape[1], key.shape[2]
+    G = H // K
+    heads = query.reshape(B, K, G * T, D) * (D**-0.5 if scaling is None else scaling)
+    together = heads.transpose(0, 1).reshape(K, B * G * T, D)
+    shared = _part(together @ shared_key[0].transpose(-1, -2), shared_value[0])
+    scores = heads @ key.transpose(-1, -2)
     if attention_mask is not None:
-        own = own + attention_mask[:, :, None]
-    together = heads.transpose(0, 1).reshape(1, K, B * (H // K) * T, D)
-    shared = (together @ shared_key.transpose(-1, -2)).view(K, B, H // K, T, P).transpose(0, 1)  # (B, K, H/K, T, P)
-    weights = torch.cat([shared, own], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
-    first = weights[..., :P].transpose(0, 1).reshape(1, K, B * (H // K) * T, P) @ shared_value
-    found = first.view(K, B, H // K * T, D).transpose(0, 1) + weights[..., P:].reshape(B, K, H // K * T, L) @ value
-    return found.reshape(B, H, T, D).transpose(1, 2).contiguous(), None
+        scores.view(B, K, G, T, L).add_(attention_mask[:, :, None])
+    own = _part(scores, value)
+    # Each part has a softmax of its own, which the greatest scores and the sums of both bring together.
+    highest, total, found = (part.view(K, B, G * T, -1).transpose(0, 1) for part in shared)
+    top = torch.maximum(highest, own[0])
+    first, second = (highest - top).exp_(), (own[0] - top).exp_()
+    found = (first * found + second * own[2]) / (first * total + second * own[1])
+    return found.to(query.dtype).reshape(B, H, T, D).transpose(1, 2).contiguous(), None
+
+
+def _part(scores: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(…, T, L) scores, (…, L, D) values → the greatest score, the sum of exponentials, and the values so weighed."""
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    highest = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(highest).exp_()
+    return highest, weights.sum(-1, keepdim=True), weights.to(value.dtype) @ value
 
 
 @contextmanager

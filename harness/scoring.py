@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from .batches import Encoded, budget_batches, collate
-from .logprobs import abilities, answer_logits, attention_dtype, forest_logits, picked_logprobs, written_greedily
+from .heads import Head
+from .logprobs import (
+    Abilities,
+    abilities,
+    attention_dtype,
+    logits_at,
+    picked_logprobs,
+    states_at,
+    written_greedily,
+)
 from .memory import in_pieces
 from .paths import took
 from .trees import by_prompt, plant
@@ -95,8 +104,11 @@ def _passes(
     The largest come first, so that a batch too large for memory fails at once; ``pieces`` makes all smaller.
     """
     kind = "cpu" if torch.device(device).type == "cpu" else "cuda"
-    tokens, block = TOKENS[kind] // pieces, max(1, LOGITS[kind] // int(model.config.vocab_size) // pieces)
     able = abilities(model, collate(rows[:2], device))
+    judge = _Judge(model, able)
+    tokens = TOKENS[kind] // pieces
+    # The head in pieces never holds a block of logits, so that positions alone bound a pass.
+    block = tokens if judge.head else max(1, LOGITS[kind] // int(model.config.vocab_size) // pieces)
     trees = by_prompt([row for row in rows if len(row.ids) <= able.longest])
     # A row that shares nothing needs no mask of its own.
     shared = [tree for tree in trees if len(tree.rows) > 1]
@@ -106,17 +118,30 @@ def _passes(
     for places in budget_batches([(len(tree), tree.scored) for tree in shared], (tokens, block)):
         batch = [shared[place] for place in places]
         forest = plant(batch, dtype, device)
-        found = _judged(forest_logits(model, forest, able), forest.targets, forest.nodes)
+        found = judge(forest.inputs, forest.where, forest.targets, forest.nodes)
         took("forward passes", "trees")
         yield [row for tree in batch for row in tree.rows], found
     for places in budget_batches([(len(row.ids), row.answer_tokens) for row in padded], (tokens, block)):
         alone = [padded[place] for place in places]
         collated = collate(alone, device)
         targets = collated.answers
+        found = judge(collated.inputs, collated.predicts, targets, torch.arange(len(targets), device=targets.device))
         took("forward passes", "padded rows")
-        yield alone, _judged(answer_logits(model, collated), targets, torch.arange(len(targets), device=targets.device))
+        yield alone, found
 
 
-def _judged(logits: Tensor, targets: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-    """What is kept of (M, V) logits, which are freed before the next are computed."""
-    return picked_logprobs(logits, targets, nodes), written_greedily(logits, targets, nodes)
+class _Judge:
+    """From what goes into a model to what is kept of it; logits are freed before the next are computed."""
+
+    def __init__(self, model: Any, able: Abilities) -> None:
+        self.model, self.able = model, able
+        self.head = Head.of(model) if able.head else None
+        took("logits of a scoring pass", "in pieces of the vocabulary" if self.head else "all at once")
+
+    def __call__(
+        self, inputs: Mapping[str, Tensor], where: Tensor, targets: Tensor, nodes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if self.head:
+            return self.head.judged(states_at(self.model, inputs, where), targets, nodes)
+        logits = logits_at(self.model, inputs, where, self.able.narrows)
+        return picked_logprobs(logits, targets, nodes), written_greedily(logits, targets, nodes)

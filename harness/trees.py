@@ -112,6 +112,11 @@ class Forest:
     nodes: Tensor
     targets: Tensor
 
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model is called with."""
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "position_ids": self.position_ids}
+
 
 def sequences(trees: Sequence[Tree], length: int) -> list[list[int]]:
     """Places of trees, grouped so that no sequence is longer than ``length`` nodes or its only tree (first fit)."""

@@ -24,7 +24,7 @@ Rows = Mapping[Place, Mapping[str, Any]]
 class Shown(NamedTuple):
     """A row as pages show it: every text escaped, and marked or counted."""
 
-    index: int
+    number: int
     prompt: Markup
     truth: Markup
     answers: tuple[tuple[str, Markup | None], ...]
@@ -113,7 +113,7 @@ def marked(text: str, truth: str) -> Markup:
 def texts_of(parts: Mapping[str, Sequence[Shown]]) -> dict[str, dict[str, str]]:
     """What the comparison of two methods loads: by part and place, the answer with its marks."""
     return {
-        f"{part} {row.index}": {"prompt": row.prompt, "truth": row.truth, "mine": row.mine}
+        f"{part} {row.number}": {"prompt": row.prompt, "truth": row.truth, "mine": row.mine}
         for part, rows in parts.items()
         for row in rows
     }

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from unlearnbench import estimates, generation, scoring
+from unlearnbench import estimates, generation, heads, scoring
 from unlearnbench.builtin import unlearnbench_models
 from unlearnbench.estimates import resident, shape_of
 from unlearnbench.models import make_encoder
@@ -15,7 +15,7 @@ from unlearnbench.specs import ModelSpec
 
 def test_the_bounds_are_the_engine_s():
     assert scoring.TOKENS["cpu"] == estimates.CPU_POSITIONS
-    assert scoring.LOGITS["cpu"] == estimates.CPU_LOGITS
+    assert heads.PIECE == estimates.CPU_PIECE
     assert (generation.TOKENS, generation.BYTES) == (estimates.CPU_CACHED, estimates.CPU_CACHE_BYTES)
 
 

@@ -45,4 +45,6 @@ def test_a_record_says_which_ways_its_cell_took(small_run):
     assert found["output head"] == {"at answers alone": 1}
     assert found["forward passes"]["trees"] > 0
     assert sum(found["forward passes with gradients"].values()) >= record.cost.optimiser_steps
+    # Before it is trained, the original model's log-probabilities are scored too.
+    assert found["logits of a scoring pass"] == {"in pieces of the vocabulary": 2}
     assert found["generation"] == {"each row alone": 1}
