@@ -196,7 +196,14 @@ def collate(encoded: Sequence[Encoded], device: torch.device | str, length: int 
         # The first token of a sequence is predicted by nothing.
         begin = max(row.start, 1)
         labels[place, begin : len(tokens)] = tokens[begin:]
-    return Rows(ids.to(device), mask.to(device), labels.to(device), encoded=tuple(encoded))
+    return Rows(placed(ids, device), placed(mask, device), placed(labels, device), encoded=tuple(encoded))
+
+
+def placed(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on a device; nobody waits for its copy to a GPU."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def budget_batches(

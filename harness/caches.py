@@ -8,45 +8,91 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-# Columns added at once where there is no room left: growing one by one would copy everything at every step.
+# Columns added at once where there is no room left and nobody said how many come.
 ROOM = 64
+# Rows moved at a time within a block.
+MOVED = 16
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values, (B, H, L, D), which are the first columns of a longer block of memory."""
+    """One layer's keys and values, (B, H, L, D): the first rows and columns of a block of memory that stays.
+
+    Blocks of ever other sizes would leave holes behind that no later one fits into.
+    """
 
     prefix: tuple[Tensor, Tensor] | None = None
     """Keys and values that stand before every row's own, (1, H, P, D); only ``prefixes.attention`` looks there."""
-    _block: tuple[Tensor, Tensor] | None = None
+    column: Tensor | None = None
+    """The column that is written next, where all that is held is attended to; None where columns are added."""
+    expected: tuple[int, int] = (0, 0)
+    """Rows and columns that a new block has at least."""
+    _blocks: tuple[Tensor, Tensor] | None = None
     keys: Tensor
     values: Tensor
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if self.column is not None:
+            self.keys.index_copy_(-2, self.column, key_states)
+            self.values.index_copy_(-2, self.column, value_states)
+            return self.keys, self.values
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         held = self.get_seq_length()
-        length = held + key_states.shape[-2]
-        if self._block is None or self._block[0].shape[-2] < length:
-            old = (self.keys, self.values)
-            key_block, value_block = (
-                new.new_empty((*new.shape[:2], length + ROOM, new.shape[-1])) for new in (key_states, value_states)
-            )
-            self._block = (key_block, value_block)
-            for block, part in zip(self._block, old, strict=True):
-                if held:
-                    block[..., :held, :] = part
-        self.keys, self.values = (block[..., :length, :] for block in self._block)
+        self._hold(len(key_states), held + key_states.shape[-2], (key_states, value_states))
         self.keys[..., held:, :] = key_states
         self.values[..., held:, :] = value_states
-        if self.prefix is not None:
-            self.keys.prefix = self.prefix
         return self.keys, self.values
 
-    def replaced(self, keys: Tensor, values: Tensor) -> None:
-        """Hold these, whatever was held before."""
-        if not self.is_initialized:
-            self.lazy_initialization(keys, values)
-        self.keys, self.values, self._block = keys, values, None
+    def _hold(self, rows: int, length: int, like: tuple[Tensor, Tensor]) -> None:
+        """Hold so many rows and columns; those there before keep what they have, and others have anything."""
+        held = self.get_seq_length()
+        if self._blocks is None or self._blocks[0].shape[0] < rows or self._blocks[0].shape[2] < length:
+            most, longest = self.expected
+            sizes = (max(rows, most), max(length + (ROOM if held else 0), longest))
+            old = (self.keys, self.values) if held else ()
+            key_block, value_block = (new.new_empty((sizes[0], new.shape[1], sizes[1], new.shape[-1])) for new in like)
+            self._blocks = (key_block, value_block)
+            for block, part in zip(self._blocks, old, strict=False):
+                block[: len(part), :, :held] = part
+        self.keys, self.values = (block[:rows, :, :length] for block in self._blocks)
+        if self.prefix is not None:
+            self.keys.prefix = self.prefix
+
+    def select(self, rows: Tensor, drop: int) -> None:
+        """Keep these rows, in ascending order, without the first ``drop`` columns."""
+        parts, length = (self.keys, self.values), self.get_seq_length() - drop
+        for part in parts:
+            for begin in range(0, len(rows), MOVED):
+                some = rows[begin : begin + MOVED]
+                part[begin : begin + len(some), :, :length] = part[some, :, drop:]
+        self._hold(len(rows), length, parts)
+
+    def join(self, other: GrowingLayer) -> None:
+        """Take the rows of another in below one's own; the shorter ones are padded on the left with zeros."""
+        count, held, more = len(self.keys), self.get_seq_length(), other.get_seq_length()
+        length = max(held, more)
+        self._hold(count + len(other.keys), length, (self.keys, self.values))
+        for part, new in ((self.keys, other.keys), (self.values, other.values)):
+            for begin in range(0, count if held < length else 0, MOVED):
+                moved = part[begin : min(begin + MOVED, count)]
+                moved[:, :, length - held :] = moved[:, :, :held].clone()
+                moved[:, :, : length - held] = 0
+            part[count:, :, : length - more] = 0
+            part[count:, :, length - more :] = new
+
+    def stand_still(self, room: int, column: Tensor) -> None:
+        """Hold ``room`` further columns, and write to the one that ``column`` names."""
+        held = self.get_seq_length()
+        self._hold(len(self.keys), held + room, (self.keys, self.values))
+        # A masked column is multiplied by 0, which not every number survives.
+        self.keys[..., held:, :] = 0
+        self.values[..., held:, :] = 0
+        self.column = column
+
+    def move_on(self, length: int) -> None:
+        """Hold the first ``length`` columns, and add to them again."""
+        self.column = None
+        self._hold(len(self.keys), length, (self.keys, self.values))
 
 
 class RowCache(DynamicCache):  # type: ignore[misc]
@@ -69,18 +115,33 @@ class RowCache(DynamicCache):  # type: ignore[misc]
             new.prefix = (layer.keys, layer.values)
         return fresh
 
+    def expect(self, rows: int, columns: int) -> None:
+        """Have room for as many, as soon as more than there is are needed."""
+        for layer in self.layers:
+            layer.expected = (rows, columns)
+
+    def stand_still(self, room: int, column: Tensor) -> None:
+        """Hold room for so many steps, each of which writes to the column that ``column`` names; layers must join."""
+        for layer in self.layers:
+            layer.stand_still(room, column)
+
+    def move_on(self, length: int) -> None:
+        """Hold what stands in the first ``length`` columns, and grow again."""
+        for layer in self.layers:
+            layer.move_on(length)
+
     def select(self, rows: Tensor, drop: int = 0) -> None:
         """Keep these rows, without the first ``drop`` columns, which layers that do not join must have kept."""
         for layer in self.layers:
             if isinstance(layer, GrowingLayer):
-                layer.replaced(layer.keys[rows, :, drop:], layer.values[rows, :, drop:])
+                layer.select(rows, drop)
             else:
                 layer.batch_select_indices(rows)
 
     def join(self, other: RowCache) -> None:
         """Take the rows of another cache in below one's own."""
         for mine, new in zip(self.layers, other.layers, strict=True):
-            mine.replaced(joined(mine.keys, new.keys), joined(mine.values, new.values))
+            mine.join(new)
 
 
 class PairOfCaches:
@@ -99,6 +160,10 @@ class PairOfCaches:
     def following(self) -> PairOfCaches:
         return PairOfCaches(*(cache.following() for cache in self._caches))
 
+    def expect(self, rows: int, columns: int) -> None:
+        for cache in self._caches:
+            cache.expect(rows, columns)
+
     def select(self, rows: Tensor, drop: int = 0) -> None:
         for cache in self._caches:
             cache.select(rows, drop)
@@ -106,15 +171,6 @@ class PairOfCaches:
     def join(self, other: PairOfCaches) -> None:
         for mine, new in zip(self, other, strict=True):
             mine.join(new)
-
-
-def joined(one: Tensor, other: Tensor) -> Tensor:
-    """(A, …, L, D) and (B, …, M, D) → (A + B, …, max(L, M), D): rows below rows, padded on the left with zeros."""
-    length = max(one.shape[-2], other.shape[-2])
-    found = one.new_zeros((one.shape[0] + other.shape[0], *one.shape[1:-2], length, one.shape[-1]))
-    found[: one.shape[0], ..., length - one.shape[-2] :, :] = one
-    found[one.shape[0] :, ..., length - other.shape[-2] :, :] = other
-    return found
 
 
 def new_cache(model: Any) -> Any:

@@ -29,7 +29,7 @@ GIB = 2**30
 # Resident memory of a process that has torch, transformers and the evaluation libraries imported.
 LIBRARIES = 0.43 * GIB
 # What scoring and generation on a CPU bound their batches by; a test holds these against the engine's own.
-CPU_POSITIONS, CPU_PIECE, CPU_CACHED, CPU_CACHE_BYTES = 2048, 2**20, 24576, 2**30
+CPU_POSITIONS, CPU_PIECE, CPU_CACHED, CPU_CACHE_BYTES = 2048, 2**20, 16384, 2**30
 WORKLOAD = {"original", "retained", "forget", "row", "scored", "questions", "prompts", "generated"}
 
 

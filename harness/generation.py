@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batches import Encoded, collate
-from .caches import attends_everywhere, joined, new_cache
+from .batches import Encoded, collate, placed
+from .caches import attends_everywhere, new_cache
 from .heads import Head, withheld
 from .logprobs import abilities, same_logits
 from .memory import in_pieces
 from .paths import took
 from .prefixes import shared_attention
+from .recorded import WORTHWHILE, Steps, records
 
 # Tokens held in the cache of one batch (rows × final length) on a CPU, and the bytes that they may take there; on a
 # GPU its free memory decides.
-TOKENS = 24576
+TOKENS = 16384
 BYTES = 2**30
 # Share of a GPU's free memory that one batch may take. The cache grows by copying, one layer at a time.
 MEMORY_SHARE = 0.6
@@ -116,6 +117,8 @@ class _Generation:
         took("logits of a generation", "in pieces of the vocabulary" if self.head else "all at once")
         self.cache: Any = None
         self.joins = bool(new_cache(model).joins)
+        self.room = (0, 0)  # rows and columns that the batch will have at most, till others join
+        self.recorded: Steps | None = None
         self.mask = torch.empty(0)  # (B, L), 1 where a column of the cache is a row's own and no padding
         self.tokens = torch.empty(0)  # (B, 1), those written last, which the model has not read yet
 
@@ -151,6 +154,7 @@ class _Generation:
 
     def _leave(self) -> None:
         """Finished rows go, and with them the columns that none of the others needs."""
+        self._stop_recorded()
         keep = [place for place, row in enumerate(self.active) if not self.finished[row]]
         if len(keep) < len(self.active) and keep:
             index = torch.tensor(keep, device=self.device)
@@ -165,6 +169,7 @@ class _Generation:
         rows = self.waiting[-count:]
         del self.waiting[-count:]
         # Layers that do not join keep to one batch.
+        self.room = (len(self.active) + count, max(map(self._length, (*self.active, *rows))) - self.prefix)
         for some in self._alike(rows) if self.joins else [rows]:
             self._read(some)
 
@@ -186,13 +191,18 @@ class _Generation:
         rests = [self.rows[row].ids[self.prefix :] for row in rows]
         width = max(len(rest) for rest in rests)
         # Left padding: the last position of every row is the one that predicts.
-        ids = torch.tensor([[0] * (width - len(rest)) + list(rest) for rest in rests], device=self.device)  # (B, T)
-        mask = torch.tensor([[0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=self.device)
+        padded = [[0] * (width - len(rest)) + list(rest) for rest in rests]
+        ids = placed(torch.tensor(padded), self.device)  # (B, T)
+        own = [[0] * (width - len(rest)) + [1] * len(rest) for rest in rests]
+        mask = placed(torch.tensor(own), self.device)
         cache = new_cache(self.model) if self.start is None else self.start.following()
+        if self.joins:
+            (self.cache if self.active else cache).expect(*self.room)
         tokens = self._next(ids, mask, cache)
         if self.active:
             self.cache.join(cache)
-            self.mask = joined(self.mask[..., None], mask[..., None])[..., 0]
+            length = max(self.mask.shape[1], width)
+            self.mask = torch.cat([_left_padded(part, length) for part in (self.mask, mask)])
             self.tokens = torch.cat([self.tokens, tokens])
         else:
             self.cache, self.mask, self.tokens = cache, mask, tokens
@@ -203,11 +213,24 @@ class _Generation:
         """Write a token to every row of the batch, or several where asking for each would make the device wait."""
         most = max(self.rows[row].left - len(self.written[row]) for row in self.active if not self.finished[row])
         found = []
+        if self.recorded is None and most >= WORTHWHILE and records(self.model, self.cache, self.device):
+            self.recorded = Steps(self.model, self.cache, self.tokens, self.mask, self.prefix, self.last)
         for _ in range(min(STEPS.get(self.device.type, 1), most)):
-            self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.active), 1)], dim=1)
-            self.tokens = self._next(self.tokens, self.mask, self.cache)
+            if self.recorded:
+                self.tokens = self.recorded.next()
+                if not self.recorded.left:
+                    self._stop_recorded()
+            else:
+                self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.active), 1)], dim=1)
+                self.tokens = self._next(self.tokens, self.mask, self.cache)
             found.append(self.tokens)
         self._note(self.active, torch.cat(found, dim=1))
+
+    def _stop_recorded(self) -> None:
+        """Recorded steps end where the batch changes."""
+        if self.recorded:
+            self.mask = torch.cat([self.mask, self.recorded.end()], dim=1)
+            self.recorded = None
 
     def _next(self, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
         """(B, T) tokens to read → (B, 1) the likeliest to follow; ``mask`` (B, L + T) covers the rows' cache too."""
@@ -302,6 +325,10 @@ def cache_bytes(model: Any) -> int:
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     keys = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
     return int(model.dtype.itemsize * getattr(model, "cached_models", 1) * keys)
+
+
+def _left_padded(mask: Tensor, length: int) -> Tensor:
+    return torch.nn.functional.pad(mask, (length - mask.shape[1], 0))
 
 
 def _shared_prefix(prompts: Sequence[tuple[int, ...]]) -> int:

@@ -34,7 +34,7 @@ class Head:
     def of(cls, model: Any) -> Head | None:
         """The head of a model on a CPU in full precision; None for any other, whose own logits are to be used."""
         layer: Any = getattr(model, "get_output_embeddings", lambda: None)()
-        if type(layer) is not torch.nn.Linear or layer.weight.device.type != "cpu":
+        if type(layer) is not torch.nn.Linear or layer.weight.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return None
         return cls(layer.weight, layer.bias) if layer.weight.dtype in (torch.float32, torch.float64) else None
 

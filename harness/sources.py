@@ -11,8 +11,8 @@ from pathlib import Path
 
 # The harness modules whose code can change a number.
 ENGINE = tuple(
-    "batches caches cells context descent divergences generation hyperparameters language_tasks logprobs memory models "
-    "prefixes prompts recomputation scoring sharding statistics tables text trees".split()
+    "batches caches cells context descent divergences generation heads hyperparameters language_tasks logprobs memory "
+    "models paths prefixes prompts recomputation recorded scoring sharding statistics tables text trees".split()
 )
 
 

@@ -16,7 +16,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from .batches import Encoded
+from .batches import Encoded, placed
 
 # Nodes of one sequence of small trees: attention to masked nodes stays far below the cost of padding.
 SEQUENCE = 256
@@ -163,9 +163,8 @@ def plant(trees: Sequence[Tree], dtype: torch.dtype, device: torch.device | str)
     distinct, nodes = torch.unique(torch.tensor(flat, dtype=torch.long), return_inverse=True)
     where = torch.zeros(ids.numel(), dtype=torch.bool)
     where[distinct] = True
-    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
-    put = torch.device(device)
-    return Forest(
-        ids.to(put), positions.to(put), mask[:, None].to(put), where.view_as(ids).to(put), nodes.to(put),
-        torch.tensor(targets, dtype=torch.long).to(put),
-    )  # fmt: skip
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
+    mask.masked_fill_(~placed(allowed, device), torch.finfo(dtype).min)
+    parts = (ids, positions, where.view_as(ids), nodes, torch.tensor(targets, dtype=torch.long))
+    ids, positions, where, nodes, wanted = (placed(part, device) for part in parts)
+    return Forest(ids, positions, mask[:, None], where, nodes, wanted)

@@ -55,7 +55,7 @@ def test_rows_after_a_shared_beginning_are_continued_as_each_alone(name, monkeyp
     before = model.config._attn_implementation
     prompts = [(*BEGINNING, *rest) for rest in ((40, 41, 42, 43), (44, 45), (46,), (40, 47, 48))]
     longest = len(prompts[0]) + 8
-    monkeypatch.setattr(generation, "TOKENS", 3 * longest)  # so that rows join others
+    monkeypatch.setattr(generation, "TOKENS", 3 * (longest - len(BEGINNING)))  # so that rows join others
     read = []
     handle = model.register_forward_pre_hook(
         lambda module, args, inputs: read.append(inputs["input_ids"].shape), with_kwargs=True
