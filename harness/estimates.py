@@ -29,7 +29,7 @@ GIB = 2**30
 # Resident memory of a process that has torch, transformers and the evaluation libraries imported.
 LIBRARIES = 0.43 * GIB
 # What scoring and generation on a CPU bound their batches by; a test holds these against the engine's own.
-CPU_POSITIONS, CPU_PIECE, CPU_CACHED, CPU_CACHE_BYTES = 2048, 2**20, 16384, 2**30
+CPU_POSITIONS, CPU_PIECE, CPU_CACHED, CPU_CACHE_BYTES = 2048, 2**20, 24576, (2**27, 2**30)
 WORKLOAD = {"original", "retained", "forget", "row", "scored", "questions", "prompts", "generated"}
 
 
@@ -133,7 +133,8 @@ def resident(spec: Mapping[str, Any]) -> dict[str, float]:
     asked = min(workload["questions"], 4 * values.get("limit", 0) or workload["questions"])
     written = values.get("max_new_tokens") or workload["generated"] / workload["questions"]
     rows = asked * (workload["prompts"] / workload["questions"] + written)
-    cached = min(CPU_CACHED, CPU_CACHE_BYTES / column, rows)
+    least, most = CPU_CACHE_BYTES
+    cached = min(CPU_CACHED, min(max(2 * weights, least), most) / column, rows)
     # Weights are mapped from their file: what is not read yet is not resident.
     stages = {"load": LIBRARIES, "measure": LIBRARIES + models * weights + max(scoring, cached * column)}
     if not method["reference"] and "epochs" in method["values"]:

@@ -20,16 +20,17 @@ from .paths import took
 from .prefixes import shared_attention
 from .recorded import WORTHWHILE, Steps, records
 
-# Tokens held in the cache of one batch (rows × final length) on a CPU, and the bytes that they may take there; on a
-# GPU its free memory decides.
-TOKENS = 16384
-BYTES = 2**30
-# Share of a GPU's free memory that one batch may take. The cache grows by copying, one layer at a time.
+# Tokens held in the cache of one batch (rows × final length) on a CPU, and the bytes that they may take there: twice
+# what the weights take, which each step reads once for all rows, within these bounds. On a GPU its free memory decides.
+TOKENS = 24576
+BYTES = (2**27, 2**30)
+# Share of a GPU's free memory that one batch may take; what joins it is read into a cache of its own first.
 MEMORY_SHARE = 0.6
 # A shorter common beginning is not worth a forward pass of its own.
 SHARED = 32
 # Copying the cache costs about as much as a step, so rows leave and join when this share of them is finished.
 TURNOVER = 0.25
+EVEN = 8
 # A further pass costs about as much as so many positions.
 PASS = {"cpu": 256, "cuda": 8192}
 # Steps after which a device is asked what it wrote: asking makes it wait, and till then a finished row goes on in vain.
@@ -150,7 +151,10 @@ class _Generation:
             return 0
         # What all rows share is held once.
         longest = max(self._length(row) for row in (*self.active, self.waiting[-1])) - self.prefix
-        return min(max(self.budget // longest - alive, 0 if alive else 1), len(self.waiting))
+        room = self.budget // longest
+        # Matrix products are fastest with whole multiples of so many rows.
+        room -= room % EVEN if room > EVEN else 0
+        return min(max(room - alive, 0 if alive else 1), len(self.waiting))
 
     def _leave(self) -> None:
         """Finished rows go, and with them the columns that none of the others needs."""
@@ -300,7 +304,8 @@ def _measured_sharing(model: Any, device: torch.device) -> bool:
 def _token_budget(model: Any, device: torch.device) -> int:
     """Tokens that one batch may hold in its cache."""
     if device.type != "cuda":
-        return max(1, min(TOKENS, BYTES // cache_bytes(model)))
+        weights = sum(int(weight.nbytes) for weight in model.parameters())
+        return max(1, min(TOKENS, min(max(2 * weights, BYTES[0]), BYTES[1]) // cache_bytes(model)))
     free, _ = torch.cuda.mem_get_info(device)
     # What torch has set aside and does not use is free too.
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -328,6 +333,7 @@ def cache_bytes(model: Any) -> int:
 
 
 def _left_padded(mask: Tensor, length: int) -> Tensor:
+    """(B, L) → (B, length), zeros first."""
     return torch.nn.functional.pad(mask, (length - mask.shape[1], 0))
 
 

@@ -163,8 +163,11 @@ def test_a_gpu_batch_is_bounded_by_its_free_memory(tiny_model, monkeypatch):
     found = generation._token_budget(tiny_model, torch.device("cuda"))
     assert found == int(0.6 * 1.2e9 / bytes_per_token(tiny_model))
     assert generation._token_budget(tiny_model, torch.device("cpu")) == generation.TOKENS
-    monkeypatch.setattr(generation, "BYTES", 100 * cache_bytes(tiny_model))
-    assert generation._token_budget(tiny_model, torch.device("cpu")) == 100
+    weights = sum(weight.nbytes for weight in tiny_model.parameters())
+    for bounds, bytes_ in (((0, 100 * cache_bytes(tiny_model)), 100 * cache_bytes(tiny_model)),
+                           ((0, 2**40), 2 * weights), ((4 * weights, 2**40), 4 * weights)):  # fmt: skip
+        monkeypatch.setattr(generation, "BYTES", bounds)
+        assert generation._token_budget(tiny_model, torch.device("cpu")) == bytes_ // cache_bytes(tiny_model)
 
 
 class Crowded:
