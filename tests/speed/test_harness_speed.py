@@ -51,14 +51,16 @@ def process(*words):
     return lambda: subprocess.run([sys.executable, *words], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("words", [("--help",), ("list", "methods"), ("show", "npo")], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "words", [("--help",), ("list", "methods"), ("show", "npo"), ("plan", "pre-merge")], ids=lambda words: words[0]
+)
 def test_a_cold_start_is_far_from_importing_torch(benchmark, gate, words):
     """A command that looks against the imports that it must not make."""
     ours, plain = [], []
     benchmark.pedantic(lambda: ours.append(timed(process("-m", "unlearnbench", *words))),
                        setup=lambda: plain.append(timed(process("-c", "import torch, transformers, datasets"))),
                        rounds=4)  # fmt: skip
-    gate("cold start", statistics.median(p / o for p, o in zip(plain, ours, strict=True)),
+    gate(f"cold start of {words[0]}", statistics.median(p / o for p, o in zip(plain, ours, strict=True)),
          f"`unlearnbench {' '.join(words)}`: {statistics.median(ours):.2f} s", benchmark)  # fmt: skip
 
 
