@@ -30,6 +30,7 @@ MEMORY_SHARE = 0.6
 SHARED = 32
 # Copying the cache costs about as much as a step, so rows leave and join when this share of them is finished.
 TURNOVER = 0.25
+# Matrix products are fastest with whole multiples of so many rows.
 EVEN = 8
 # A further pass costs about as much as so many positions.
 PASS = {"cpu": 256, "cuda": 8192}
@@ -152,7 +153,6 @@ class _Generation:
         # What all rows share is held once.
         longest = max(self._length(row) for row in (*self.active, self.waiting[-1])) - self.prefix
         room = self.budget // longest
-        # Matrix products are fastest with whole multiples of so many rows.
         room -= room % EVEN if room > EVEN else 0
         return min(max(room - alive, 0 if alive else 1), len(self.waiting))
 

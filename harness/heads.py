@@ -8,7 +8,7 @@ in cache (the online softmax of Milakov and Gimelshein 2018, arXiv:1805.02867).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -93,9 +93,8 @@ class Head:
         """Logits of one piece of the vocabulary after another, (v, M) each, with the token that it begins with."""
         vocabulary, count = len(self.weight), max(1, len(states))
         size = max(1, PIECE // count // BLOCK) * BLOCK
-        columns = states.t()
+        columns = states.t() if count <= NARROW else states.t().contiguous()
         whole = self.weight @ columns if count <= NARROW else None
-        columns = columns.contiguous()
         for begin in range(0, vocabulary, size):
             end = begin + size
             piece = self.weight[begin:end] @ columns if whole is None else whole[begin:end]
@@ -110,16 +109,27 @@ def _padded(states: Tensor) -> Tensor:
 
 
 @contextmanager
+def head_reads(model: Any, changed: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within this a model's output head reads what ``changed`` makes of the (B, T, D) states it was to read."""
+
+    def change(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (changed(args[0]), *args[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(change)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def withheld(model: Any) -> Iterator[list[Tensor]]:
     """Within this a model's output head reads nothing; what it was to read, (B, T, D), is put into the list."""
     seen: list[Tensor] = []
 
-    def keep(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        seen.append(args[0])
-        return (args[0][:, :0], *args[1:])
+    def keep(states: Tensor) -> Tensor:
+        seen.append(states)
+        return states[:, :0]
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(keep)
-    try:
+    with head_reads(model, keep):
         yield seen
-    finally:
-        handle.remove()

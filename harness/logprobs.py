@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .batches import Encoded, Rows
 from .domain import IGNORE
-from .heads import Head, withheld
+from .heads import Head, head_reads, withheld
 from .paths import took
 from .trees import LARGEST, Forest, by_prompt, plant
 
@@ -164,15 +164,9 @@ def logits_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor, narrow: b
         logits: Tensor = model(**inputs).logits
         return logits[where]
 
-    def keep(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][where].unsqueeze(0), *args[1:])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(keep)
-    try:
+    with head_reads(model, lambda states: states[where].unsqueeze(0)):
         found: Tensor = model(**inputs).logits[0]
         return found
-    finally:
-        handle.remove()
 
 
 def states_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor) -> Tensor:

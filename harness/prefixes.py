@@ -15,6 +15,8 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from .logprobs import widened
+
 NAME = "unlearnbench_shared_prefix"
 
 
@@ -61,7 +63,7 @@ def attention(
 
 def _part(scores: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(…, T, L) scores, (…, L, D) values → the greatest score, the sum of exponentials, and the values so weighed."""
-    scores = scores if scores.dtype == torch.float64 else scores.float()
+    scores = widened(scores)
     highest = scores.amax(-1, keepdim=True)
     weights = scores.sub_(highest).exp_()
     return highest, weights.sum(-1, keepdim=True), weights.to(value.dtype) @ value
