@@ -66,6 +66,9 @@ def unlearnbench_models() -> list[ModelSpec]:
             path="meta-llama/Llama-3.2-1B-Instruct",
             shape=dict(parameters=1.24e9, layers=16, width=2048),
             prompt_format="chat",
+            # As its published checkpoints were trained: configs/model/Llama-3.2-1B-Instruct.yaml of open-unlearning.
+            system_prompt="You are a helpful assistant.",
+            template_date="2025-04-10",
             original="open-unlearning/tofu_Llama-3.2-1B-Instruct_{split}",
             retained="open-unlearning/tofu_Llama-3.2-1B-Instruct_{split}",
         ),

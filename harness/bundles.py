@@ -23,13 +23,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import BundleError, UsageError
 from .records import SAMPLES, Record, read_record
-from .runs import StoredCell, read_plan, stored_cells
+from .runs import STUDY, StoredCell, read_plan, stored_cells
 from .storage import file_digest, write_bytes
 from .study import SUBMISSION_PARAMETERS
 
 BUNDLE_SCHEMA = 1
 MANIFEST = "manifest.json"
-STUDY = "study.toml"
 RECORD = "record.json"
 KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
 # Far above what a study of every method on every benchmark takes, far below what fills a machine.

@@ -8,6 +8,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from .suitability import text_config
+
 # Columns added at once where there is no room left and nobody said how many come.
 ROOM = 64
 # Rows moved at a time within a block.
@@ -108,6 +110,11 @@ class RowCache(DynamicCache):  # type: ignore[misc]
         """Whether other rows can join; layers with a window or a state of their own keep to their batch."""
         return all(isinstance(layer, GrowingLayer) for layer in self.layers)
 
+    @property
+    def selects(self) -> bool:
+        """Whether rows can leave; a layer with a state of its own may have no way to."""
+        return all(isinstance(layer, GrowingLayer) or hasattr(layer, "batch_select_indices") for layer in self.layers)
+
     def following(self) -> RowCache:
         """An empty cache of rows that all come after the single one of this; layers must join."""
         fresh = RowCache(self._config)
@@ -157,6 +164,10 @@ class PairOfCaches:
     def joins(self) -> bool:
         return all(cache.joins for cache in self._caches)
 
+    @property
+    def selects(self) -> bool:
+        return all(cache.selects for cache in self._caches)
+
     def following(self) -> PairOfCaches:
         return PairOfCaches(*(cache.following() for cache in self._caches))
 
@@ -180,7 +191,8 @@ def new_cache(model: Any) -> Any:
 
 def attends_everywhere(model: Any) -> bool:
     """Whether padding between a shared beginning and the rest is harmless: a sliding window would count it."""
-    kinds = getattr(model.config, "layer_types", None)
+    config = text_config(model)
+    kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         return all(kind == "full_attention" for kind in kinds)
-    return getattr(model.config, "sliding_window", None) is None
+    return getattr(config, "sliding_window", None) is None

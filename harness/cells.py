@@ -23,12 +23,13 @@ import transformers
 from . import models, sharding
 from .context import PRECISIONS, Context, Preparation, derived_seed
 from .domain import Measurement, Requires, Task, UnlearningData
-from .errors import Diverged, HarnessError, NotApplicable, PluginError, StorageError, UsageError
+from .errors import Diverged, HarnessError, NotApplicable, PluginError, RecordError, StorageError, UsageError
 from .execution import DISK_REFUSED
 from .hyperparameters import Training
 from .memory import Peaks, release
 from .paths import taken
 from .plugins import import_file
+from .prepared import REFERENCE, prepared_folder, reference_facts
 from .recomputation import scores_of
 from .records import (
     SAMPLES,
@@ -42,7 +43,16 @@ from .records import (
     score_entries,
 )
 from .specs import DataSpec, ModelSpec, resolve
-from .storage import as_storage_error, digest, read_json, read_rows, rows_as_bytes, write_bytes, write_json
+from .storage import (
+    as_storage_error,
+    digest,
+    file_digest,
+    read_json,
+    read_rows,
+    rows_as_bytes,
+    write_bytes,
+    write_sealed,
+)
 from .tables import DataSource, read_tables
 
 
@@ -52,17 +62,19 @@ def run_node(folder: str) -> int:
     Returns the exit status of the process: 0 where a status was written, DISK_REFUSED where it could not be.
     """
     path = Path(folder)
-    spec = read_json(path / "spec.json", "run the study again")
+    written = path / "spec.json"
+    spec = read_json(written, "run the study again")
     began = time.time()
     clock = time.perf_counter()
     try:
         status = _guarded(path, spec)
         status |= {"key": spec["key"], "content": spec["content"], "started": round(began, 3)}
+        status["spec_sha256"] = file_digest(written)
         status["seconds"] = round(time.perf_counter() - clock, 3)
         if sharding.rank():
             # The first process writes; its companions say by their exit status that something is wrong.
             return 0 if status["status"] in ("done", "not-applicable", "diverged") else 1
-        write_json(path / "status.json", status)
+        write_sealed(path / "status.json", status)
     except StorageError as error:
         print(error, file=sys.stderr)
         return DISK_REFUSED
@@ -157,14 +169,9 @@ def _data_spec(data: Mapping[str, Any]) -> DataSpec:
 # -- reference models -------------------------------------------------------------------------------------------
 
 
-def model_folder(spec: Mapping[str, Any], key: str) -> Path:
-    """Where a prepared model lies in the cache."""
-    return Path(spec["cache"]) / "models" / key
-
-
 def _prepare_model(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Train a reference model into the cache, or check that a published one loads."""
-    lock = model_folder(spec, spec["key"]).parent / f".{spec['key']}.lock"
+    lock = prepared_folder(spec["cache"], spec["key"]).parent / f".{spec['key']}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     if sharding.rank():
         return _prepare_locked(spec)
@@ -175,26 +182,21 @@ def _prepare_model(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _prepare_locked(spec: Mapping[str, Any]) -> dict[str, Any]:
-    done = model_folder(spec, spec["key"]) / "reference.json"
-    if done.exists():
-        return dict(read_json(done, "clear the cache: unlearnbench cache --clear"))
+    folder = prepared_folder(spec["cache"], spec["key"])
+    with suppress(RecordError):
+        return reference_facts(folder)
     _load_plugin_files(spec)
     model_spec = _model_spec(spec)
-    folder = model_folder(spec, spec["key"])
     if spec["published"]:
-        # A local folder's revision is the hash of its files, which loading does not take.
-        revision = "" if os.path.isdir(spec["published"]) else spec["published_revision"]
-        encoder = models.saved_encoder(model_spec, spec["published"], revision)
-        _task(spec, lambda _: encoder)
-        models.load_checkpoint(spec["published"], model_spec, revision)
-        write_json(folder / "published.json", {"checkpoint": spec["published"], "revision": revision})
-        return {"published": spec["published"]}
+        return _publish_locked(spec, model_spec, folder)
     seed = derived_seed(spec["seed"], "reference")
     _seed_everything(seed)
     device = device_of(spec["run"])
     _, task = _task(spec, lambda corpus: models.make_encoder(model_spec, corpus))
     rows = task.training[spec["role"]]
-    model = models.load_base(model_spec, task.encoder, spec["seed"])
+    notes = list(task.encoder.notes)
+    model = models.load_base(model_spec, task.encoder, spec["seed"], notes)
+    models.check_finite(model, "the base model's weights, before any training")
     ctx = Context("reference", seed, device, _log, autocast=_autocast(model_spec, device))
     adapter = bool(model_spec.lora_rank)
     if adapter:
@@ -212,7 +214,7 @@ def _prepare_locked(spec: Mapping[str, Any]) -> dict[str, Any]:
         "final_loss": ctx.meter.losses[-1] if ctx.meter.losses else math.nan,
         "stage_memory_bytes": peaks.resident,
         "stage_device_memory_bytes": peaks.device,
-        "notes": list(task.encoder.notes),
+        "notes": notes,
         "paths": taken(),
     }
     if not sharding.rank():
@@ -220,13 +222,31 @@ def _prepare_locked(spec: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
+def _publish_locked(spec: Mapping[str, Any], model_spec: ModelSpec, folder: Path) -> dict[str, Any]:
+    """Check that a published checkpoint loads and suits the benchmark, and note where it is."""
+    # A local folder's revision is the hash of its files, which loading does not take.
+    revision = "" if os.path.isdir(spec["published"]) else spec["published_revision"]
+    encoder = models.saved_encoder(model_spec, spec["published"], revision)
+    _task(spec, lambda _: encoder)
+    notes = list(encoder.notes)
+    model = models.load_checkpoint(spec["published"], model_spec, revision, notes)
+    models.check_finite(model, "the published weights")
+    facts = {"published": spec["published"], "revision": spec["published_revision"], "notes": notes}
+    write_sealed(folder / REFERENCE, facts)
+    return facts
+
+
 def checkpoint(spec: Mapping[str, Any], key: str) -> tuple[str, str]:
-    """Folder, or hub id and commit, of a prepared reference model."""
-    folder = model_folder(spec, key)
-    if (folder / "published.json").exists():
-        published = read_json(folder / "published.json", "clear the cache: unlearnbench cache --clear")
-        return published["checkpoint"], published["revision"]
-    return str(folder), ""
+    """Folder, or hub id and commit, of a prepared reference model, which is whole.
+
+    Raises:
+        RecordError: it is damaged, or gone.
+    """
+    folder = prepared_folder(spec["cache"], key)
+    facts = reference_facts(folder)
+    if "published" not in facts:
+        return str(folder), ""
+    return facts["published"], "" if os.path.isdir(facts["published"]) else facts["revision"]
 
 
 def _autocast(spec: ModelSpec, device: torch.device) -> str:
@@ -269,7 +289,7 @@ def _run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     ctx = ctx.for_request(None, "measure")
     release()
-    unlearned = unlearned.to(dtype=dtype).eval()
+    unlearned = models.cast(unlearned, dtype).eval()
     with clock("measure"):
         measurement = benchmark.measure(unlearned, task, ctx)
     record = _record(path, spec, benchmark, measurement, ctx, clock, dtype, encoder, task.notes)
@@ -277,7 +297,7 @@ def _run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
         models.save_checkpoint(path / "model", unlearned.cpu(), encoder.tokenizer)
     content = record.model_dump_json(indent=1).encode() + b"\n"
     write_bytes(path / "record.json", content)
-    left = {"record_sha256": hashlib.sha256(content).hexdigest(), "samples_bytes": (path / SAMPLES).stat().st_size}
+    left = {"record_sha256": hashlib.sha256(content).hexdigest(), "samples_sha256": record.samples.sha256}
     return {**left, "incomplete": measurement.incomplete} if measurement.incomplete else left
 
 
@@ -409,6 +429,9 @@ def _comparability(spec: Mapping[str, Any], dtype: torch.dtype, encoder: Any) ->
                 for role in ("original", "retained")
             },
             "prompt_format": encoder.style.name,
+            # What every question is put into, special tokens included, and what ends an answer.
+            "prompt": encoder.shown_prompt,
+            "ends": sorted(encoder.ends),
             "precision": str(dtype).removeprefix("torch."),
             "lora_rank": model["lora_rank"],
             "edition": spec["edition"],
@@ -439,8 +462,7 @@ def _limits(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _notes(spec: Mapping[str, Any]) -> list[str]:
     """What had to be made up for the encoder, which a saved one no longer says."""
-    facts = model_folder(spec, spec["models"]["original"]) / "reference.json"
-    return list(read_json(facts, "clear the cache")["notes"]) if facts.exists() else []
+    return list(reference_facts(prepared_folder(spec["cache"], spec["models"]["original"]))["notes"])
 
 
 class _Clock:

@@ -556,10 +556,9 @@ def bundle(run_folder: str, out: str, as_json: bool, **given: str | None) -> Non
     from importlib import metadata
 
     from .bundles import write_bundle
-    from .study import read_study
+    from .runs import read_own_study
 
-    study = Path(run_folder) / "study.toml"
-    told = read_study(str(study)).get("submission", {}) if study.is_file() else {}
+    told = read_own_study(Path(run_folder)).get("submission", {})
     submission = {**told, **{name: text for name, text in given.items() if text}}
     manifest = write_bundle(Path(run_folder), Path(out), submission, metadata.version("unlearnbench"))
     if as_json:

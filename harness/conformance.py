@@ -349,7 +349,7 @@ def _answers(found: Trial) -> None:
     rows = found.encoder.encode(FORGET)
     if any(math.isnan(value.loss) for value in likelihoods(found.model, rows, "cpu")):
         raise _Broken("the likelihood of an answer is not a number")
-    greedy(found.model, found.encoder.prompts(FORGET), 4, [found.encoder.tokenizer.eos_token_id], "cpu")
+    greedy(found.model, found.encoder.prompts(FORGET), 4, found.encoder.ends, "cpu")
 
 
 def _saved(found: Trial) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import takewhile
@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from .batches import Encoded, collate, placed
 from .caches import attends_everywhere, new_cache
 from .heads import Head, withheld
-from .logprobs import abilities, same_logits
 from .memory import in_pieces
 from .paths import took
 from .prefixes import shared_attention
 from .recorded import WORTHWHILE, Steps, records
+from .suitability import HEAD, Abilities, Tried, abilities, alone, exact, rewind, text_config
 
 # Tokens held in the cache of one batch (rows × final length) on a CPU, and the bytes that they may take there: twice
 # what the weights take, which each step reads once for all rows, within these bounds. On a GPU its free memory decides.
@@ -50,7 +51,8 @@ def greedy(
     """The most likely continuation of every prompt, token by token, in the order given.
 
     What all prompts begin with (few-shot examples, an instruction) is computed once. A model that keeps its own
-    kind of cache offers ``new_cache()``.
+    kind of cache offers ``new_cache()``. Of what a batch wrote, some rows are held against the model run on each of
+    them alone; where they differ, rows are written one by one, with the model's own cache or without any.
 
     Args:
         prompts: token ids, not empty.
@@ -63,20 +65,140 @@ def greedy(
     ends = set(eos)
     asked = [_asked(*pair, max_new_tokens, ends) for pair in zip(prompts, begun or [()] * len(prompts), strict=True)]
     rows = [row for row in dict.fromkeys(asked) if row.left]
-    found: dict[_Asked, list[int]] = {}
+    found = _written(model, rows, ends, torch.device(device)) if rows else {}
+    return [[*row.known, *found.get(row, ())] for row in asked]
+
+
+Written = dict["_Asked", list[int]]
+
+
+def _written(model: Any, rows: Sequence[_Asked], ends: set[int], device: torch.device) -> Written:
+    """What the model writes to every row, by the first way that suits it."""
+    able = abilities(model, collate([Encoded((*rows[0].ids, rows[0].ids[-1])[-HEAD:], 1)], device))
+    together = [row for row in rows if len(row.ids) + row.left <= able.longest]
+    shared = _shared_prefix([row.ids for row in together]) if attends_everywhere(model) else 0
+    done: Written = {}
+    if together:
+        ways: list[tuple[str, Tried, Callable[[], Written]]] = [
+            ("rows together", able.batched, lambda: _in_batches(model, together, ends, device, 0)),
+        ]
+        if shared and new_cache(model).joins:
+            name = "rows together after a shared beginning"
+            ways.insert(0, (name, able.shared, lambda: _in_batches(model, together, ends, device, shared)))
+        done = _first_suited(model, together, ends, ways, able, device) or {}
+    left = [row for row in rows if row not in done]
+    own = ("each row alone", able.cached, lambda: {row: _alone(model, row, ends, device) for row in left})
+    done |= _first_suited(model, left, ends, [own], able, device) if left and not hasattr(model, "new_cache") else {}
+    for row in left:
+        if row not in done:
+            done[row] = _anew(model, row, ends, able, device)
+            took("generation", "each row alone and without a cache")
+    return done
+
+
+def _first_suited(
+    model: Any,
+    rows: Sequence[_Asked],
+    ends: set[int],
+    ways: Sequence[tuple[str, Tried, Callable[[], Written]]],
+    able: Abilities,
+    device: torch.device,
+) -> Written:
+    """What the first way wrote that suits the model; nothing where none of them does."""
+    shortest = min(len(row.ids) for row in rows)
+    for name, way, write in ways:
+        if not way.fits:
+            continue
+        try:
+            found = write()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # noqa: BLE001 - a way that fails is none for this model; the last one may fail
+            way.found(False, 0, 0)
+            continue
+        width = max(len(row.ids) + len(line) for row, line in found.items())
+        if not way.covers(width, width - shortest):
+            fits = _as_alone(model, rows, found, ends, able, device)
+            # The first token comes of reading the prompt: one alone tells nothing of what is kept between steps.
+            if not fits or max(map(len, found.values())) > 1:
+                way.found(fits, width, width - shortest)
+        if way.fits:
+            took("generation", name)
+            return found
+    return {}
+
+
+def _as_alone(
+    model: Any, rows: Sequence[_Asked], found: Written, ends: set[int], able: Abilities, device: torch.device
+) -> bool:
+    """Whether every token of some rows is, up to rounding, the likeliest by a pass with that row alone.
+
+    Looked at are the longest and the shortest, with what was written and without.
+    """
+    lengths = (lambda row: len(row.ids), lambda row: len(row.ids) + len(found[row]))
+    for row in dict.fromkeys(some(rows, key=length) for length in lengths for some in (max, min)):
+        line = found[row]
+        ids = (*row.ids, *line)
+        where = torch.zeros(len(ids), dtype=torch.bool)
+        where[len(row.ids) - 1 :] = True
+        logits = alone(model, ids, where, able.narrows, device).float()  # (len(line) + 1, V)
+        best = logits.amax(-1)
+        chosen = logits[torch.arange(len(line)), torch.tensor(line, dtype=torch.long)]
+        gaps = (best[: len(line)] - chosen).tolist()
+        if len(line) < row.left:
+            gaps.append(float(best[-1] - logits[-1, list(ends)].amax()))
+        # Half precision rounds logits to a few parts in a thousand, twice.
+        slack = (1e-4 if exact(model, device) else 0.02) * max(1.0, float(best.abs().amax()))
+        if any(gap > slack for gap in gaps):
+            return False
+    return True
+
+
+def _in_batches(model: Any, rows: Sequence[_Asked], ends: set[int], device: torch.device, shared: int) -> Written:
+    """Rows that are read and written together."""
+    found: Written = {}
 
     def generate(pieces: int) -> None:
         left = [row for row in rows if row not in found]
-        batch = _Generation(model, left, ends, torch.device(device), pieces)
+        batch = _Generation(model, left, ends, device, shared, pieces)
         try:
             with shared_attention(model) if batch.start else nullcontext():
                 batch.run()
         finally:
             found.update(batch.done())
 
-    if rows:
-        in_pieces(generate)
-    return [[*row.known, *found.get(row, ())] for row in asked]
+    in_pieces(generate)
+    return found
+
+
+def _alone(model: Any, row: _Asked, ends: set[int], device: torch.device) -> list[int]:
+    """What the model's own ``generate`` writes to one row, with whatever cache or state it keeps."""
+    rewind(model, device)
+    ids = torch.tensor([row.ids], device=device)
+    # Nothing of its own settings (penalties, forced tokens, sampling) may change what is likeliest.
+    before, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        options = GenerationConfig(
+            max_new_tokens=row.left, do_sample=False, eos_token_id=sorted(ends) or None, pad_token_id=0
+        )
+        written = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=options)
+    finally:
+        model.generation_config = before
+    return list(takewhile(lambda token: token not in ends, written[0, len(row.ids) :].tolist()))
+
+
+def _anew(model: Any, row: _Asked, ends: set[int], able: Abilities, device: torch.device) -> list[int]:
+    """A row written with a pass over all of it for every token: what holds for any model."""
+    line: list[int] = []
+    while len(line) < row.left:
+        ids = (*row.ids, *line)
+        where = torch.zeros(len(ids), dtype=torch.bool)
+        where[-1] = True
+        token = int(alone(model, ids, where, able.narrows, device).argmax())
+        if token in ends:
+            break
+        line.append(token)
+    return line
 
 
 @dataclass(frozen=True)
@@ -98,7 +220,7 @@ class _Generation:
     """A batch of rows that end at the last column of a cache, and the rows that wait for a place in it."""
 
     def __init__(
-        self, model: Any, rows: Sequence[_Asked], eos: set[int], device: torch.device, pieces: int = 1
+        self, model: Any, rows: Sequence[_Asked], eos: set[int], device: torch.device, prefix: int, pieces: int
     ) -> None:
         self.model, self.rows, self.eos, self.device = model, rows, eos, device
         self.written: list[list[int]] = [[] for _ in rows]
@@ -107,18 +229,15 @@ class _Generation:
         self.waiting = sorted(range(len(rows)), key=self._length)
         self.last = max(map(self._length, range(len(rows)))) - 1
         self.active: list[int] = []
-        self.prefix = _shared_prefix([row.ids for row in rows])
-        if self.prefix and not _shares(model, device):
-            self.prefix = 0
+        # Where fewer rows are left they may begin alike for longer, which changes nothing for them.
+        self.prefix = prefix
         self.start = self._prefix_cache() if self.prefix else None
-        took("generation", "after a shared beginning" if self.prefix else "each row alone")
         self.budget = _token_budget(model, device) // pieces
-        some = rows[0].ids[-8:]
-        able = abilities(model, collate([Encoded((*some, some[-1]), 1)], device))
+        able = abilities(model, collate([Encoded((*rows[0].ids, 0)[-HEAD:], 1)], device))
         self.head = Head.of(model) if able.head else None
         took("logits of a generation", "in pieces of the vocabulary" if self.head else "all at once")
         self.cache: Any = None
-        self.joins = bool(new_cache(model).joins)
+        self.joins, self.selects = bool(new_cache(model).joins), bool(new_cache(model).selects)
         self.room = (0, 0)  # rows and columns that the batch will have at most, till others join
         self.recorded: Steps | None = None
         self.mask = torch.empty(0)  # (B, L), 1 where a column of the cache is a row's own and no padding
@@ -139,7 +258,7 @@ class _Generation:
             elif alive == 0:
                 self.active = []
             else:
-                if alive <= (1 - TURNOVER) * len(self.active):
+                if self.selects and alive <= (1 - TURNOVER) * len(self.active):
                     self._leave()
                 self._step()
 
@@ -266,41 +385,6 @@ class _Generation:
         return cache
 
 
-# Whether a model class attends to a shared beginning as it does to one that stands in every row; measured once.
-_sharing: dict[type, bool] = {}
-
-
-def _shares(model: Any, device: torch.device) -> bool:
-    if not attends_everywhere(model):
-        return False
-    if type(model) not in _sharing:
-        _sharing[type(model)] = _measured_sharing(model, device)
-    return _sharing[type(model)]
-
-
-def _measured_sharing(model: Any, device: torch.device) -> bool:
-    """Two rows of unlike length after a beginning of eight tokens, and alone."""
-    ids = [torch.tensor([[token % model.config.vocab_size for token in line]], device=device) for line in
-           (range(1, 9), (9, 10, 11), (12, 13))]  # fmt: skip
-    alone = [model(input_ids=torch.cat([ids[0], rest], 1)).logits[:, -1] for rest in ids[1:]]
-    rests = torch.tensor([[9, 10, 11], [0, 12, 13]], device=device) % model.config.vocab_size
-    mask = torch.tensor([[1, 1, 1], [0, 1, 1]], device=device)
-    start = new_cache(model)
-    if not start.joins:
-        return False
-    model(input_ids=ids[0], past_key_values=start, use_cache=True)
-
-    def together() -> Tensor:
-        with shared_attention(model):
-            found: Tensor = model(
-                input_ids=rests, attention_mask=mask, position_ids=mask.cumsum(-1) + 7, use_cache=True,
-                past_key_values=start.following(),
-            ).logits[:, -1]  # fmt: skip
-            return found
-
-    return same_logits(model, torch.cat(alone), together)
-
-
 def _token_budget(model: Any, device: torch.device) -> int:
     """Tokens that one batch may hold in its cache."""
     if device.type != "cuda":
@@ -314,7 +398,7 @@ def _token_budget(model: Any, device: torch.device) -> int:
 
 def bytes_per_token(model: Any) -> int:
     """Memory of one token in a batch that is generated: its keys and values, and one layer's activations."""
-    config = model.config
+    config = text_config(model)
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     # While prompts are read: about eight states of the width, three of the inner one.
     return cache_bytes(model) + int(model.dtype.itemsize * (8 * config.hidden_size + 3 * inner))
@@ -325,8 +409,9 @@ def cache_bytes(model: Any) -> int:
 
     A model of several says in ``cached_models`` how many of them keep keys and values.
     """
-    config = model.config
-    heads = config.num_attention_heads
+    config = text_config(model)
+    # A model without attention keeps one state for all tokens; taken for one of attention it is never too little.
+    heads = getattr(config, "num_attention_heads", None) or 1
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     keys = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
     return int(model.dtype.itemsize * getattr(model, "cached_models", 1) * keys)

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from .errors import DataError, ModelError, NothingSelected, UnknownName, UsageEr
 from .estimates import shape_of
 from .hyperparameters import TRAINING_PARAMETERS
 from .plugins import Component, Registry
+from .prepared import folder_fingerprint, is_pointer
 from .provenance import device_kind, provenance, versions
 from .sources import engine_digest, source_digest
 from .specs import BenchmarkSpec, MethodSpec, ModelSpec, parse_parameters
-from .storage import digest, file_digest
+from .storage import digest
 from .study import EVERY, Study
 from .tables import DataSource, fingerprints, hub_commit, pinned, read_tables
 
@@ -138,7 +140,15 @@ def _customised(study: Study, registry: Registry, name: str) -> Component[ModelS
         spec = replace(spec, path=_model_folder(spec, name))
     elif spec.path:
         spec = replace(spec, revision=hub_commit("model", spec.path, spec.revision))
+    _check_date(spec.template_date, name)
     return Component(spec, component.plugin)
+
+
+def _check_date(value: str, name: str) -> None:
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        raise UsageError(f"models.{name}.template_date = {value!r}: expected a day, YYYY-MM-DD") from None
 
 
 def _named_in_study(registry: Registry, name: str, given: Mapping[str, Any]) -> ModelSpec:
@@ -162,6 +172,16 @@ def _model_folder(spec: ModelSpec, name: str) -> str:
     if not folder.is_dir():
         raise ModelError(f"model {name}: folder {spec.path!r} does not exist")
     files = os.listdir(folder)
+    pointer = next((file for file in sorted(files) if is_pointer(folder / file)), "")
+    if pointer:
+        raise ModelError(
+            f"model {name}: {pointer} in {spec.path!r} is a Git LFS pointer in place of the file; fetch it with: "
+            "git lfs pull"
+        )
+    if "adapter_config.json" in files and "config.json" not in files:
+        raise ModelError(
+            f"model {name}: {spec.path!r} is a LoRA adapter and not a model; merge it into its base model and save that"
+        )
     safe = any(file.endswith((".safetensors", ".safetensors.index.json")) for file in files)
     pickled = any(file.endswith((".bin", ".pt", ".pth")) for file in files)
     if spec.gguf_file:
@@ -268,7 +288,10 @@ def _shared_spec(
         },
         "model": {**asdict(model.spec), "shape": shape_of(model.spec), "fingerprint": _weights_fingerprint(model.spec)},
         "data": asdict(source),
-        "departures": source.departures(spec.data) if source.kind == "local" else [],
+        "departures": [
+            *(source.departures(spec.data) if source.kind == "local" else []),
+            *(["weights may be missing (allow_missing_weights)"] if model.spec.allow_missing_weights else []),
+        ],
         "recipe": parse_parameters(TRAINING_PARAMETERS, recipe, "recipe"),
         "seed": seed,
         "engine": engine_digest(),
@@ -305,8 +328,7 @@ def _reference_node(shared: Mapping[str, Any], role: str) -> Node:
         content = {"published": published, "revision": revision}
     else:
         content = {
-            "model": {key: model[key] for key in ("path", "fingerprint", "gguf_file", "architecture", "prompt_format",
-                                                   "trust_remote_code", "dtype", "lora_rank")},
+            "model": _model_content(model),
             "recipe": shared["recipe"],
             "training": [benchmark["data"]["fingerprints"].get(name, name) for name in named],
             "vocabulary": {name: benchmark["data"]["fingerprints"][name] for name in benchmark["vocabulary"]}
@@ -324,6 +346,14 @@ def _reference_node(shared: Mapping[str, Any], role: str) -> Node:
     return Node(key, "model", f"{role} model {model['name']} ({table})", (), identity, spec)
 
 
+def _model_content(model: Mapping[str, Any]) -> dict[str, Any]:
+    """All of a model that can change a number; its name, words and estimates cannot, and recipes are merged before."""
+    apart = {"name", "path", "revision", "summary", "citation", "api_version", "shape", "recipe", "method_defaults",
+             "original", "retained", "allow_pickle"}  # fmt: skip
+    # Path and revision on the hub are the fingerprint; of a folder it is the hash of its files, wherever they lie.
+    return {key: value for key, value in model.items() if key not in apart}
+
+
 def _key(names: Sequence[str], seed: int, identity: str) -> str:
     """A folder's name on any system: whatever the names hold, the hash at its end tells cells apart."""
     safe = "--".join(re.sub(r"[^A-Za-z0-9._+-]", "_", name)[:60] for name in names)
@@ -338,7 +368,7 @@ def _published(path: str) -> tuple[str, str]:
         folder = Path(path).expanduser()
         if not folder.is_dir():
             raise ModelError(f"published model folder {path!r} does not exist")
-        return str(folder.resolve()), _folder_fingerprint(str(folder.resolve()), "")
+        return str(folder.resolve()), folder_fingerprint(str(folder.resolve()))
     return path, hub_commit("model", path, "")
 
 
@@ -370,7 +400,7 @@ def _cell_node(
         "method": {key: entry[key] for key in ("qualified", "source", "values", "fixed", "requires")},
         "benchmark": {key: benchmark[key] for key in ("qualified", "version", "source", "values", "fixed", "packages")},
         "tables": benchmark["data"]["fingerprints"],
-        "model": {key: model[key] for key in ("dtype", "prompt_format", "lora_rank")},
+        "model": _model_content(model),
         "references": {role: key.rpartition("--")[2] for role, key in models.items()},
         "seed": shared["seed"],
         "engine": shared["engine"],
@@ -429,23 +459,10 @@ def _builtin_templates() -> list[str]:
     return [line for line in text.split("\n") if line]
 
 
-def _folder_fingerprint(folder: str, gguf_file: str) -> str:
-    """Hash of the files that make up a model; hashed once for a file that does not change."""
-    suffixes = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
-    names = [gguf_file] if gguf_file else sorted(name for name in os.listdir(folder) if name.endswith(suffixes))
-    files = [(name, Path(folder) / name) for name in names]
-    return digest({name: _hashed(path, path.stat().st_size, path.stat().st_mtime_ns) for name, path in files})
-
-
-@cache
-def _hashed(path: Path, size: int, modified: int) -> str:
-    return file_digest(path)
-
-
 def _weights_fingerprint(spec: ModelSpec) -> str:
     """What the base weights are: file hashes of a folder, or id and revision on the hub; empty from scratch."""
     if not spec.path:
         return ""
     if os.path.isdir(spec.path):
-        return _folder_fingerprint(spec.path, spec.gguf_file)
+        return folder_fingerprint(spec.path, spec.gguf_file)
     return f"{spec.path}@{spec.revision}"

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from .logprobs import widened
+from .numerics import widened
 
 NAME = "unlearnbench_shared_prefix"
 

@@ -8,6 +8,7 @@ room for the steps to come, keys are written at a column that a tensor names, an
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -20,13 +21,13 @@ ROOM = 64
 # For fewer steps recording gains nothing.
 WORTHWHILE = 4
 
-# Whether a model class repeats its step as a graph; tried out when it is first recorded.
-_repeats: dict[type, bool] = {}
+# Whether a model repeats its step as a graph; tried out when it is first recorded.
+_repeats: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def records(model: Any, cache: Any, device: torch.device) -> bool:
     """Whether the steps of a model with such a cache are to be recorded."""
-    return device.type == "cuda" and isinstance(cache, RowCache) and cache.joins and _repeats.get(type(model), True)
+    return device.type == "cuda" and isinstance(cache, RowCache) and cache.joins and _repeats.get(model, True)
 
 
 class Steps:
@@ -91,20 +92,19 @@ class Steps:
 
     def _record(self) -> None:
         """Record the step after the first, which has warmed up what cannot be recorded; the graph itself runs later."""
-        kind = type(self.model)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
                 self._step()
-            if kind not in _repeats:
-                _repeats[kind] = self._repeats(graph)
+            if self.model not in _repeats:
+                _repeats[self.model] = self._repeats(graph)
         except RuntimeError:
             # What waits for the device, or depends on its numbers, cannot be recorded.
-            _repeats[kind] = False
+            _repeats[self.model] = False
         torch.cuda.synchronize()
-        if _repeats[kind]:
+        if _repeats[self.model]:
             self._graph = graph
-        took("decoding", "recorded" if _repeats[kind] else "step by step")
+        took("decoding", "recorded" if _repeats[self.model] else "step by step")
 
     def _repeats(self, graph: torch.cuda.CUDAGraph) -> bool:
         """Whether the graph writes what the model does; afterwards the batch stands where it stood."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ from pydantic import ValidationError
 from .bundles import Bundle, bundled_rows, unpacked
 from .errors import RecordError, UsageError
 from .records import SAMPLES, Record
-from .runs import StoredCell, stored_cells
-from .storage import read_rows
+from .runs import StoredCell, read_own_study, stored_cells
+from .storage import file_digest, read_rows
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,13 @@ class Results:
         if self.folder is None:
             raise RecordError(f"{self.source} holds records without samples")
         path = self.folder / "cells" / key / SAMPLES
-        return bundled_rows(path) if self.bundle else read_rows(path)
+        if self.bundle:
+            return bundled_rows(path)
+        known = next((cell.record.samples.sha256 for cell in self.cells if cell.key == key and cell.record), "")
+        rows = read_rows(path)
+        if file_digest(path) != known:
+            raise RecordError(f"{path} is damaged; run the study again, which measures this cell again")
+        return rows
 
 
 @contextmanager
@@ -61,9 +66,7 @@ def _each(paths: Sequence[str | Path]) -> Iterator[Path]:
 @contextmanager
 def _opened(path: Path, edition: str) -> Iterator[Results]:
     if path.is_dir():
-        study = path / "study.toml"
-        raw = tomllib.loads(study.read_text(encoding="utf-8")) if study.is_file() else {}
-        yield Results(str(path), tuple(stored_cells(path, edition)), raw, folder=path)
+        yield Results(str(path), tuple(stored_cells(path, edition)), read_own_study(path), folder=path)
     elif path.suffix == ".json":
         yield Results(str(path), tuple(_printed(path, edition)))
     elif path.is_file():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +20,23 @@ import tomli_w
 from .errors import RecordError, StorageError, UsageError
 from .execution import DISK_REFUSED, Job, LocalExecutor
 from .planning import PLAN_SCHEMA, Node, Plan
+from .prepared import prepared_folder, reference_facts
 from .provenance import device_kind, devices
 from .records import SAMPLES, Record, read_record
-from .storage import as_storage_error, file_digest, read_json, write_bytes, write_json
+from .storage import (
+    as_storage_error,
+    digest,
+    file_digest,
+    read_json,
+    read_sealed,
+    unsealed,
+    write_bytes,
+    write_json,
+    write_sealed,
+)
 
 POLL = 0.02
+STUDY = "study.toml"
 OK = ("done", "not-applicable")
 
 
@@ -84,7 +97,7 @@ def write_plan(run: Path, plan: Plan) -> None:
             raise UsageError(
                 f"{run} holds the study {stored['study']!r}, not {plan.study.name!r}; choose another --out"
             )
-    write_json(
+    write_sealed(
         path,
         {
             "schema_version": PLAN_SCHEMA,
@@ -92,6 +105,7 @@ def write_plan(run: Path, plan: Plan) -> None:
             "edition": plan.study.edition,
             "raw": plan.study.raw,
             "plugins": plan.study.plugins,
+            "study_sha256": digest(plan.study.raw),
             "nodes": [
                 {"key": node.key, "kind": node.kind, "title": node.title, "needs": list(node.needs),
                  "content": node.content, "identity": _identity(node)}
@@ -121,7 +135,26 @@ def read_plan(run: Path) -> dict[str, Any]:
         raise RecordError(
             f"{path} has plan schema {plan['schema_version']}; this unlearnbench reads up to {PLAN_SCHEMA}: upgrade it"
         )
-    return plan
+    return unsealed(plan, path, "delete it and run the study again")
+
+
+def read_own_study(run: Path) -> dict[str, Any]:
+    """The study that a run folder keeps; empty where it keeps none.
+
+    Raises:
+        RecordError: it is not the one that was run.
+    """
+    path = run / STUDY
+    if not path.is_file():
+        return {}
+    remedy = "run the study again, which writes it anew"
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RecordError(f"{path} is not TOML ({error}); {remedy}") from error
+    if digest(raw) != read_plan(run)["study_sha256"]:
+        raise RecordError(f"{path} is not the study that was run; {remedy}")
+    return raw
 
 
 @dataclass(frozen=True)
@@ -147,7 +180,7 @@ def stored_cells(run: Path, edition: str = "") -> list[StoredCell]:
         status = _status(folder)
         record = None
         if status.get("status") == "done":
-            record = read_record(folder / "record.json").in_edition(edition or plan["edition"])
+            record = _held(folder, status).in_edition(edition or plan["edition"])
         cells.append(
             StoredCell(
                 node["key"], node["identity"], status.get("status", "pending"), status.get("reason", ""), folder, record
@@ -156,21 +189,31 @@ def stored_cells(run: Path, edition: str = "") -> list[StoredCell]:
     return cells
 
 
+def _held(folder: Path, status: Mapping[str, Any]) -> Record:
+    """The record of a finished cell, held to the hash in its status."""
+    path = folder / "record.json"
+    record = read_record(path)
+    if file_digest(path) != status.get("record_sha256"):
+        raise RecordError(f"{path} is damaged; run the study again, which measures this cell again")
+    return record
+
+
 def _status(folder: Path) -> dict[str, Any]:
     path = folder / "status.json"
     if not path.exists():
         return {}
-    status = read_json(path, "delete the cell's folder and run the study again")
-    return status if isinstance(status, dict) else {}
+    return read_sealed(path, "run the study again")
 
 
 def finished(run: Path, node: Node, cache: Path) -> Outcome | None:
     """The stored outcome of a node, if it is done with the same content and what it left is still there."""
     folder = folder_of(run, node)
     if node.kind == "model":
-        prepared = cache / "models" / node.key
-        whole = any((prepared / name).is_file() for name in ("reference.json", "published.json"))
-        return Outcome(node, "done", cached=True) if whole else None
+        try:
+            reference_facts(prepared_folder(cache, node.key))
+        except RecordError:
+            return None
+        return Outcome(node, "done", cached=True)
     try:
         status = _status(folder)
         if status.get("status") not in OK or status.get("content") != node.content:
@@ -184,10 +227,10 @@ def finished(run: Path, node: Node, cache: Path) -> Outcome | None:
 
 
 def _whole(folder: Path, status: Mapping[str, Any]) -> bool:
-    """Whether a cell's record is as it was left and its samples as long; who reads these holds them to its hash."""
+    """Whether the files of a finished cell are as they were left."""
+    files = {"record.json": "record_sha256", SAMPLES: "samples_sha256", "spec.json": "spec_sha256"}
     try:
-        return (file_digest(folder / "record.json") == status.get("record_sha256")
-                and (folder / SAMPLES).stat().st_size == status.get("samples_bytes"))  # fmt: skip
+        return all(file_digest(folder / name) == status.get(fact) for name, fact in files.items())
     except OSError:
         return False
 
@@ -268,7 +311,7 @@ def _blocked(run: Path, node: Node, cause: Outcome) -> Outcome:
 def _conclude(run: Path, node: Node, status: str, reason: str, seconds: float, exit_code: int = 1) -> Outcome:
     """Write a status for a node that could not write its own."""
     facts = {"status": status, "reason": reason, "key": node.key, "content": node.content, "seconds": round(seconds, 3)}
-    write_json(folder_of(run, node) / "status.json", facts)
+    write_sealed(folder_of(run, node) / "status.json", facts)
     return Outcome(node, status, reason, seconds, exit_code=exit_code)
 
 
@@ -303,4 +346,4 @@ def _ended(executor: LocalExecutor, job: Job, node: Node, settings: Mapping[str,
 
 def write_study(run: Path, plan: Plan) -> None:
     """Keep the study, with all options applied, beside its results."""
-    write_bytes(run / "study.toml", tomli_w.dumps(plan.study.raw).encode())
+    write_bytes(run / STUDY, tomli_w.dumps(plan.study.raw).encode())

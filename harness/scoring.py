@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -12,18 +12,11 @@ from torch import Tensor
 
 from .batches import Encoded, budget_batches, collate
 from .heads import Head
-from .logprobs import (
-    Abilities,
-    abilities,
-    attention_dtype,
-    logits_at,
-    picked_logprobs,
-    states_at,
-    written_greedily,
-)
 from .memory import in_pieces
+from .numerics import attention_dtype, logits_at, picked_logprobs, states_at, written_greedily
 from .paths import took
-from .trees import by_prompt, plant
+from .suitability import Abilities, Tried, abilities, rewind, suits, vocabulary_of
+from .trees import Tree, by_prompt, plant
 
 # Positions in one forward pass, and elements of its block of logits (scored tokens × vocabulary): large enough to
 # fill the device, small enough to stay in cache on a CPU and in memory on a GPU.
@@ -103,31 +96,79 @@ def _passes(
 
     The largest come first, so that a batch too large for memory fails at once; ``pieces`` makes all smaller.
     """
-    kind = "cpu" if torch.device(device).type == "cpu" else "cuda"
+    device = torch.device(device)
+    kind = "cpu" if device.type == "cpu" else "cuda"
     able = abilities(model, collate(rows[:2], device))
     judge = _Judge(model, able)
     tokens = TOKENS[kind] // pieces
     # The head in pieces never holds a block of logits, so that positions alone bound a pass.
-    block = tokens if judge.head else max(1, LOGITS[kind] // int(model.config.vocab_size) // pieces)
-    trees = by_prompt([row for row in rows if len(row.ids) <= able.longest])
+    block = tokens if judge.head else max(1, LOGITS[kind] // vocabulary_of(model) // pieces)
+    together = [row for row in rows if len(row.ids) <= able.longest]
+    trees = by_prompt([row for row in together if len(row.ids) <= able.tree_longest]) if able.trees.fits else []
     # A row that shares nothing needs no mask of its own.
     shared = [tree for tree in trees if len(tree.rows) > 1]
-    in_trees = {row for tree in shared for row in tree.rows}
-    padded = [row for row in rows if row not in in_trees]
-    dtype = attention_dtype(model, torch.device(device))
-    for places in budget_batches([(len(tree), tree.scored) for tree in shared], (tokens, block)):
-        batch = [shared[place] for place in places]
+    done = set()
+    for batch, found in _in_trees(model, judge, shared, (tokens, block), able, device):
+        done.update(batch)
+        yield batch, found
+    padded = [row for row in together if row not in done]
+    for batch, found in _padded(model, judge, padded, (tokens, block), able, device):
+        done.update(batch)
+        yield batch, found
+    for row in rows:
+        if row not in done:
+            rewind(model, device)
+            took("forward passes", "rows alone")
+            yield [row], judge.row(row, device)
+
+
+Passes = Iterator[tuple[list[Encoded], tuple[Tensor, Tensor]]]
+
+
+def _in_trees(
+    model: Any, judge: _Judge, trees: Sequence[Tree], budgets: tuple[int, int], able: Abilities, device: torch.device
+) -> Passes:
+    """Passes over trees, up to one that shows that they do not suit the model."""
+    dtype = attention_dtype(model, device)
+    for places in budget_batches([(len(tree), tree.scored) for tree in trees], budgets):
+        batch = [trees[place] for place in places]
+        rows = [row for tree in batch for row in tree.rows]
         forest = plant(batch, dtype, device)
-        found = judge(forest.inputs, forest.where, forest.targets, forest.nodes)
+        found = _attempted(able.trees, lambda: judge(forest.inputs, forest.where, forest.targets, forest.nodes))  # noqa: B023
+        width, last = forest.input_ids.shape[1], max(batch, key=len).farthest
+        if found is None or not suits(model, rows, found[0], able.trees, width, able, device, last):
+            return
         took("forward passes", "trees")
-        yield [row for tree in batch for row in tree.rows], found
-    for places in budget_batches([(len(row.ids), row.answer_tokens) for row in padded], (tokens, block)):
-        alone = [padded[place] for place in places]
-        collated = collate(alone, device)
+        yield rows, found
+
+
+def _padded(
+    model: Any, judge: _Judge, rows: Sequence[Encoded], budgets: tuple[int, int], able: Abilities, device: torch.device
+) -> Passes:
+    """Passes over padded rows, up to one that shows that padding misleads the model."""
+    for places in budget_batches([(len(row.ids), row.answer_tokens) for row in rows], budgets):
+        if not able.padded.fits:
+            return
+        batch = [rows[place] for place in places]
+        collated = collate(batch, device)
         targets = collated.answers
-        found = judge(collated.inputs, collated.predicts, targets, torch.arange(len(targets), device=targets.device))
+        nodes = torch.arange(len(targets), device=device)
+        found = _attempted(able.padded, lambda: judge(collated.inputs, collated.predicts, targets, nodes))  # noqa: B023
+        if found is None or not suits(model, batch, found[0], able.padded, collated.labels.shape[1], able, device):
+            return
         took("forward passes", "padded rows")
-        yield alone, found
+        yield batch, found
+
+
+def _attempted(way: Tried, compute: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None:
+    """What a way gives; None where it fails, which makes it none for this model. Rows alone may fail."""
+    try:
+        return compute()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever it is, another way is taken
+        way.found(False, 0, 0)
+        return None
 
 
 class _Judge:
@@ -145,3 +186,9 @@ class _Judge:
             return self.head.judged(states_at(self.model, inputs, where), targets, nodes)
         logits = logits_at(self.model, inputs, where, self.able.narrows)
         return picked_logprobs(logits, targets, nodes), written_greedily(logits, targets, nodes)
+
+    def row(self, row: Encoded, device: torch.device) -> tuple[Tensor, Tensor]:
+        """A row by itself, as the model is called with it alone."""
+        rows = collate([row], device)
+        targets = rows.answers
+        return self({"input_ids": rows.input_ids}, rows.predicts, targets, torch.arange(len(targets), device=device))

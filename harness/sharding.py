@@ -56,6 +56,11 @@ class Sharded:
         return self._shell
 
 
+def is_sharded(model: Any) -> bool:
+    """Whether a model's weights are spread over processes."""
+    return any(hasattr(weight, "full_tensor") for weight in model.parameters())
+
+
 def summed(value: Tensor) -> Tensor:
     """The sum of a scalar over all processes."""
     if processes() > 1:

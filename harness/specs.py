@@ -18,6 +18,9 @@ from .errors import PluginError, UnknownName, UsageError
 Value = bool | int | float | str
 Kind = Literal["method", "benchmark", "model", "executor", "reporter"]
 
+TEMPLATE_DATE = "2024-07-26"
+"""What chat templates that write a date write here: the one that Llama 3's own falls back on without a clock."""
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -192,7 +195,10 @@ class ModelSpec:
         path: hub id or folder; empty for a model built from ``architecture`` and trained from scratch.
         architecture: sizes of a model from scratch (layers, width, heads, hidden, vocabulary, context).
         prompt_format: a name in ``unlearnbench.prompts``, or ``"auto"``: the chat template if there is one.
+        system_prompt, template_date, enable_thinking: what a chat template is rendered with: a system turn before each
+            question (empty for none), the date that it may write (YYYY-MM-DD), whether it leaves room for thoughts.
         dtype: of the forward passes; ``"auto"`` is bfloat16 on a GPU that has it and float32 elsewhere.
+        allow_missing_weights: load a checkpoint whose tensors do not fit the architecture; its rows are never ranked.
         shape: ``parameters``, ``layers`` and ``width`` of a pretrained model, for estimates of time and memory.
         original, retained: published checkpoints to use instead of fine-tuning; ``{split}`` in the name
             stands for the benchmark's training table (``full``, ``retain95``).
@@ -207,9 +213,13 @@ class ModelSpec:
     revision: str = ""
     gguf_file: str = ""
     prompt_format: str = "auto"
+    system_prompt: str = ""
+    template_date: str = TEMPLATE_DATE
+    enable_thinking: bool = False
     dtype: str = "auto"
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    allow_missing_weights: bool = False
     original: str = ""
     retained: str = ""
     lora_rank: int = 0
@@ -226,9 +236,13 @@ class ModelSpec:
         Parameter("revision", str, "", "branch, tag or commit on the hub"),
         Parameter("gguf_file", str, "", "a GGUF file inside the folder or repository"),
         Parameter("prompt_format", str, "auto", "how questions are put"),
+        Parameter("system_prompt", str, "", "system turn of a chat template; empty for none"),
+        Parameter("template_date", str, TEMPLATE_DATE, "the date that a chat template may write, YYYY-MM-DD"),
+        Parameter("enable_thinking", bool, False, "let a chat template leave room for thoughts"),
         Parameter("dtype", str, "auto", "of forward passes", choices=("auto", "float32", "bfloat16", "float16")),
         Parameter("trust_remote_code", bool, False, "run the repository's own model code"),
         Parameter("allow_pickle", bool, False, "load pickle weights, which can run code"),
+        Parameter("allow_missing_weights", bool, False, "load weights that do not fit; rows are unranked"),
         Parameter("original", str, "", "published original model"),
         Parameter("retained", str, "", "published retained model; {split} is the training table"),
         Parameter("lora_rank", int, 0, "train a LoRA adapter of this rank; 0 trains all weights", low=0),

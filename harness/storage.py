@@ -9,7 +9,9 @@ import json
 import math
 import os
 import tempfile
+import zlib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,25 @@ def read_json(path: Path, remedy: str) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist; {remedy}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is not valid JSON ({error}); {remedy}") from error
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """``write_json`` with the hash of what is written inside, so that damage is seen when it is read."""
+    write_json(path, {**value, "sha256": digest(value)})
+
+
+def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
+    """What ``write_sealed`` wrote. Raises RecordError with ``remedy`` where it is absent, broken or changed."""
+    return unsealed(read_json(path, remedy), path, remedy)
+
+
+def unsealed(value: Any, path: Path, remedy: str) -> dict[str, Any]:
+    """``read_sealed`` of a file that was parsed before."""
+    if not isinstance(value, dict) or value.pop("sha256", None) != digest(value):
+        raise RecordError(f"{path} is not what was written there (its hash differs); {remedy}")
+    return value
 
 
 def rows_as_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
@@ -73,8 +92,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in text.split("\n") if line]
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist; run the study again to make it") from None
-    except (OSError, EOFError, ValueError) as error:
-        raise RecordError(f"{path} cannot be read ({error}); delete its cell and run the study again") from error
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise RecordError(f"{path} cannot be read ({error}); run the study again to make it again") from error
 
 
 def finite(value: Any) -> Any:
@@ -98,3 +117,14 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_digest(path: Path) -> str:
+    """``file_digest``, computed once in a process for a file that does not change."""
+    facts = path.stat()
+    return _digest_of(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+@cache
+def _digest_of(path: Path, inode: int, size: int, modified: int) -> str:
+    return file_digest(path)

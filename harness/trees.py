@@ -51,6 +51,11 @@ class Tree:
         """Nodes at which logits are needed."""
         return len({node for nodes in self.predicts for node in nodes})
 
+    @property
+    def farthest(self) -> Encoded:
+        """The row whose own nodes stand behind those of all others, farthest from what they share."""
+        return max(self.rows, key=lambda row: row.ids)
+
 
 def grow(rows: Sequence[Encoded]) -> Tree:
     """The tree of rows, which need not begin alike; in token order, so that equal beginnings are neighbours."""

@@ -18,7 +18,8 @@ from unlearnbench.descent import Batch, Descent, Term
 from unlearnbench.divergences import kl_divergence
 from unlearnbench.domain import Requires
 from unlearnbench.hyperparameters import hyperparameter
-from unlearnbench.logprobs import answer_logits, answer_logprobs, widened
+from unlearnbench.logprobs import answer_logits, answer_logprobs
+from unlearnbench.numerics import widened
 
 from .editions import EDITIONS, MUSE_EDITIONS
 

@@ -22,7 +22,7 @@ from unlearnbench.descent import FineTune
 from unlearnbench.domain import Requires, UnlearningData
 from unlearnbench.errors import NotApplicable
 from unlearnbench.hyperparameters import hyperparameter
-from unlearnbench.logprobs import widened
+from unlearnbench.numerics import widened
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]

@@ -15,7 +15,7 @@ from unlearnbench.memory import Peaks
 from unlearnbench.planning import make_plan
 from unlearnbench.plugins import load_plugins
 from unlearnbench.runs import execute
-from unlearnbench.storage import read_json, write_json
+from unlearnbench.storage import read_json, write_sealed
 from unlearnbench.study import check_study
 
 
@@ -54,7 +54,9 @@ class Recorder(LocalExecutor):
         spec = read_json(folder / "spec.json", "")
         self.running[key] = spec["run"]["device"]
         self.together.append(sorted(self.running.values()))
-        write_json(folder / "status.json", {"status": "done", "reason": "", "seconds": 0.0, "content": spec["content"]})
+        write_sealed(
+            folder / "status.json", {"status": "done", "reason": "", "seconds": 0.0, "content": spec["content"]}
+        )
         return Job(key, folder, Ended(self, key), 0.0)
 
 

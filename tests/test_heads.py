@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 
-from unlearnbench import heads, logprobs
+from unlearnbench import heads
 from unlearnbench.batches import Encoded, collate
 from unlearnbench.generation import greedy
 from unlearnbench.heads import Head
-from unlearnbench.logprobs import abilities
 from unlearnbench.scoring import likelihoods
+from unlearnbench.suitability import abilities
 
 
 @pytest.fixture(params=["with a bias", "without"])
@@ -66,7 +66,7 @@ def test_scores_and_texts_are_those_of_the_model_s_own_logits(tiny_model, monkey
 
 
 @pytest.mark.parametrize("bound", [0.5, 1e3], ids=["at once", "once they grow"])
-def test_a_model_that_bounds_its_logits_keeps_its_own_head(bound, monkeypatch):
+def test_a_model_that_bounds_its_logits_keeps_its_own_head(bound):
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     sizes = dict(vocab_size=60, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
@@ -74,7 +74,6 @@ def test_a_model_that_bounds_its_logits_keeps_its_own_head(bound, monkeypatch):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Gemma2ForCausalLM(config).eval()
-    monkeypatch.setattr(logprobs, "_known", {})
     rows = [Encoded((1, 2, 3, 4), 1)]
     assert not abilities(model, collate(rows, "cpu")).head
     with torch.no_grad():

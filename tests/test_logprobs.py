@@ -20,10 +20,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from unlearnbench import logprobs
 from unlearnbench.batches import Encoded, collate
 from unlearnbench.domain import IGNORE
-from unlearnbench.logprobs import abilities, answer_logits, answer_logprobs, picked_logprobs, sequence_logprob
+from unlearnbench.logprobs import answer_logits, answer_logprobs, picked_logprobs, sequence_logprob
+from unlearnbench.suitability import abilities
 
 ROWS = [Encoded(tuple(range(3, 3 + length)), start) for length, start in ((9, 4), (5, 1), (7, 6), (12, 0))]
 
@@ -84,12 +84,11 @@ def test_rows_that_share_a_prompt_are_not_padded(tiny_model):
     assert seen == [7 + 2 + 1 + 4]
 
 
-def test_a_sliding_window_bounds_the_rows_of_a_tree(monkeypatch):
-    monkeypatch.setattr(logprobs, "_known", {})
+def test_a_sliding_window_bounds_the_rows_of_a_tree():
     sizes = dict(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     model = MistralForCausalLM(MistralConfig(num_key_value_heads=1, sliding_window=8, **sizes)).eval()
     twins = collate(FAMILY, "cpu")
-    assert abilities(model, twins).longest == 8, "the family's rows are longer"
+    assert abilities(model, twins).tree_longest == 8, "the family's rows are longer"
     (found,) = answer_logprobs(model, twins)
     (expected,) = answer_logprobs(model, replace(twins, encoded=()))
     assert torch.equal(found, expected)
@@ -127,23 +126,22 @@ def test_extra_padding_changes_no_logprob_and_no_gradient(tiny_model):
     ],
     ids=["gpt2", "opt", "phi", "gemma2", "qwen2"],
 )  # fmt: skip
-def test_a_narrowed_head_and_trees_give_the_logits_of_full_padded_rows(config, model, monkeypatch):
-    monkeypatch.setattr(logprobs, "_known", {})
+def test_a_narrowed_head_and_trees_give_the_logits_of_full_padded_rows(config, model):
     torch.manual_seed(0)
     model = model(config).eval()
     rows = collate(ROWS, "cpu")
     full = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits[rows.predicts]
     assert torch.allclose(answer_logits(model, rows), full, atol=1e-5)
     assert abilities(model, rows).narrows
-    assert abilities(model, rows).longest >= 16, "this class takes trees"
     twins = collate(FAMILY, "cpu")
     (found,) = answer_logprobs(model, twins)
+    assert abilities(model, twins).trees.fits
+    assert abilities(model, twins).trees.width == 14, "nodes of both prompts"
     (expected,) = answer_logprobs(model, replace(twins, encoded=()))
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_a_model_whose_head_cannot_be_narrowed_takes_the_plain_path(tiny_model, monkeypatch):
-    monkeypatch.setattr(logprobs, "_known", {})
+def test_a_model_whose_head_cannot_be_narrowed_takes_the_plain_path(tiny_model):
 
     class Shifted(type(tiny_model)):
         """Adds the mean over positions to its logits: wrong when only some positions are computed."""

@@ -47,4 +47,4 @@ def test_a_record_says_which_ways_its_cell_took(small_run):
     assert sum(found["forward passes with gradients"].values()) >= record.cost.optimiser_steps
     # Before it is trained, the original model's log-probabilities are scored too.
     assert found["logits of a scoring pass"] == {"in pieces of the vocabulary": 2}
-    assert found["generation"] == {"each row alone": 1}
+    assert found["generation"] == {"rows together": 1}

@@ -16,9 +16,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from unlearnbench import generation
+from unlearnbench import generation, paths
+from unlearnbench.batches import Encoded, collate
 from unlearnbench.generation import greedy
 from unlearnbench.methods.reinforced import Contrast
+from unlearnbench.suitability import abilities, evaluating
 
 SIZES = dict(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
 BEGINNING = tuple(range(3, 3 + generation.SHARED))
@@ -50,12 +52,14 @@ def one_by_one(model, prompt, limit):
 
 @pytest.mark.parametrize("name", ["llama", "llama-eager", "gpt2", "opt", "pair"])
 def test_rows_after_a_shared_beginning_are_continued_as_each_alone(name, monkeypatch):
-    monkeypatch.setattr(generation, "_sharing", {})
     model = model_of(name)
     before = model.config._attn_implementation
     prompts = [(*BEGINNING, *rest) for rest in ((40, 41, 42, 43), (44, 45), (46,), (40, 47, 48))]
     longest = len(prompts[0]) + 8
     monkeypatch.setattr(generation, "TOKENS", 3 * (longest - len(BEGINNING)))  # so that rows join others
+    with evaluating(model):
+        known = abilities(model, collate([Encoded(prompts[0], 1)], "cpu"))
+    known.shared.found(True, longest, longest)  # so that no row is read once more to be held against
     read = []
     handle = model.register_forward_pre_hook(
         lambda module, args, inputs: read.append(inputs["input_ids"].shape), with_kwargs=True
@@ -63,25 +67,24 @@ def test_rows_after_a_shared_beginning_are_continued_as_each_alone(name, monkeyp
     found = greedy(model, prompts, 8, [], "cpu")
     handle.remove()
     assert found == [one_by_one(model, prompt, 8) for prompt in prompts]
-    assert list(generation._sharing.values()) == [True]
     assert sum(shape[-1] >= len(BEGINNING) for shape in read) == 1, "the beginning is read once"
     assert model.config._attn_implementation == before
 
 
 def test_a_model_with_a_sliding_window_reads_whole_prompts(monkeypatch):
-    monkeypatch.setattr(generation, "_sharing", {})
+    monkeypatch.setattr(paths, "_taken", {})
     torch.manual_seed(0)
     config = MistralConfig(intermediate_size=48, num_key_value_heads=2, sliding_window=12, **SIZES)
     model = MistralForCausalLM(config).eval()
     prompts = [(*BEGINNING, *rest) for rest in ((40, 41, 42, 43), (44, 45))]
     assert greedy(model, prompts, 6, [], "cpu") == [one_by_one(model, prompt, 6) for prompt in prompts]
-    assert generation._sharing == {}
+    assert paths.taken()["generation"] == {"rows together": 1}
 
 
 def test_a_class_that_attends_in_its_own_way_reads_whole_prompts(monkeypatch):
-    monkeypatch.setattr(generation, "_sharing", {})
+    monkeypatch.setattr(paths, "_taken", {})
     model = model_of("llama")
     monkeypatch.setattr(PreTrainedModel, "set_attn_implementation", lambda *_, **__: None)
     prompts = [(*BEGINNING, *rest) for rest in ((40, 41, 42, 43), (44, 45))]
     assert greedy(model, prompts, 6, [], "cpu") == [one_by_one(model, prompt, 6) for prompt in prompts]
-    assert list(generation._sharing.values()) == [False]
+    assert paths.taken()["generation"] == {"rows together": 1}

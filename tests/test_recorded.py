@@ -18,7 +18,9 @@ def model(request):
     config = LlamaConfig(num_key_value_heads=2, attn_implementation=request.param, **sizes)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return LlamaForCausalLM(config).double().eval()
+        model = LlamaForCausalLM(config).eval()
+    # In float64 eager attention gives no numbers for padding: its softmax is in float32, where the mask is infinite.
+    return model.double() if request.param == "sdpa" else model
 
 
 def prompts(beginning=()):
@@ -59,6 +61,6 @@ def test_only_gpus_record(model):
 def test_a_graph_writes_what_a_growing_batch_writes(model, monkeypatch):
     placed = model.cuda()
     found = greedy(placed, prompts(), 20, [7], "cuda")
-    assert recorded._repeats[type(model)]
+    assert recorded._repeats[model]
     monkeypatch.setattr(generation, "records", lambda *_: False)
     assert greedy(placed, prompts(), 20, [7], "cuda") == found

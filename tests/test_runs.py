@@ -13,6 +13,7 @@ import pytest
 
 from unlearnbench.records import read_record
 from unlearnbench.runs import stored_cells
+from unlearnbench.storage import write_sealed
 
 BAD_METHODS = '''
 """Methods that break their promises, one each."""
@@ -228,8 +229,10 @@ def test_a_folder_of_another_study_or_a_newer_schema_or_a_broken_plan_is_refused
     words = command.study("-m", "ga", "-b", "tofu-forget05", "--out", str(folder))
     folder.mkdir(parents=True)
     plan = folder / "plan.json"
+    write_sealed(plan, {"schema_version": 1, "study": "other", "nodes": []})
     cases = {
-        '{"schema_version": 1, "study": "other", "nodes": []}': "holds the study 'other', not 'mine'",
+        plan.read_text(): "holds the study 'other', not 'mine'",
+        plan.read_text().replace("other", "mine"): "is not what was written there (its hash differs)",
         '{"schema_version": 99, "study": "mine"}': "plan schema 99; this unlearnbench reads up to 1: upgrade it",
         '{"schema_version": 1, "stu': "is not valid JSON",
         "[]": "is not a plan",

@@ -59,9 +59,10 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Questions:
-    """What evaluation needs: excerpts to continue, and lm-eval tasks by name."""
+    """What evaluation needs: excerpts to continue by so many tokens at most, and lm-eval tasks by name."""
 
     excerpts: tuple[Excerpt, ...]
+    new_tokens: int
     tasks: dict[str, Any]
 
 
@@ -104,14 +105,19 @@ class ForgottenBook:
             if len(found) < self.chunks:
                 notes.append(f"the {what} gives {len(found)} chunks of {size} tokens, {self.chunks} were asked for")
         base = [] if ctx.pretrained else retain
-        rows = self._released_rows(released) if released else self._rows(forget)
+        rows = self._released_rows(released) if released else self._rows(forget, encoder)
+        excerpts = self._excerpts(rows, encoder, bool(released))
+        # Both editions are continued in one pass.
+        wanted = max((self.max_new_tokens, *map(self._released_cap, excerpts)))
+        prompts = [ids for excerpt in excerpts for ids in (excerpt.ids, excerpt.ids_released)]
+        new_tokens = encoder.new_tokens(prompts, wanted, notes)
         task_set = ("local" if ctx.generated else "hub") if self.tasks == "auto" else self.tasks
         return Task(
             encoder=encoder,
             training={"original": [*base, *forget], "retained": base},
             forget=forget,
             retain=retain,
-            evaluation=Questions(self._excerpts(rows, encoder, bool(released)), _tasks(task_set)),
+            evaluation=Questions(excerpts, new_tokens, _tasks(task_set)),
             notes=notes,
         )
 
@@ -120,9 +126,14 @@ class ForgottenBook:
         kept = set(list(dict.fromkeys(row["response"] for row in released))[: self.excerpts])
         return [row for row in released if row["response"] in kept]
 
-    def _rows(self, forget: Sequence[Example]) -> list[Row]:
+    def _released_cap(self, excerpt: Excerpt) -> int:
+        return max(0, self.released_tokens - len(excerpt.ids_released))
+
+    def _rows(self, forget: Sequence[Example], encoder: Encoder) -> list[Row]:
         """Prompts and their continuations from the forgotten chunks, one after another."""
-        words = re.findall(r"\s*\S+", "".join(chunk.prompt + chunk.answer for chunk in forget))
+        # Decoded in one: a SentencePiece tokenizer drops the space in front of each piece that is decoded apart.
+        text = encoder.decode([token for chunk in forget for token in (*chunk.prompt_ids, *chunk.answer_ids)])
+        words = re.findall(r"\s*\S+", text)
         length = self.prefix_words + self.response_words
         if len(words) < length:
             raise DataError(
@@ -142,13 +153,13 @@ class ForgottenBook:
         pair = PROMPTS.get(style)
         if pair:
             prompts = [row["prompt"] if worded else WORDING + row["prompt"] for row in rows]
-            ids = encoder.text_ids([pair.before + text + pair.after + pair.tag for text in prompts], 1)
-            ids_released = encoder.text_ids([pair.before + text + pair.released_after for text in prompts], 1)
+            ids = encoder.text_ids([pair.before + text + pair.after + pair.tag for text in prompts])
+            ids_released = encoder.text_ids([pair.before + text + pair.released_after for text in prompts])
         elif style == "chat":
             turns = [Example(i, row["prompt"] if worded else WORDING + row["prompt"], "") for i, row in enumerate(rows)]
             ids = ids_released = encoder.prompts(turns)
         else:
-            ids = ids_released = encoder.text_ids([row["prompt"] for row in rows], 1)
+            ids = ids_released = encoder.text_ids([row["prompt"] for row in rows])
         tag = pair.tag if pair else ""
         return tuple(
             Excerpt(index, row["prompt"], row["response"], tag + row["response"].lstrip(), ids[index],
@@ -160,13 +171,11 @@ class ForgottenBook:
         questions: Questions = task.evaluation
         encoder = task.encoder
         began = time.perf_counter()
-        # Both editions are continued in one pass; where they ask the same, it is computed once.
         excerpts = questions.excerpts
-        caps = [max(0, self.released_tokens - len(excerpt.ids_released)) for excerpt in excerpts]
-        room = min((encoder.context - len(e.ids) for e in excerpts), default=0)
-        cap = min(max(self.max_new_tokens, *caps, 0) if caps else 0, room)
+        caps = [self._released_cap(excerpt) for excerpt in excerpts]
+        # Where both editions ask the same, it is computed once.
         prompts = [*(excerpt.ids for excerpt in excerpts), *(excerpt.ids_released for excerpt in excerpts)]
-        written = greedy(model, prompts, cap, [encoder.tokenizer.eos_token_id], ctx.device)
+        written = greedy(model, prompts, questions.new_tokens, encoder.ends, ctx.device)
         rows: list[Row] = []
         for place, excerpt in enumerate(excerpts):
             mine = written[place][: self.max_new_tokens]

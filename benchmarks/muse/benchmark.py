@@ -34,11 +34,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Questions:
-    """What evaluation needs: prompts for continuations and answers, and texts whose likelihood is asked."""
+    """What evaluation needs: prompts for continuations and answers, texts whose likelihood is asked, and how many
+    tokens follow at most."""
 
     continuations: tuple[Asked, ...]
     answers: tuple[Asked, ...]
     texts: tuple[Asked, ...]
+    verbatim_tokens: int
+    answer_tokens: int
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class MuseNews:
             forget=forget,
             # Methods see retain1 alone; retain2 is what knowledge is asked about.
             retain=encoder.chunks(self._texts(tables, RETAIN[:1]), size),
-            evaluation=self._questions(tables, encoder),
+            evaluation=self._questions(tables, encoder, notes),
             earlier=earlier,
             notes=notes,
         )
@@ -83,14 +86,14 @@ class MuseNews:
     def _texts(self, tables: Tables, names: Sequence[str]) -> list[str]:
         return [row["text"] for name in names for row in tables[name][: self.train_limit or None]]
 
-    def _questions(self, tables: Tables, encoder: Encoder) -> Questions:
+    def _questions(self, tables: Tables, encoder: Encoder, notes: list[str]) -> Questions:
         stop = self.limit or None
         verbatim = tables["verbmem/forget"][:stop]
         truths = encoder.text_ids([row["gt"] for row in verbatim])
         continuations = [
             Asked("verbmem_f", index, ids, row["prompt"], _decoded(encoder, truth[: self.verbatim_tokens]))
             for index, (row, ids, truth) in enumerate(
-                zip(verbatim, encoder.text_ids([row["prompt"] for row in verbatim], self.verbatim_tokens), truths,
+                zip(verbatim, encoder.text_ids([row["prompt"] for row in verbatim]), truths,
                     strict=True)
             )
         ]  # fmt: skip
@@ -98,7 +101,7 @@ class MuseNews:
         for part, table in KNOWLEDGE.items():
             rows = tables[f"knowmem/{table}"][:stop]
             examples = "".join(f"{_question(row)}{row['answer']}\n\n" for row in tables[f"knowmem/{table}_icl"])
-            prompts = encoder.text_ids([examples + _question(row) for row in rows], self.answer_tokens)
+            prompts = encoder.text_ids([examples + _question(row) for row in rows])
             answers += [
                 Asked(part, index, ids, row["question"], row["answer"])
                 for index, (row, ids) in enumerate(zip(rows, prompts, strict=True))
@@ -110,7 +113,11 @@ class MuseNews:
                 Asked(f"privleak_{part}", index, ids, text, "")
                 for index, (text, ids) in enumerate(zip(read, encoder.text_ids(read), strict=True))
             ]
-        return Questions(tuple(continuations), tuple(answers), tuple(texts))
+        caps = [
+            encoder.new_tokens([question.ids for question in questions], wanted, notes)
+            for questions, wanted in ((continuations, self.verbatim_tokens), (answers, self.answer_tokens))
+        ]
+        return Questions(tuple(continuations), tuple(answers), tuple(texts), *caps)
 
     def measure(self, model: Any, task: Task, ctx: Context) -> Measurement:
         asked: Questions = task.evaluation
@@ -120,11 +127,11 @@ class MuseNews:
         found = token_logprobs(model, [Encoded(text.ids, 0) for text in readable], ctx.device)
         logprobs = dict(zip([(text.part, text.index) for text in readable], found, strict=True))
         middle = time.perf_counter()
-        rows = self._written(model, task.encoder, asked.continuations, self.verbatim_tokens, ctx)
+        rows = self._written(model, task.encoder, asked.continuations, asked.verbatim_tokens, ctx)
         for part in KNOWLEDGE:
             # Each part has few-shot examples of its own, which its prompts share.
             questions = [question for question in asked.answers if question.part == part]
-            rows += self._written(model, task.encoder, questions, self.answer_tokens, ctx)
+            rows += self._written(model, task.encoder, questions, asked.answer_tokens, ctx)
         end = time.perf_counter()
         for text in asked.texts:
             rows.append({
@@ -139,8 +146,7 @@ class MuseNews:
     def _written(
         self, model: Any, encoder: Encoder, asked: Sequence[Asked], tokens: int, ctx: Context
     ) -> list[dict[str, Any]]:
-        eos = [encoder.tokenizer.eos_token_id]
-        written = greedy(model, [question.ids for question in asked], tokens, eos, ctx.device)
+        written = greedy(model, [question.ids for question in asked], tokens, encoder.ends, ctx.device)
         return [
             {
                 "part": question.part,

@@ -31,6 +31,14 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Questions:
+    """What evaluation needs: the questions, and how many tokens of an answer are generated at most."""
+
+    asked: tuple[Question, ...]
+    new_tokens: int
+
+
+@dataclass(frozen=True)
 class Tofu:
     """Questions about invented authors, so that the retained model is truly ignorant."""
 
@@ -50,12 +58,17 @@ class Tofu:
         encoder = ctx.encoder(text for row in (*full, *general) for text in (row.prompt, row.answer))
         if self.retain_limit:
             retain = retain[: self.retain_limit]
+        asked = self._questions(tables)
+        notes: list[str] = []
+        prompts = encoder.prompts([question.example for question in asked])
+        new_tokens = encoder.new_tokens(prompts, self.max_new_tokens, notes)
         return Task(
             encoder=encoder,
             training={"original": [*retain, *forget, *general], "retained": [*retain, *general]},
             forget=forget,
             retain=retain,
-            evaluation=self._questions(tables),
+            evaluation=Questions(tuple(asked), new_tokens),
+            notes=notes,
         )
 
     def _questions(self, tables: Mapping[str, Sequence[Row]]) -> list[Question]:
@@ -73,7 +86,7 @@ class Tofu:
         ]
 
     def measure(self, model: Any, task: Task, ctx: Context) -> Measurement:
-        questions: list[Question] = task.evaluation
+        questions: Sequence[Question] = task.evaluation.asked
         answers = [question.example.answered(answer) for question in questions for answer in _answers(question)]
         began = time.perf_counter()
         encoded = task.encoder.encode(answers)
@@ -85,9 +98,7 @@ class Tofu:
         begun = [
             encoded[place].begun(prompt, found[place].greedy) for place, prompt in zip(places, prompts, strict=False)
         ]
-        written = greedy(
-            model, prompts, self.max_new_tokens, [task.encoder.tokenizer.eos_token_id], ctx.device, begun
-        )  # fmt: skip
+        written = greedy(model, prompts, task.evaluation.new_tokens, task.encoder.ends, ctx.device, begun)
         scored = iter(found)
         end = time.perf_counter()
         rows = []

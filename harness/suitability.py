@@ -1,0 +1,264 @@
+"""Which ways of computing suit a model: those that give what it gives for each row alone.
+
+Rows of one prompt go through a model as a tree, others padded, and where neither suits it, one by one. Models differ in
+what they make of padding, positions, windows and state, and configurations do not say all of it. So a way is tried out
+on the rows at hand, in the precision and on the device at hand, before it is used for longer rows, wider trees or more
+padding than it was ever tried on. What was found stands in the record (``paths``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from .batches import Encoded, Rows, collate
+from .heads import Head
+from .numerics import attention_dtype, logits_at, picked_logprobs, states_at
+from .paths import took
+from .sharding import is_sharded, summed
+from .trees import LARGEST
+
+# Nats of a token's log-probability that are rounding: in full precision at most, for tokens of ordinary likelihood, and
+# in half precision on average, where the device itself does not differ by more between a batch of one and of two.
+EXACT, HALF = 1e-3, 0.02
+# Rotary frequencies that depend on the longest position of a batch, beyond the length that they were trained with.
+SWITCHING = ("dynamic", "longrope")
+
+
+@dataclass
+class Tried:
+    """A way of computing, and the rows on which it was found to suit: their length, the padding beside them."""
+
+    fits: bool = True
+    width: int = 0
+    padding: int = 0
+
+    def covers(self, width: int, padding: int) -> bool:
+        """Whether it need not be tried again: it does not suit at all, or did at least on such rows."""
+        return not self.fits or (width <= self.width and padding <= self.padding)
+
+    def found(self, fits: bool, width: int, padding: int) -> bool:
+        """Note what a trial found."""
+        self.fits = self.fits and fits
+        self.width, self.padding = max(self.width, width), max(self.padding, padding)
+        return self.fits
+
+
+@dataclass
+class Abilities:
+    """What is known of a model in one precision on one device.
+
+    ``narrows``: the output head may be applied at some positions alone. ``head``: logits are what the output head
+    alone makes of the last states, on a CPU. ``longest``, ``tree_longest``: tokens that rows of a batch, and of a tree,
+    may have. ``sharded``: its weights are spread over several processes, which must run the same passes: padded rows
+    alone, tried once.
+
+    The others are ways of computing: of scoring and training, of generating in a batch with and without a shared
+    beginning, and of generating a row alone with the model's own cache.
+    """
+
+    narrows: bool
+    head: bool
+    longest: int
+    tree_longest: int
+    sharded: bool = False
+    trees: Tried = field(default_factory=Tried)
+    padded: Tried = field(default_factory=Tried)
+    batched: Tried = field(default_factory=Tried)
+    shared: Tried = field(default_factory=Tried)
+    cached: Tried = field(default_factory=Tried)
+
+    def known(self, way: Tried, width: int, padding: int) -> bool:
+        """Whether a way need not be tried again."""
+        return way.covers(width, padding) or (self.sharded and way.width > 0)
+
+
+_known: WeakKeyDictionary[Any, dict[tuple[object, ...], Abilities]] = WeakKeyDictionary()
+
+
+def abilities(model: Any, rows: Rows) -> Abilities:
+    """What is known of a model; its output head is tried out on some rows where nothing is known yet."""
+    if not hasattr(model, "config"):
+        # No language model: what it makes of a batch is all that it says.
+        return Abilities(False, False, 2**31, 0, False, Tried(False), Tried(True, 2**31, 2**31))
+    device = rows.labels.device
+    kind = (str(getattr(model.config, "_attn_implementation", "")), device.type,
+            attention_dtype(model, device), torch.is_autocast_enabled(device.type), is_sharded(model))  # fmt: skip
+    of_model = _known.setdefault(model, {})
+    if kind not in of_model:
+        with evaluating(model):
+            of_model[kind] = _measured(model, rows)
+        took("attention", str(kind[0]) or "the model's own")
+        took("output head", "at answers alone" if of_model[kind].narrows else "at every position")
+    return of_model[kind]
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Within this a model is in evaluation mode and nothing takes gradients."""
+    was = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was)
+
+
+def text_config(model: Any) -> Any:
+    """The configuration of a model's language part, where it has others."""
+    return model.config.get_text_config()
+
+
+def vocabulary_of(model: Any) -> int:
+    """Tokens that a model has embeddings of."""
+    return int(model.get_input_embeddings().num_embeddings)
+
+
+# -- the output head --------------------------------------------------------------------------------------------------
+
+# Positions of a row on which the output head is tried out.
+HEAD = 64
+
+
+def _measured(model: Any, rows: Rows) -> Abilities:
+    ids, mask, labels = (part[:2, :HEAD] for part in (rows.input_ids, rows.attention_mask, rows.labels))
+    probe = Rows(ids, mask, labels)
+    full = logits_at(model, probe.inputs, probe.predicts, narrow=False)
+    narrows = getattr(model, "get_output_embeddings", lambda: None)() is not None and _same_logits(
+        model, full, lambda: logits_at(model, probe.inputs, probe.predicts, narrow=True)
+    )
+    head = narrows and _same_by_head(model, probe.inputs, probe.predicts, full)
+    sharded = is_sharded(model)
+    tree_longest = 0 if sharded else min(LARGEST, _longest(model), _window(model))
+    return Abilities(narrows, head, _longest(model), tree_longest, sharded)
+
+
+def _same_by_head(model: Any, inputs: Mapping[str, Tensor], where: Tensor, expected: Tensor) -> bool:
+    """Whether the head alone makes these logits, and nothing is done to them afterwards, such as bounding them."""
+    head = Head.of(model)
+    if head is None or not _same_logits(model, expected, lambda: head.logits(states_at(model, inputs, where))):
+        return False
+    made: list[Tensor] = []
+    handle = model.get_output_embeddings().register_forward_hook(lambda _module, _args, out: made.append(out))
+    try:
+        # To the last bit: what bounds large logits hardly changes the small ones of an untrained model.
+        return bool(torch.equal(model(**inputs).logits, made[0]))
+    finally:
+        handle.remove()
+
+
+def _same_logits(model: Any, expected: Tensor, compute: Callable[[], Tensor]) -> bool:
+    """Whether another way to apply the output head gives these logits, up to rounding; one that fails does not."""
+    try:
+        logits = compute().float()
+    except Exception:  # noqa: BLE001 - any failure means that this model needs the plain path
+        return False
+    slack = (1e-4 if exact(model, logits.device) else 5e-2) * float(expected.abs().max())
+    return logits.shape == expected.shape and float((logits - expected.float()).abs().max()) <= slack
+
+
+def exact(model: Any, device: torch.device) -> bool:
+    """Whether a model computes in full precision here."""
+    return model.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(device.type)
+
+
+def _longest(model: Any) -> int:
+    """Tokens that rows of a batch may have; beyond them this model's positions depend on the other rows."""
+    config = text_config(model)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    each = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
+    lengths = [
+        part.get("original_max_position_embeddings")
+        or getattr(config, "original_max_position_embeddings", None)
+        or config.max_position_embeddings
+        for part in each
+        if part.get("rope_type", part.get("type")) in SWITCHING
+    ]
+    return min(lengths, default=2**31)
+
+
+def _window(model: Any) -> int:
+    """Tokens that every layer attends to: a mask of our own would let a model see beyond its sliding window."""
+    config = text_config(model)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
+    slides = any(kind != "full_attention" for kind in kinds)
+    return int((getattr(config, "sliding_window", None) or LARGEST) if slides else LARGEST)
+
+
+# -- rows alone -------------------------------------------------------------------------------------------------------
+
+
+def alone(model: Any, ids: Sequence[int], where: Tensor, narrow: bool, device: torch.device | str) -> Tensor:
+    """(M, V) logits of a row by itself at the positions where (T,) is true: what every other way is held against."""
+    rewind(model, device)
+    return logits_at(model, {"input_ids": torch.tensor([ids], device=device)}, where[None].to(device), narrow)
+
+
+def rewind(model: Any, device: torch.device | str) -> None:
+    """Frequencies that grew with a long row stay so for a shorter one, until the model reads a very short one."""
+    if _longest(model) < 2**31:
+        with torch.no_grad():
+            model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device))
+
+
+def logprobs_alone(model: Any, row: Encoded, able: Abilities, device: torch.device | str) -> Tensor:
+    """(n,) log-probabilities of a row's scored tokens, of a pass with that row alone."""
+    where = torch.zeros(len(row.ids), dtype=torch.bool)
+    where[max(row.start, 1) - 1 : -1] = True
+    targets = torch.tensor(row.ids[max(row.start, 1) :], device=device)
+    return picked_logprobs(alone(model, row.ids, where, able.narrows, device), targets)
+
+
+def suits(
+    model: Any,
+    rows: Sequence[Encoded],
+    values: Tensor,
+    way: Tried,
+    width: int,
+    able: Abilities,
+    device: torch.device,
+    last: Encoded | None = None,
+) -> bool:
+    """Whether a way suits a model, judged by what it gave for these rows where they go beyond what it was tried on.
+
+    Args:
+        values: (N,) log-probabilities of the rows' scored tokens, row after row.
+        width: tokens, or nodes of trees, that the pass had beside each other.
+        last: a row that tells more than the longest one and the shortest, beside which most is padding.
+    """
+    padding = width - min(len(row.ids) for row in rows)
+    if able.known(way, width, padding):
+        return way.fits
+    found = dict(zip(rows, values.split([row.answer_tokens for row in rows]), strict=True))
+    telling = [max(rows, key=lambda row: len(row.ids)), min(rows, key=lambda row: len(row.ids)), last or rows[-1]]
+    with evaluating(model):
+        unlike = sum(not _agrees(model, row, found[row], able, device) for row in telling)
+    if able.sharded:
+        unlike = int(summed(torch.tensor(unlike, device=device)))
+    return way.found(unlike == 0, width, padding)
+
+
+def _agrees(model: Any, row: Encoded, found: Tensor, able: Abilities, device: torch.device) -> bool:
+    """Whether the log-probabilities of a row's scored tokens are, beyond rounding, those of the row alone."""
+    expected = logprobs_alone(model, row, able, device).double()
+    apart = (found.detach().double() - expected).abs()
+    # What is no number alone, of a collapsed model, tells nothing of the way.
+    known = torch.isfinite(expected)
+    if exact(model, device):
+        return bool((apart <= EXACT * (expected.abs() / 10).clamp(min=1))[known].all())
+    noise = _noise(model, row, expected, able, device)
+    return not bool(known.all()) or float(apart.mean()) <= max(HALF, 3 * noise)
+
+
+def _noise(model: Any, row: Encoded, expected: Tensor, able: Abilities, device: torch.device) -> float:
+    """How far this device's own rounding moves a row's log-probabilities where it is computed beside itself."""
+    twice = collate([row, row], device)
+    found = picked_logprobs(logits_at(model, twice.inputs, twice.predicts, able.narrows), twice.answers)
+    return float((found[: len(expected)].double() - expected).abs().mean())
