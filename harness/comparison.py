@@ -21,7 +21,7 @@ from .recomputation import rescored
 from .records import Cost, Record
 from .results import Results
 from .runs import StoredCell
-from .statistics import Floats, interval
+from .statistics import Floats, expanded, tail
 
 READ_COST: Mapping[str, Callable[[Cost], float | None]] = {
     "unlearn_seconds": lambda cost: cost.seconds.get("unlearn"),
@@ -52,6 +52,7 @@ class Difference:
     interval: tuple[float, float] | None
     worsening: float
     paired: bool
+    n: int
     reason: str = ""
     resampled_worsening: Floats | None = field(default=None, compare=False, repr=False)
 
@@ -217,13 +218,13 @@ def _difference(name: str, ours: StoredCell, theirs: StoredCell, base: _Scores, 
     if paired:
         first, second = (np.asarray(values) for values in resampled)
         found = _worse(mine.better, first, second, targets[0][1], targets[1][1])
-        bounds = interval(_minus(second, first))
+        bounds = expanded(_minus(second, first), mine.n)
     elif mine.interval and other.interval:
         half = math.hypot(*((high - low) / 2 for low, high in (mine.interval, other.interval)))
         bounds = (other.value - mine.value - half, other.value - mine.value + half)
     return Difference(
         name, mine.label, edition, mine.value, other.value, float(_minus(other.value, mine.value)), bounds, worsening,
-        paired, other.reason or mine.reason, found,
+        paired, mine.n, other.reason or mine.reason, found,
     )  # fmt: skip
 
 
@@ -316,7 +317,8 @@ def _metric_finding(gate: Gate, pair: Pair, found: Difference) -> Finding:
     if gate.confidence:
         if found.resampled_worsening is None or np.isnan(found.resampled_worsening).any():
             return Finding(gate, title, worse > gate.max_drop, f"{values}: no paired interval, judged by the values")
-        worse = float(np.quantile(found.resampled_worsening, 1 - gate.confidence, method="lower"))
+        share = tail(found.n, 1 - gate.confidence)
+        worse = float(np.quantile(found.resampled_worsening, share, method="lower"))
         sure = f" by {worse:.4g} at least, with {gate.confidence:.0%} confidence"
     if worse > gate.max_drop:
         return Finding(gate, title, True, f"{values}: worse{sure or f' by {worse:.4g}'}, allowed {gate.max_drop:g}")

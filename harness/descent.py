@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor
 from .batches import Encoded, Rows, collate
 from .context import PRECISIONS, Context
 from .domain import Example, Requires, UnlearningData
-from .errors import Diverged, PluginError, UsageError
+from .errors import Diverged, PluginError
 from .hyperparameters import Training
 from .logprobs import answer_logprobs
 from .memory import in_pieces
@@ -138,7 +140,7 @@ class Descent(Training):
 
     @property
     def couples_rows(self) -> bool:
-        """True where the loss mixes the rows of a batch, so that it cannot be accumulated."""
+        """True where the loss mixes the rows of a forward pass, so that it is another with other batches."""
         return False
 
     @property
@@ -148,11 +150,6 @@ class Descent(Training):
 
     def unlearn(self, model: Any, tokenizer: Any, data: UnlearningData, ctx: Context) -> Any:
         """Minimise the loss over the forget set."""
-        if self.couples_rows and self.accumulation > 1:
-            raise UsageError(
-                f"{self.name}, edition {self.edition}: accumulation = {self.accumulation}, but this loss couples "
-                "the rows of a batch; set accumulation = 1 and batch_size to the whole batch"
-            )
         rng = ctx.rng("draw")
         drawn = [[self.draw(data, row, rng) for row in data.forget] for _ in range(self.epochs)]
         encoded = _encoded(drawn, data)
@@ -269,15 +266,15 @@ def train(model: Any, recipe: Descent, steps: Iterator[list[Batch]], rows: int, 
         model = sharded.model
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(
-        trainable, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=_fused(trainable)
+        _decayed(model, recipe), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=_fused(trainable)
     )
-    per_epoch = math.ceil(rows / (recipe.batch_size * recipe.accumulation))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(recipe, per_epoch))
+    warmup, total = _budget(recipe, rows)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(recipe, warmup, total))
     if sharded is None:
         model, optimiser = accelerator.prepare(model, optimiser)
     pending: list[Tensor] = []
     pieces = 1
-    for batches in steps:
+    for batches in islice(steps, total):
         began = time.process_time()
         totals: dict[str, int] = {}
         for batch in batches:
@@ -384,14 +381,59 @@ def _read(pending: list[Tensor], ctx: Context) -> None:
         ctx.log(f"step {first + len(values) - 1}: loss {values[-1]:.6g}")
 
 
-def _schedule(recipe: Training, per_epoch: int) -> Any:
-    """Factor of the peak learning rate at a step: linear warm-up, then the recipe's schedule down to 0."""
+def _as_trainer(recipe: Descent) -> bool:
+    """Whether steps, warm-up and decay are those of transformers' Trainer, with which all releases train."""
+    return recipe.edition.startswith("as-released")
+
+
+# Names of weights that the Trainer does not decay, and of modules whose weights it does not.
+UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+
+
+def _decayed(model: Any, recipe: Descent) -> list[dict[str, Any]]:
+    """Weights in groups by their decay: all alike, or as released norms and biases without."""
+    trainable = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    if not _as_trainer(recipe):
+        return [{"params": [weight for _, weight in trainable]}]
+    norms = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, torch.nn.LayerNorm))
+    kept = [UNDECAYED.search(name.lower()) is None and not name.startswith(norms) for name, _ in trainable]
+    groups = [
+        {"params": [weight for (_, weight), keep in zip(trainable, kept, strict=True) if keep]},
+        {
+            "params": [weight for (_, weight), keep in zip(trainable, kept, strict=True) if not keep],
+            "weight_decay": 0.0,
+        },
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _budget(recipe: Descent, rows: int) -> tuple[int, int]:
+    """Optimiser steps of warm-up and of the whole run.
+
+    Every epoch takes all rows. As released (locuslab/tofu ``forget.py``, and FLAT's) the run ends after as many steps
+    as all rows of all epochs fill, and warms up for one at least.
+    """
+    window = recipe.batch_size * recipe.accumulation
+    if recipe.edition == "as-released":
+        total = min(max(1, recipe.epochs * rows // window), recipe.epochs * math.ceil(rows / window))
+        return (max(1, round(recipe.warmup_epochs * (rows // window))) if recipe.warmup_epochs else 0), total
+    per_epoch = math.ceil(rows / window)
     total = per_epoch * recipe.epochs
-    warmup = min(round(recipe.warmup_epochs * per_epoch), max(total - 1, 0))
+    return min(round(recipe.warmup_epochs * per_epoch), max(total - 1, 0)), total
+
+
+def _schedule(recipe: Descent, warmup: int, total: int) -> Any:
+    """Factor of the peak learning rate at a step: linear warm-up, then the recipe's schedule down to 0.
+
+    As released the warm-up begins at 0, as transformers' does: the first step changes nothing.
+    """
+    first = 0 if _as_trainer(recipe) else 1
 
     def factor(step: int) -> float:
+        if recipe.schedule == "constant" and _as_trainer(recipe):
+            return 1.0
         if step < warmup:
-            return (step + 1) / (warmup + 1)
+            return (step + first) / (warmup + first)
         done = (step - warmup) / max(total - warmup, 1)
         if recipe.schedule == "constant":
             return 1.0

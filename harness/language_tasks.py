@@ -123,8 +123,6 @@ def _engine(model: Any, encoder: Encoder, device: torch.device | str) -> Any:
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
     tokenizer = encoder.tokenizer
-    # Our rows hold their last token too, which lm-eval does not feed: a window is one shorter than the context.
-    window = encoder.context - 1
 
     class Engine(TemplateLM):  # type: ignore[misc]
         @property
@@ -146,12 +144,13 @@ def _engine(model: Any, encoder: Encoder, device: torch.device | str) -> Any:
         def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
             rows = []
             for _texts, context, continuation in requests:
-                if len(continuation) >= encoder.context:
+                if len(continuation) > encoder.context:
                     raise DataError(
                         f"a task's continuation has {len(continuation)} tokens; the model's context is "
                         f"{encoder.context}: use a model with a longer one"
                     )
-                ids = (*context, *continuation)[-encoder.context :]
+                # The last token is not read, so that a row may have one more than the model has positions.
+                ids = (*context, *continuation)[-(encoder.context + 1) :]
                 rows.append(Encoded(ids, len(ids) - len(continuation)))
             # Whether greedy decoding would say the same is not asked here, and no metric of ours uses it.
             return [(-found.nll, False) for found in likelihoods(model, rows, device)]
@@ -160,7 +159,7 @@ def _engine(model: Any, encoder: Encoder, device: torch.device | str) -> Any:
             pairs, places = [], []
             for place, request in enumerate(requests):
                 ids = self.tok_encode(request.args[0])
-                for pair in get_rolling_token_windows(ids, self.prefix_token_id, window, 1):
+                for pair in get_rolling_token_windows(ids, self.prefix_token_id, encoder.context, 1):
                     pairs.append((None, *make_disjoint_window(pair)))
                     places.append(place)
             totals = [0.0] * len(requests)

@@ -153,7 +153,9 @@ def _padded(
         collated = collate(batch, device)
         targets = collated.answers
         nodes = torch.arange(len(targets), device=device)
-        found = _attempted(able.padded, lambda: judge(collated.inputs, collated.predicts, targets, nodes))  # noqa: B023
+        read = able.read(collated.labels.shape[1])
+        inputs, where = {name: part[:, :read] for name, part in collated.inputs.items()}, collated.predicts[:, :read]
+        found = _attempted(able.padded, lambda: judge(inputs, where, targets, nodes))  # noqa: B023
         if found is None or not suits(model, batch, found[0], able.padded, collated.labels.shape[1], able, device):
             return
         took("forward passes", "padded rows")
@@ -190,5 +192,6 @@ class _Judge:
     def row(self, row: Encoded, device: torch.device) -> tuple[Tensor, Tensor]:
         """A row by itself, as the model is called with it alone."""
         rows = collate([row], device)
-        targets = rows.answers
-        return self({"input_ids": rows.input_ids}, rows.predicts, targets, torch.arange(len(targets), device=device))
+        targets, read = rows.answers, self.able.read(len(row.ids))
+        nodes = torch.arange(len(targets), device=device)
+        return self({"input_ids": rows.input_ids[:, :read]}, rows.predicts[:, :read], targets, nodes)

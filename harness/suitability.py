@@ -56,7 +56,7 @@ class Abilities:
 
     ``narrows``: the output head may be applied at some positions alone. ``head``: logits are what the output head
     alone makes of the last states, on a CPU. ``longest``, ``tree_longest``: tokens that rows of a batch, and of a tree,
-    may have. ``sharded``: its weights are spread over several processes, which must run the same passes: padded rows
+    may have. ``positions``: tokens that the model has positions for. ``sharded``: its weights are spread over several processes, which must run the same passes: padded rows
     alone, tried once.
 
     The others are ways of computing: of scoring and training, of generating in a batch with and without a shared
@@ -68,11 +68,16 @@ class Abilities:
     longest: int
     tree_longest: int
     sharded: bool = False
+    positions: int = 2**31
     trees: Tried = field(default_factory=Tried)
     padded: Tried = field(default_factory=Tried)
     batched: Tried = field(default_factory=Tried)
     shared: Tried = field(default_factory=Tried)
     cached: Tried = field(default_factory=Tried)
+
+    def read(self, width: int) -> int:
+        """Tokens of so many that are read: the last predicts nothing, and may be one more than there are positions."""
+        return width - 1 if width == self.positions + 1 else width
 
     def known(self, way: Tried, width: int, padding: int) -> bool:
         """Whether a way need not be tried again."""
@@ -86,7 +91,7 @@ def abilities(model: Any, rows: Rows) -> Abilities:
     """What is known of a model; its output head is tried out on some rows where nothing is known yet."""
     if not hasattr(model, "config"):
         # No language model: what it makes of a batch is all that it says.
-        return Abilities(False, False, 2**31, 0, False, Tried(False), Tried(True, 2**31, 2**31))
+        return Abilities(False, False, 2**31, 0, trees=Tried(False), padded=Tried(True, 2**31, 2**31))
     device = rows.labels.device
     kind = (str(getattr(model.config, "_attn_implementation", "")), device.type,
             attention_dtype(model, device), torch.is_autocast_enabled(device.type), is_sharded(model))  # fmt: skip
@@ -137,7 +142,9 @@ def _measured(model: Any, rows: Rows) -> Abilities:
     head = narrows and _same_by_head(model, probe.inputs, probe.predicts, full)
     sharded = is_sharded(model)
     tree_longest = 0 if sharded else min(LARGEST, _longest(model), _window(model))
-    return Abilities(narrows, head, _longest(model), tree_longest, sharded)
+    config = text_config(model)
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2**31
+    return Abilities(narrows, head, _longest(model), tree_longest, sharded, positions)
 
 
 def _same_by_head(model: Any, inputs: Mapping[str, Tensor], where: Tensor, expected: Tensor) -> bool:
@@ -210,10 +217,11 @@ def rewind(model: Any, device: torch.device | str) -> None:
 
 def logprobs_alone(model: Any, row: Encoded, able: Abilities, device: torch.device | str) -> Tensor:
     """(n,) log-probabilities of a row's scored tokens, of a pass with that row alone."""
-    where = torch.zeros(len(row.ids), dtype=torch.bool)
-    where[max(row.start, 1) - 1 : -1] = True
+    read = row.ids[: able.read(len(row.ids))]
+    where = torch.zeros(len(read), dtype=torch.bool)
+    where[max(row.start, 1) - 1 : len(row.ids) - 1] = True
     targets = torch.tensor(row.ids[max(row.start, 1) :], device=device)
-    return picked_logprobs(alone(model, row.ids, where, able.narrows, device), targets)
+    return picked_logprobs(alone(model, read, where, able.narrows, device), targets)
 
 
 def suits(
@@ -260,5 +268,7 @@ def _agrees(model: Any, row: Encoded, found: Tensor, able: Abilities, device: to
 def _noise(model: Any, row: Encoded, expected: Tensor, able: Abilities, device: torch.device) -> float:
     """How far this device's own rounding moves a row's log-probabilities where it is computed beside itself."""
     twice = collate([row, row], device)
-    found = picked_logprobs(logits_at(model, twice.inputs, twice.predicts, able.narrows), twice.answers)
+    read = able.read(len(row.ids))
+    inputs, where = {name: part[:, :read] for name, part in twice.inputs.items()}, twice.predicts[:, :read]
+    found = picked_logprobs(logits_at(model, inputs, where, able.narrows), twice.answers)
     return float((found[: len(expected)].double() - expected).abs().mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import cache, lru_cache
 from typing import Any
@@ -27,20 +28,31 @@ def _scorer(use_stemmer: bool) -> Any:
 
 
 def rouge_l_recall(truth: str, generation: str) -> float:
-    """Longest common subsequence over the truth's length, Porter-stemmed; 0 where the truth has no [a-z0-9].
+    """Longest common subsequence over the truth's length, Porter-stemmed.
+
+    NaN where the truth has no word of [a-z0-9], the only ones that ROUGE knows; 0 where the generation has none.
 
     Source: Lin 2004; as in TOFU (arXiv:2401.06121, §2.2.1), ``rouge_score`` with ``use_stemmer=True``.
     """
-    return float(_scorer(True).score(truth, generation)["rougeL"].recall)
+    return float(_scorer(True).score(truth, generation)["rougeL"].recall) if _worded(truth) else math.nan
 
 
 def rouge_l_f(truth: str, generation: str) -> float:
     """Harmonic mean of precision and recall of the longest common subsequence, without stemming.
 
-    Source: Lin 2004; as in MUSE (arXiv:2407.06460, §3), ``rouge_score`` with ``use_stemmer=False``. A text without
-    [a-z0-9] scores 0.
+    NaN where the truth has no word of [a-z0-9], 0 where the generation has none.
+
+    Source: Lin 2004; as in MUSE (arXiv:2407.06460, §3), ``rouge_score`` with ``use_stemmer=False``.
     """
-    return float(_scorer(False).score(truth, generation)["rougeL"].fmeasure)
+    return float(_scorer(False).score(truth, generation)["rougeL"].fmeasure) if _worded(truth) else math.nan
+
+
+NO_WORDS = "truths have no word of [a-z0-9], and ROUGE compares no others"
+"""Why overlap with some truths is not defined."""
+
+
+def _worded(text: str) -> bool:
+    return re.search("[a-z0-9]", text.lower()) is not None
 
 
 # The tokenizer of NIST's mteval-v13a, as sacrebleu has it; digits and letters are ASCII, case is kept.
@@ -69,11 +81,13 @@ def bleu(truth: str, generation: str) -> float:
     """BLEU of one text against one reference, 0 to 100, as ``sacrebleu.corpus_bleu`` with one sentence.
 
     Orders 1 to 4; the k-th order without a match counts as 1 / (2^k × n-grams). A generation of fewer than four
-    tokens, or without any matching word, scores 0.
+    tokens, or without any matching word, scores 0; a truth without any token has no score (NaN).
 
     Source: Papineni et al. 2002; smoothing "exp" (Chen and Cherry 2014, method 3).
     """
     mine = list(mteval_tokens(generation))
+    if not mteval_tokens(truth):
+        return math.nan
     if len(mine) < 4:
         return 0.0
     smoothing = SmoothingFunction().method3

@@ -108,7 +108,7 @@ def tables(cells: Iterable[StoredCell]) -> list[Table]:
 def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:
     keys = list(dict.fromkeys(cell.record.comparability.sha256 for cell in cells if cell.record))
     found = []
-    for key in keys or [""]:
+    for key in keys:
         # A cell without a record has no key of its own; it is shown where its neighbours are.
         members = [c for c in cells if (c.record.comparability.sha256 == key if c.record else key == keys[0])]
         rows = _rows(members)
@@ -116,7 +116,7 @@ def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:
         for edition in editions:
             mine = [row for row in rows if not row.reference and row.edition in (edition, "")]
             found.append(_table([row for row in rows if row.reference], mine, edition))
-    return found if keys else []
+    return found
 
 
 def _rows(cells: Sequence[StoredCell]) -> list[Row]:
@@ -174,15 +174,29 @@ def _label(cell: StoredCell) -> str:
 
 
 def _over_seeds(entries: Sequence[ScoreEntry]) -> Value:
+    """A metric over seeds, averaged as it is read: towards its target by distance, p-values by their power of ten."""
+    first = entries[0]
     if len(entries) == 1:
-        only = entries[0]
-        return Value(only.value, only.n, None, only.interval, only.reason, only.passes)
+        return Value(first.value, first.n, None, first.interval, first.reason, first.passes)
     values = [entry.value for entry in entries]
     reason = next((entry.reason for entry in entries if entry.reason), "")
-    spread = stdev(values) if all(math.isfinite(value) for value in values) else None
     judged = [entry.passes for entry in entries]
     passes = None if None in judged else all(judged)
-    return Value(fmean(values), entries[0].n, spread, None, reason, passes)
+    finite = all(map(math.isfinite, values))
+    if first.scale == "log":
+        powers = [math.log10(value) if value > 0 else -math.inf if value == 0 else math.nan for value in values]
+        middle, spread = fmean(powers), stdev(powers) if all(map(math.isfinite, powers)) else None
+        interval = None if spread is None else (10 ** (middle - spread), 10 ** (middle + spread))
+        return Value(10**middle if not math.isnan(middle) else math.nan, first.n, None, interval, reason, passes)
+    spread = stdev(values) if finite else None
+    middle = fmean(values)
+    if first.better == "target" and isinstance(first.target, float) and finite:
+        distance = fmean(abs(value - first.target) for value in values)
+        if not math.isclose(distance, abs(middle - first.target)):
+            # On either side of the target, their mean would be nearer than any of them.
+            reason = reason or f"the seeds lie on both sides of {first.target:g}: their mean distance from it"
+            middle = first.target + distance
+    return Value(middle, first.n, spread, None, reason, passes)
 
 
 def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
@@ -220,9 +234,6 @@ def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry]) -> list[Row]
     A row is placed by its Pareto layer in forgetting and utility, then by the mean of its ranks in the paper's
     columns. One that lacks a value of these, or a seed, is not placed, and stands last.
     """
-    marks = {name: _best_two(metric, [row.values[name].value for row in rows if name in row.values])
-             for name, metric in metrics.items()}  # fmt: skip
-    rows = [replace(row, values={n: replace(v, rank=marks[n](v.value)) for n, v in row.values.items()}) for row in rows]
     judged = [name for name, metric in metrics.items() if metric.headline and oriented(0.0, metric) is not None]
     whole = [row for row in rows if row.record and not row.failures
              and not any(math.isnan(row.values[name].value) for name in judged)]  # fmt: skip
@@ -241,7 +252,11 @@ def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry]) -> list[Row]
         place = last.place if last is not None and tied else count
         placed.append(replace(whole[i], place=place, layer=layers[i], mean_rank=means[i]))
     kept = {id(row) for row in whole}
-    return [*placed, *(row for row in rows if id(row) not in kept)]
+    # A row without a place is none of the best, whatever single value it has.
+    marks = {name: _best_two(metric, [row.values[name].value for row in placed]) for name, metric in metrics.items()}
+    marked = [replace(row, values={n: replace(v, rank=marks[n](v.value)) for n, v in row.values.items()})
+              for row in placed]  # fmt: skip
+    return [*marked, *(row for row in rows if id(row) not in kept)]
 
 
 def oriented(value: float, metric: ScoreEntry) -> float | None:

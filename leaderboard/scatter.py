@@ -13,7 +13,6 @@ from .ranking import ARROWS, Row, Table, formatted, oriented
 
 WIDTH, HEIGHT = 640, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 48
-LOG_FLOOR = 1e-30
 COLLAPSED = 0.5
 """The share of the retained model's utility below which a model counts as collapsed."""
 Box = tuple[float, float, float, float]
@@ -120,6 +119,8 @@ class _Scale:
 
     def __init__(self, metric: ScoreEntry, values: Sequence[float], low: float, high: float) -> None:
         self.metric, self.low, self.high = metric, low, high
+        # A p-value of 0 has no power of ten: it stands one below the least of the others.
+        self._least_power = min((math.log10(value) for value in values if value > 0), default=0.0) - 1
         inner = [self._inner(value) for value in values]
         self.least, self.most = min(inner), max(inner)
         margin = (self.most - self.least) * 0.06 or 0.5
@@ -128,7 +129,7 @@ class _Scale:
     def _inner(self, value: float) -> float:
         """The value on the axis, more to the better end."""
         if self.metric.scale == "log":
-            value = math.log10(max(value, LOG_FLOOR))
+            value = math.log10(value) if value > 0 else self._least_power
         better = oriented(value, self.metric)
         return value if better is None else better
 

@@ -106,6 +106,22 @@ class Command:
 
 
 @pytest.fixture(scope="session")
+def reseal() -> Callable[[Path], None]:
+    """Lets a finished cell that a test changed stand as if it had been left like that: with the hashes of its files."""
+    from unlearnbench.storage import file_digest, read_sealed, write_json, write_sealed
+
+    def sealed(cell: Path) -> None:
+        record, samples = cell / "record.json", cell / "samples.jsonl.gz"
+        content = json.loads(record.read_text())
+        content["samples"]["sha256"] = file_digest(samples)
+        write_json(record, content)
+        hashes = {"record_sha256": file_digest(record), "samples_sha256": content["samples"]["sha256"]}
+        write_sealed(cell / "status.json", read_sealed(cell / "status.json", "") | hashes)
+
+    return sealed
+
+
+@pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared nano models, trained once for all tests that do not change what they depend on."""
     return tmp_path_factory.mktemp("cache")

@@ -1,4 +1,4 @@
-"""Weights are those that a checkpoint holds, in the precision that was asked for, or an error that says what is wrong."""
+"""Weights are those that a checkpoint holds, in the precision asked for, or an error that says what is wrong."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from unlearnbench.comparison import compare, judged
 from unlearnbench.errors import NothingSelected, UsageError
@@ -179,7 +180,9 @@ def test_paired_intervals_leave_out_what_the_rows_have_in_common(small_run):
     each = np.exp(-losses[1]) - np.exp(-losses[0])
     assert found.difference == pytest.approx(each.mean())
     draws = np.random.default_rng(0).integers(0, len(each), (1000, len(each)))
-    expected = np.quantile(each[draws].mean(axis=1), [0.025, 0.975])
+    # As wide as Student's t with so many rows.
+    share = stats.norm.cdf(np.sqrt(len(each) / (len(each) - 1)) * stats.t.ppf(0.025, len(each) - 1))
+    expected = np.quantile(each[draws].mean(axis=1), [share, 1 - share])
     assert found.interval == pytest.approx(tuple(expected), rel=1e-9)
 
 
@@ -189,7 +192,7 @@ def test_confidence_asks_for_more_than_the_values(small_run):
 
     identity = {"method": "m", "benchmark": "b", "model": "x", "seed": 0}
     worse = np.linspace(-0.1, 0.3, 1000)
-    difference = Difference("mu", "MU", "paper", 0.6, 0.5, -0.1, (-0.3, 0.1), 0.1, True, "", worse)
+    difference = Difference("mu", "MU", "paper", 0.6, 0.5, -0.1, (-0.3, 0.1), 0.1, True, 400, "", worse)
     comparison = Comparison("a", "b", (Pair(identity, (difference,), {}),), (), ())
 
     def trips(**limits):

@@ -3,7 +3,9 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -12,12 +14,15 @@ import torch
 from unlearnbench import Context, Descent, Example, Requires, Term, UnlearningData, answer_logprobs
 from unlearnbench.batches import collate
 from unlearnbench.context import derived_seed
-from unlearnbench.descent import Batch, FineTune, _schedule
-from unlearnbench.errors import Diverged, PluginError, UndeclaredAccess, UsageError
+from unlearnbench.descent import Batch, FineTune, _budget, _decayed, _schedule
+from unlearnbench.errors import Diverged, PluginError, UndeclaredAccess
 from unlearnbench.methods.flat import FLAT
 from unlearnbench.methods.gradient_ascent import GradientAscent, GradientDifference, KLMinimization
 from unlearnbench.methods.other_answers import LLMU, Mismatch, PreferenceOptimization
 from unlearnbench.methods.preference import DPO, NPO
+
+sys.path.insert(0, str(Path(__file__).parent))
+from architectures import ARCHITECTURES
 
 # Answers of very different lengths, so that means over tokens and over rows cannot be mixed up.
 FORGET = [Example(i, f"Who is {i}?", "Ada " * (1 + 3 * i)) for i in range(4)]
@@ -107,10 +112,15 @@ def test_a_batch_of_single_rows_and_a_loss_that_couples_them_are_out_of_memory(t
             unlearned(tiny_model, method, tiny_encoder)
 
 
-def test_the_released_flat_refuses_accumulation(tiny_model, tiny_encoder):
-    method = FLAT(edition="as-released", batch_size=1, accumulation=4, **QUICK)
-    with pytest.raises(UsageError, match="couples the rows"):
-        unlearned(tiny_model, method, tiny_encoder)
+def test_the_released_flat_accumulates_means_of_its_forward_passes(tiny_model, tiny_encoder):
+    """As accelerate does for the release: the loss of a step is the mean of its passes' losses."""
+    losses = {}
+    for passes in (1, 4):
+        method = FLAT(edition="as-released", batch_size=1, accumulation=passes, learning_rate=1e-12, epochs=1)
+        _, ctx = unlearned(copy.deepcopy(tiny_model), method, tiny_encoder)
+        losses[passes] = ctx.meter.losses
+    assert len(set(losses[1])) == 4
+    assert losses[4] == pytest.approx([sum(losses[1]) / 4], rel=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
@@ -274,15 +284,66 @@ def test_mismatched_answers_come_with_the_forget_prompt(tiny_encoder):
     assert row.answer in {other.answer for other in RETAIN}
 
 
+def _scheduled(recipe, rows):
+    return _schedule(recipe, *_budget(recipe, rows))
+
+
+@pytest.mark.parametrize(
+    ("size", "passes", "steps", "summed"),
+    [(32, 1, 6, 3.0), (16, 4, 3, 1.5), (8, 1, 25, 12.5)],
+    ids=["effective batch 32", "the release's configuration", "batch 8"],
+)
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_as_released_steps_and_rates_are_the_trainer_s(schedule, size, passes, steps, summed):
+    """forget01, five epochs, as locuslab/tofu's forget.py counts them."""
+    from transformers import get_scheduler
+
+    recipe = GradientAscent(edition="as-released", batch_size=size, accumulation=passes, schedule=schedule)
+    warmup, total = _budget(recipe, 40)
+    assert (warmup, total) == (max(1, 40 // (size * passes)), steps)
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_scheduler(schedule, optimiser, warmup, total)
+    factor = _schedule(recipe, warmup, total)
+    for step in range(total):
+        assert factor(step) == pytest.approx(theirs.get_last_lr()[0])
+        optimiser.step()
+        theirs.step()
+    if schedule == "linear":
+        assert sum(map(factor, range(total))) == pytest.approx(summed)
+
+
+def test_as_released_a_run_ends_after_whole_windows_of_rows(tiny_model, tiny_encoder):
+    steps = {}
+    for edition in ("paper", "as-released"):
+        recipe = GradientAscent(edition=edition, batch_size=3, epochs=2, warmup_epochs=1.0)
+        steps[edition] = unlearned(copy.deepcopy(tiny_model), recipe, tiny_encoder)[1].meter.optimiser_steps
+    assert len(FORGET) == 4
+    assert steps == {"paper": 4, "as-released": 2}
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "bloom", "gemma2", "mamba", "stablelm", "mpt"])
+def test_as_released_what_the_trainer_does_not_decay_is_not_decayed(name):
+    from transformers import Trainer
+
+    model = ARCHITECTURES[name]()
+    decayed = set(Trainer.get_decay_parameter_names(None, model))
+    groups = _decayed(model, GradientAscent(edition="as-released"))
+    names = {id(weight): key for key, weight in model.named_parameters()}
+    found = {names[id(weight)] for group in groups if "weight_decay" not in group for weight in group["params"]}
+    assert found == decayed
+    assert {names[id(w)] for group in groups for w in group["params"]} == set(names.values())
+    assert len(_decayed(model, GradientAscent())) == 1
+
+
 def test_the_schedule_warms_up_and_comes_down():
-    factor = _schedule(FineTune(epochs=4, warmup_epochs=1.0), per_epoch=5)
+    factor = _scheduled(FineTune(epochs=4, warmup_epochs=1.0, batch_size=2), 10)
     values = [factor(step) for step in range(20)]
     assert values[0] < values[4] < values[5] == 1.0
     assert all(a > b for a, b in itertools.pairwise(values[5:]))
     assert values[-1] > 0
-    flat = _schedule(FineTune(epochs=2, warmup_epochs=0.0, schedule="constant"), per_epoch=3)
+    flat = _scheduled(FineTune(epochs=2, warmup_epochs=0.0, schedule="constant", batch_size=1), 3)
     assert [flat(step) for step in range(6)] == [1.0] * 6
-    cosine = _schedule(FineTune(epochs=2, warmup_epochs=0.0, schedule="cosine"), per_epoch=2)
+    cosine = _scheduled(FineTune(epochs=2, warmup_epochs=0.0, schedule="cosine", batch_size=1), 2)
     assert cosine(2) == pytest.approx(0.5)
 
 

@@ -70,8 +70,10 @@ def test_tables_and_models_come_from_the_hub(hub, tmp_path, tiny_model, tiny_enc
     assert record["provenance"]["data"]["tables"]["full"] == f"locuslab/TOFU@{commit}:full"
     assert record["limits"] == {"max new tokens": 8, "epochs of the reference models": 1}
     # The original model was taken as published, the retained one was trained here.
-    prepared = {path.parent.name.partition("--")[0] for path in command.cache.glob("models/*acme*/published.json")}
-    assert prepared == {"original"}
+    facts = {path.parent.name.partition("--")[0]: json.loads(path.read_text())
+             for path in command.cache.glob("models/*acme*/reference.json")}  # fmt: skip
+    assert facts["original"]["published"] == "acme/tiny-original"
+    assert "published" not in facts["retained"]
 
 
 def test_a_data_set_that_is_not_on_the_hub_is_one_line(hub, tmp_path, command):

@@ -102,8 +102,20 @@ def test_another_answer_to_a_chunk_continues_its_first_half_and_is_scored_alone(
 
 
 def test_a_text_longer_than_the_context_is_refused(tiny_encoder):
-    with pytest.raises(UsageError, match=r"text 1 \('Ada was.*has \d+ tokens and needs 8 more; the model's context"):
-        tiny_encoder.text_ids(["Ada", "Ada was " * 400], room=8)
+    with pytest.raises(UsageError, match=r"text 1 \('Ada was.*has \d+ tokens; the model's context is \d+"):
+        tiny_encoder.text_ids(["Ada", "Ada was " * 400])
+
+
+def test_as_many_tokens_follow_as_the_model_has_positions_for_and_the_record_says_so(tiny_encoder):
+    notes = []
+    assert tiny_encoder.new_tokens([(1,) * 100, (1,) * 20], 200, notes) == tiny_encoder.context - 100
+    assert notes == [
+        f"{tiny_encoder.context - 100} new tokens at most, for which the model has positions, instead of 200"
+    ]
+    assert tiny_encoder.new_tokens([(1,) * 100], 50, notes) == 50
+    assert len(notes) == 1
+    with pytest.raises(UsageError, match=r"a prompt has 256 tokens, which fill the model's context of 256"):
+        tiny_encoder.new_tokens([(1,) * 256], 1, notes)
 
 
 def damaged(changes):

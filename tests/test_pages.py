@@ -26,6 +26,7 @@ from unlearnbench.leaderboard.scatter import scatter
 from unlearnbench.plugins import load_plugins
 from unlearnbench.results import opened
 from unlearnbench.runs import stored_cells
+from unlearnbench.storage import write_sealed
 
 
 def rendered(out, *sources):
@@ -149,7 +150,7 @@ def test_a_cell_s_page_shows_its_samples_beside_the_references(site):
     assert re.search(r"40 of \d+ rows|\d+ of \d+ rows", text)
 
 
-def test_text_of_strangers_stays_text(small_run, tmp_path):
+def test_text_of_strangers_stays_text(small_run, tmp_path, reseal):
     from unlearnbench.storage import read_rows, rows_as_bytes
 
     run, _ = small_run
@@ -157,8 +158,9 @@ def test_text_of_strangers_stays_text(small_run, tmp_path):
     folder = next((tmp_path / "run" / "cells").glob("ga--*"))
     rows = [row | {"generation": HOSTILE, "prompt": HOSTILE} for row in read_rows(folder / "samples.jsonl.gz")]
     (folder / "samples.jsonl.gz").write_bytes(rows_as_bytes(rows))
+    reseal(folder)
     status = next((tmp_path / "run" / "cells").glob("gd--*")) / "status.json"
-    status.write_text(f'{{"status": "failed", "reason": "{HOSTILE.replace(chr(34), chr(39))}"}}')
+    write_sealed(status, {"status": "failed", "reason": HOSTILE})
     rendered(tmp_path / "site", tmp_path / "run")
     for page in (tmp_path / "site").rglob("*.html"):
         tags = Tags(page.read_text()).tags
@@ -170,7 +172,7 @@ def test_text_of_strangers_stays_text(small_run, tmp_path):
     assert "alert(1)" in next((tmp_path / "site" / "cells").glob("ga--*.html")).read_text()
 
 
-def test_text_from_right_to_left_and_emoji_stay_as_they_are(small_run, tmp_path):
+def test_text_from_right_to_left_and_emoji_stay_as_they_are(small_run, tmp_path, reseal):
     from unlearnbench.storage import read_rows, rows_as_bytes
 
     answer = "\u05e9\u05dc\u05d5\u05dd \u202e\u0639\u0627\u0644\u0645 \U0001f469\u200d\U0001f52c \ud83d end"
@@ -178,6 +180,7 @@ def test_text_from_right_to_left_and_emoji_stay_as_they_are(small_run, tmp_path)
     folder = next((tmp_path / "run" / "cells").glob("ga--*"))
     rows = [row | {"generation": answer, "truth": ""} for row in read_rows(folder / "samples.jsonl.gz")]
     (folder / "samples.jsonl.gz").write_bytes(rows_as_bytes(rows))
+    reseal(folder)
     site = rendered(tmp_path / "site", tmp_path / "run")
     text = next((site / "cells").glob("ga--*.html")).read_text(encoding="utf-8")
     # Half of a surrogate pair is no character: a file in UTF-8 cannot hold it.
@@ -445,7 +448,7 @@ def test_a_run_still_in_progress_is_marked_partial(small_run, tmp_path):
     assert "a run that was not finished" in next((site / "cells").glob("ga--*.html")).read_text()
 
 
-def test_two_submissions_of_one_name_are_two_rows_with_pages_of_their_own(small_run, tmp_path):
+def test_two_submissions_of_one_name_are_two_rows_with_pages_of_their_own(small_run, tmp_path, reseal):
     for name in ("one", "two"):
         shutil.copytree(small_run[0], tmp_path / name, ignore=shutil.ignore_patterns("site"))
     path = next((tmp_path / "two" / "cells").glob("npo--*/record.json"))
@@ -453,6 +456,7 @@ def test_two_submissions_of_one_name_are_two_rows_with_pages_of_their_own(small_
     record["identity"]["method_qualified"] = "elsewhere/npo"
     record["scores"]["model_utility"]["value"] = 0.25
     path.write_text(json.dumps(record))
+    reseal(path.parent)
     site = rendered(tmp_path / "site", tmp_path / "one", tmp_path / "two")
     text = page_of(site, "tofu-forget10")
     assert "<bdi>unlearnbench/npo</bdi>" in text

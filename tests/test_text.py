@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
+from rouge_score.tokenize import tokenize
 
 from unlearnbench.text import rouge_l_recall
 
@@ -18,14 +21,18 @@ PLAIN = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
         ("running houses", "run house", 1.0),  # stemmed
         ("a b c d", "d c b a", 1 / 4),
         ("a b", "", 0.0),
-        ("", "a b", 0.0),
-        ("…", "…", 0.0),
+        ("a b", "…", 0.0),
+        ("", "a b", math.nan),
+        ("…", "…", math.nan),
+        ("日本", "日本", math.nan),
     ],
 )
 def test_recall_by_hand(truth, generation, expected):
-    assert rouge_l_recall(truth, generation) == pytest.approx(expected)
+    assert rouge_l_recall(truth, generation) == pytest.approx(expected, nan_ok=True)
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_the_remembering_scorer_is_the_library_s(truth, generation):
-    assert rouge_l_recall(truth, generation) == PLAIN.score(truth, generation)["rougeL"].recall
+    found = rouge_l_recall(truth, generation)
+    assert math.isnan(found) or found == PLAIN.score(truth, generation)["rougeL"].recall
+    assert math.isnan(found) == (not tokenize(truth, None))

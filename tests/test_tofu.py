@@ -191,19 +191,48 @@ def test_permuting_rows_permutes_the_values_and_changes_no_score():
         assert list(backwards[key].per_example) == pytest.approx(list(score.per_example)[::-1])
 
 
-def test_probabilities_of_zero_are_missing_with_a_reason():
-    dead = [row("forget", i, (9999.0, 1), (9999.0, 1), [(9999.0, 1)] * 5) for i in range(3)]
+@pytest.mark.parametrize("edition", ["paper", "as-released"])
+def test_ratios_of_probabilities_that_no_float_holds_are_what_their_logarithms_say(edition):
+    """exp(−9999) is 0 in floats, and a collapsed model's ratios are still defined: the release divides logarithms."""
+    dead = [row("forget", i, (9999.0, 1), (9999.0, 1), [(9999.0 + i, 1)] * 5) for i in range(3)]
+    dead += [row("world_facts", i, (9999.0, 1), None, [(9999.0, 1)] * 3) for i in range(3)]
     found = by_name(Measurement(tuple(dead)), Measurement(tuple(dead)))
     assert found["forget_probability", None].value == 0.0
-    assert math.isnan(found["forget_truth_ratio", "paper"].value)
-    assert "no defined value" in found["forget_truth_ratio", "paper"].reason
-    assert found["forget_quality", "paper"].reason
+    assert found["forget_truth_ratio", edition].per_example == pytest.approx([1, math.exp(-1), math.exp(-2)])
+    assert found["forget_quality", edition].value == 1.0
+    assert found["world_facts_probability", None].per_example == pytest.approx([0.25] * 3)
+    far = [row("forget", i, (1.0, 1), (9999.0, 1), [(1.0, 1)] * 5) for i in range(3)]
+    assert by_name(Measurement(tuple(far)), Measurement(tuple(dead)))["forget_truth_ratio", edition].value == 0.0
+
+
+def test_a_loss_that_is_no_number_is_missing_with_a_reason():
+    dead = [row("forget", i, (math.nan, 1), (math.nan, 1), [(math.nan, 1)] * 5) for i in range(3)]
+    found = by_name(Measurement(tuple(dead)), Measurement(tuple(dead)))
+    for name in ("forget_probability", "forget_truth_ratio", "forget_quality"):
+        (score,) = {score.reason for (metric, _), score in found.items() if metric == name}
+        assert "no number" in score
     assert found["model_utility", "paper"].reason
 
 
 def test_an_answer_without_words_scores_nothing_and_fails_nothing():
-    rows = [row("retain", 0, generation=""), row("retain", 1, generation="…!"), row("retain", 2, truth="日本")]
-    assert metrics.term_values("retain", "rouge", rows, "paper") == [0.0, 0.0, 0.0]
+    rows = [row("retain", 0, generation=""), row("retain", 1, generation="…!")]
+    assert metrics.term_values("retain", "rouge", rows, "paper") == [0.0, 0.0]
+
+
+def test_a_truth_without_words_has_no_overlap_with_anything():
+    """ROUGE knows [a-z0-9] alone: of a truth in Japanese it says nothing, which is no 0."""
+    rows = [
+        row(part, i, truth="日本" if part == "retain" else "a b") for part in metrics.UTILITY_PARTS for i in range(2)
+    ]
+    found = by_name(Measurement(tuple(rows)), None)
+    assert math.isnan(found["retain_rouge", None].value)
+    assert found["retain_rouge", None].reason == (
+        "2 of 2 truths have no word of [a-z0-9], and ROUGE compares no others"
+    )
+    assert math.isnan(found["retain_rouge_l", None].value)
+    assert math.isfinite(found["world_facts_rouge", None].value)
+    assert math.isnan(found["model_utility", "paper"].value)
+    assert found["model_utility", "paper"].reason == "one of its nine terms is missing"
 
 
 def test_with_forty_rows_the_p_value_takes_its_known_values():
@@ -238,6 +267,12 @@ def log_of(measurement):
     return sections
 
 
+def broken(field, value):
+    log = log_of(everything())
+    log["eval_log.json"][field] = value
+    return json.dumps(log)
+
+
 def test_a_published_log_scores_as_its_measurement_does(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(log_of(everything())))
     (tmp_path / "b.json").write_text(json.dumps(log_of(everything(shift=2.0))))
@@ -245,6 +280,17 @@ def test_a_published_log_scores_as_its_measurement_does(tmp_path):
     found = {(s.metric, s.edition): s.value for s in log.benchmark.score(log.unlearned, None, log.retained)}
     expected = {key: score.value for key, score in by_name(everything(), everything(shift=2.0)).items()}
     assert found == pytest.approx(expected)
+
+
+def test_a_log_of_lists_scores_as_one_of_mappings(tmp_path):
+    """The release of NPO writes each metric as a list in row order."""
+    mappings = log_of(everything())
+    lists = {name: {field: list(column.values()) for field, column in section.items()}
+             for name, section in mappings.items()}  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps(mappings))
+    (tmp_path / "b.json").write_text(json.dumps(lists))
+    logs = [read(tmp_path / name, None, align=False) for name in ("a.json", "b.json")]
+    assert logs[0].unlearned.rows == logs[1].unlearned.rows
 
 
 def test_logs_of_different_rows_are_refused_and_can_be_aligned(tmp_path, command):
@@ -270,6 +316,13 @@ def test_logs_of_different_rows_are_refused_and_can_be_aligned(tmp_path, command
         ("{", "is not a JSON log"),
         ("{}", "has no section 'eval_log.json'"),
         ('{"eval_log.json": {}}', "field 'avg_gt_loss' is missing"),
+        ('{"eval_log.json": []}', "eval_log.json: expected metrics by name, found a list"),
+        (broken("avg_gt_loss", 3), "eval_log.json: avg_gt_loss is a number, expected a value for each row"),
+        (broken("avg_gt_loss", {"x": 1.0}), "avg_gt_loss has a row that is no number"),
+        (broken("num_token_gt", [1]), "eval_log.json, row 1: num_token_gt has no value"),
+        (broken("generated_text", [["a", "b"]] * 12), "row 0: a field is not what the release writes"),
+        (broken("generated_text", [["a", "b", 3]] * 12), "row 0: generated_text is not prompt, generation and truth"),
+        (broken("average_perturb_loss", [[None] * 2] * 12), "row 0: a field is not what the release writes"),
     ],
 )
 def test_a_damaged_log_is_one_line(tmp_path, command, content, complaint):

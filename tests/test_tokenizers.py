@@ -148,7 +148,7 @@ def test_settings_of_a_chat_template_reach_it(tokenizer):
     thinking = ChatFormat("chat", "", "", enable_thinking=True)
     assert thinking.prompt("Who?", tokenizer).startswith("<think><user>")
     tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    with pytest.raises(ModelError, match="cannot be rendered .*no system.*; set system_prompt to an empty text"):
+    with pytest.raises(ModelError, match=r"cannot be rendered .*no system.*; set system_prompt to an empty text"):
         style.prompt("Who?", tokenizer)
 
 

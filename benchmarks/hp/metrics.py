@@ -15,8 +15,20 @@ import numpy as np
 
 from unlearnbench.domain import EDITIONS, Measurement, Score
 from unlearnbench.errors import DataError
-from unlearnbench.statistics import RESAMPLES, Floats, bootstrap, draws, interval, mean, mean_score
-from unlearnbench.text import bleu, rouge_l_recall
+from unlearnbench.statistics import (
+    LEVEL,
+    RESAMPLES,
+    Floats,
+    bootstrap,
+    bounded_means,
+    draws,
+    expanded,
+    interval,
+    mean,
+    mean_score,
+    tail,
+)
+from unlearnbench.text import NO_WORDS, bleu, rouge_l_recall
 
 Row = Mapping[str, Any]
 
@@ -74,8 +86,8 @@ def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Sco
         )
     for edition in EDITIONS:
         found = overlaps(mine, edition)
-        for name, values in zip(("bleu", "rouge_l"), found, strict=True):
-            yield _mean(name, values, edition)
+        for name, values, most in zip(("bleu", "rouge_l"), found, (100.0, 1.0), strict=True):
+            yield _mean(name, values, edition, most)
         yield _gap(found, None if theirs is None else overlaps(theirs, edition), edition)
     kind = "hub" if any(row["part"] in ("wikitext", *EIGHT) for row in unlearned.rows) else "local"
     yield _perplexity(unlearned.part(PERPLEXITY[kind]), PERPLEXITY[kind])
@@ -83,10 +95,10 @@ def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Sco
         yield _accuracy({task: unlearned.part(task) for task in ACCURACY[kind, edition]}, edition)
 
 
-def _mean(name: str, values: Sequence[float], edition: str | None) -> Score:
+def _mean(name: str, values: Sequence[float], edition: str | None, most: float) -> Score:
     if not values:
         return Score.missing(name, "no excerpts were scored", edition=edition)
-    return mean_score(name, values, edition)
+    return mean_score(name, values, edition, (0.0, most), NO_WORDS)
 
 
 def _gap(mine: tuple[list[float], list[float]], theirs: tuple[list[float], list[float]] | None, edition: str) -> Score:
@@ -95,15 +107,31 @@ def _gap(mine: tuple[list[float], list[float]], theirs: tuple[list[float], list[
         reason = "needs the retained model's values" if theirs is None else "no excerpts were scored"
         return Score.missing("fq_gap", reason, size, edition)
     differences = [np.asarray(a) - np.asarray(b) for a, b in zip(mine, theirs, strict=True)]
+    if any(np.isnan(difference).any() for difference in differences):
+        return Score.missing("fq_gap", f"some {NO_WORDS}", size, edition)
     value = sum(abs(float(difference.mean())) for difference in differences)
     # Both models continued the same excerpts, so these are resampled together.
     resampled = bootstrap(size, lambda rows: _gaps(differences, rows))
-    return Score("fq_gap", value, size, (), interval(resampled), edition, resamples=resampled)
+    spread = None if resampled is None else _gap_interval(differences, resampled, value)
+    return Score("fq_gap", value, size, (), spread, edition, resamples=resampled)
 
 
 def _gaps(differences: Sequence[Floats], rows: Any) -> Floats:
     found: Floats = sum(np.abs(difference[rows].mean(axis=1)) for difference in differences)
     return found
+
+
+def _gap_interval(differences: Sequence[Floats], resampled: Floats, value: float) -> tuple[float, float] | None:
+    """Of an absolute difference no resample is below 0, so that resampled gaps never reach a true gap of none.
+
+    Beside them stands how far resampled means lie from the means themselves, on either side of the value.
+    """
+    size = len(differences[0])
+    rows = draws(size)
+    apart = sum(np.abs(difference[rows].mean(axis=1) - difference.mean()) for difference in differences)
+    half = float(np.quantile(apart, 1 - 2 * tail(size, (1 - LEVEL) / 2)))
+    spread = expanded(resampled, size)
+    return spread and (max(0.0, min(spread[0], value - half)), max(spread[1], value + half))
 
 
 def _absent(rows: Sequence[Row], task: str) -> str:
@@ -122,13 +150,35 @@ def _perplexity(rows: Sequence[Row], task: str) -> Score:
         return Score.missing("ppl", "the model's log-likelihood of a text is not a number", len(rows))
     value = word_perplexity(logs.tolist(), words.tolist())
 
-    def perplexities(chosen: Any) -> Floats:
+    resampled = None
+    if len(rows) > 1:
+        chosen = draws(len(rows))
         with np.errstate(over="ignore"):
-            found: Floats = np.exp(-logs[chosen].sum(axis=1) / words[chosen].sum(axis=1))
+            resampled = np.exp(-logs[chosen].sum(axis=1) / words[chosen].sum(axis=1))
+    spread = None if resampled is None else _perplexity_interval(logs, words)
+    return Score("ppl", value, len(rows), (), spread, resamples=resampled)
+
+
+def _perplexity_interval(logs: Floats, words: Any) -> tuple[float, float]:
+    """Of the nats of a word, a ratio of sums: its resamples and their Student-t form together, back as perplexities."""
+    chosen = draws(len(logs))
+    rate = float(-logs.sum() / words.sum())
+    rates = -logs[chosen].sum(axis=1) / words[chosen].sum(axis=1)
+
+    def error(texts_logs: Floats, texts_words: Any, of: Any) -> Floats:
+        found: Floats = np.sqrt(((-texts_logs - of * texts_words) ** 2).mean(-1)) / texts_words.mean(-1)
         return found
 
-    resampled = bootstrap(len(rows), perplexities)
-    return Score("ppl", value, len(rows), (), interval(resampled), resamples=resampled)
+    errors = error(logs[chosen], words[chosen], rates[:, None])
+    low, high = expanded(rates, len(logs)) or (math.nan, math.nan)
+    known = errors > 0
+    if known.any():
+        upper, lower = np.quantile((rates - rate)[known] / errors[known], [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
+        own = float(error(logs, words, rate))
+        low, high = min(low, rate - upper * own), max(high, rate - lower * own)
+    with np.errstate(over="ignore"):
+        low, high = np.exp([low, high]).tolist()
+    return low, high
 
 
 def _accuracy(tasks: Mapping[str, Sequence[Row]], edition: str) -> Score:
@@ -142,7 +192,8 @@ def _accuracy(tasks: Mapping[str, Sequence[Row]], edition: str) -> Score:
         return Score.missing("avg_acc", f"{undefined[0]}: a log-likelihood is not a number", n, edition)
     means = [float(each.mean()) for each in values.values()]
     # Tasks are resampled apart; their mean has the mean of their resamples.
-    resampled = np.zeros(RESAMPLES)
+    resampled, bounded = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
     for seed, per_document in enumerate(values.values()):
         resampled += per_document[draws(len(per_document), seed)].mean(axis=1) / len(values)
-    return Score("avg_acc", mean(means), n, (), interval(resampled), edition, resamples=resampled)
+        bounded += bounded_means(per_document, (0.0, 1.0), seed) / len(values)
+    return Score("avg_acc", mean(means), n, (), interval(bounded), edition, resamples=resampled)

@@ -28,6 +28,8 @@ Row = dict[str, Any]
 def read(path: Path, retained: Path | None, align: bool) -> LogFile:
     """The log's rows as a measurement, with the retained model's if its log is given.
 
+    Both forms are read: each metric a mapping by row number, or a list in row order (licong-lin's release of NPO).
+
     Args:
         align: keep the forget rows that both logs share, told apart by question and answer.
 
@@ -49,7 +51,7 @@ def _rows(path: Path) -> list[Row]:
         log = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; name an eval_log_aggregated.json") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON log ({error}); copy it again") from error
     rows = []
     for part, section in SECTIONS.items():
@@ -59,33 +61,60 @@ def _rows(path: Path) -> list[Row]:
     return rows
 
 
-def _section(path: Path, part: str, section: str, content: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+def _section(path: Path, part: str, section: str, content: Any) -> list[Row]:
+    where = f"{path}, {section}"
+    if not isinstance(content, Mapping):
+        raise DataError(f"{where}: expected metrics by name, found {_kind(content)}")
     for field in FIELDS:
         if field not in content:
-            raise DataError(f"{path}, {section}: field {field!r} is missing")
+            raise DataError(f"{where}: field {field!r} is missing")
+    columns = {field: _by_row(where, field, content[field]) for field in FIELDS}
     rows = []
-    for key in sorted(content["avg_gt_loss"], key=int):
+    for key in columns["avg_gt_loss"]:
+        cells = {}
+        for field, column in columns.items():
+            if key not in column:
+                raise DataError(f"{where}, row {key}: {field} has no value")
+            cells[field] = column[key]
         try:
-            prompt, generation, truth = content["generated_text"][key]
+            prompt, generation, truth = cells["generated_text"]
             row = {
                 "part": part,
-                "index": int(key),
+                "index": key,
                 "prompt": prompt,
                 "truth": truth,
                 "generation": generation,
-                "answer": [content["avg_gt_loss"][key], content["num_token_gt"][key]],
-                "perturbed": _pairs(content["average_perturb_loss"][key], content["num_token_perturb"][key]),
+                "answer": [float(cells["avg_gt_loss"]), int(cells["num_token_gt"])],
+                "perturbed": _pairs(cells["average_perturb_loss"], cells["num_token_perturb"]),
             }
             # Real authors and world facts repeat the answer here, forwarded once more: equal up to bf16 noise.
-            row["paraphrase"] = [content["avg_paraphrased_loss"][key], content["num_token_paraphrased"][key]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}, {section}, row {key}: incomplete ({type(error).__name__}: {error})") from error
+            row["paraphrase"] = [float(cells["avg_paraphrased_loss"]), int(cells["num_token_paraphrased"])]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{where}, row {key}: a field is not what the release writes ({error})") from error
+        if not all(isinstance(row[name], str) for name in ("prompt", "truth", "generation")):
+            raise DataError(f"{where}, row {key}: generated_text is not prompt, generation and truth as texts")
         rows.append(row)
     return rows
 
 
+def _by_row(where: str, field: str, column: Any) -> dict[int, Any]:
+    """A metric's values by row number: locuslab/tofu writes a mapping, the release of NPO a list in row order."""
+    if isinstance(column, list):
+        return dict(enumerate(column))
+    if not isinstance(column, Mapping):
+        raise DataError(f"{where}: {field} is {_kind(column)}, expected a value for each row")
+    try:
+        return dict(sorted((int(key), value) for key, value in column.items()))
+    except ValueError as error:
+        raise DataError(f"{where}: {field} has a row that is no number ({error})") from error
+
+
+def _kind(value: Any) -> str:
+    return {list: "a list", dict: "a mapping", str: "a text", type(None): "nothing"}.get(type(value), "a number")
+
+
 def _pairs(losses: Sequence[float], tokens: Sequence[int]) -> list[list[float]]:
-    return [[loss, count] for loss, count in zip(losses, tokens, strict=True)]
+    return [[float(loss), int(count)] for loss, count in zip(losses, tokens, strict=True)]
 
 
 def _aligned(mine: list[Row], theirs: list[Row]) -> tuple[list[Row], list[Row], int]:

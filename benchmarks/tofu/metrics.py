@@ -11,45 +11,47 @@ their probabilities, ``as-released`` the geometric one, as every released aggreg
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 
 from unlearnbench.domain import EDITIONS, Measurement, Score
 from unlearnbench.errors import DataError
 from unlearnbench.statistics import (
     RESAMPLES,
     Floats,
+    bounded_means,
     draws,
     harmonic_mean,
     interval,
     ks_pvalue,
     mean,
     mean_score,
-    resampled_ks_pvalue,
 )
-from unlearnbench.text import rouge_l_recall
+from unlearnbench.text import NO_WORDS, rouge_l_recall
 
 from .declaration import PARTS, TERMS, UTILITY_PARTS
 
 Row = Mapping[str, Any]
 
 
-def wrong_probability(losses: Sequence[float], edition: str) -> float:
-    """p(wrong) of one row: arithmetic (``paper``) or geometric (``as-released``) mean of exp(−loss)."""
+def log_wrong_probability(losses: Sequence[float], edition: str) -> float:
+    """log p(wrong) of one row: of the arithmetic (``paper``) or geometric (``as-released``) mean of exp(−loss)."""
     if edition == "paper":
-        return mean([math.exp(-loss) for loss in losses])
-    return math.exp(-mean(losses))
+        return float(logsumexp([-loss for loss in losses])) - math.log(len(losses))
+    return -mean(losses)
 
 
 def truth_ratio(row: Row, edition: str) -> float:
-    """r = p(wrong) / p(paraphrase) of one row; infinite where the paraphrase has probability 0."""
-    right = math.exp(-_loss(row.get("paraphrase", row["answer"])))
-    wrong = wrong_probability([_loss(pair) for pair in row["perturbed"]], edition)
-    if right == 0:
-        return math.nan if wrong == 0 else math.inf
-    return wrong / right
+    """r = p(wrong) / p(paraphrase) of one row, by their logarithms: both probabilities may be too small for a float.
+
+    Infinite, or 0, where the ratio itself is too large, or small; NaN where a loss is no number.
+    """
+    right = -_loss(row.get("paraphrase", row["answer"]))
+    wrong = log_wrong_probability([_loss(pair) for pair in row["perturbed"]], edition)
+    return _exp(wrong - right)
 
 
 def term_values(part: str, term: str, rows: Sequence[Row], edition: str) -> list[float]:
@@ -60,11 +62,14 @@ def term_values(part: str, term: str, rows: Sequence[Row], edition: str) -> list
         answers = [math.exp(-_loss(row["answer"])) for row in rows]
         if part in ("forget", "retain"):
             return answers
-        wrong = [sum(math.exp(-_loss(pair)) for pair in row["perturbed"]) for row in rows]
-        return [p / (p + q) if p + q else math.nan for p, q in zip(answers, wrong, strict=True)]
+        # p / (p + q) = 1 / (1 + q / p), where p and q may be too small for a float.
+        wrong = [log_wrong_probability([_loss(pair) for pair in row["perturbed"]], "paper") for row in rows]
+        odds = [_exp(log + math.log(len(row["perturbed"])) + _loss(row["answer"]))
+                for log, row in zip(wrong, rows, strict=True)]  # fmt: skip
+        return [1 / (1 + q) for q in odds]
     ratios = [truth_ratio(row, edition) for row in rows]
     if part == "forget":
-        return [min(r, 1 / r) if r else 0.0 for r in ratios]
+        return [r if math.isnan(r) else min(r, 1 / r) if r else 0.0 for r in ratios]
     return [math.nan if math.isnan(r) else max(0.0, 1 - r) for r in ratios]
 
 
@@ -96,11 +101,8 @@ def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Sco
 def _mean_score(name: str, values: Sequence[float], edition: str | None = None) -> Score:
     if not values:
         return Score.missing(name, "no rows of this part were scored", edition=edition)
-    undefined = sum(math.isnan(value) for value in values)
-    if undefined:
-        reason = f"{undefined} of {len(values)} rows have no defined value (probability 0)"
-        return Score(name, math.nan, len(values), tuple(values), None, edition, reason)
-    return mean_score(name, values, edition)
+    overlap = name.endswith(("rouge", "rouge_l"))
+    return mean_score(name, values, edition, (0.0, 1.0), NO_WORDS if overlap else "rows have a loss that is no number")
 
 
 def _model_utility(values: Mapping[tuple[str, str, str], list[float]], edition: str) -> Score:
@@ -111,20 +113,20 @@ def _model_utility(values: Mapping[tuple[str, str, str], list[float]], edition: 
     value = harmonic_mean([mean(term) for term in terms])
     if math.isnan(value):
         return Score.missing("model_utility", "one of its nine terms is missing", n, edition)
-    resampled = _resampled_utility(values, edition)
-    return Score("model_utility", value, n, (), interval(resampled), edition, resamples=resampled)
+    resampled = _resampled_utility(values, edition, lambda array, seed: array[draws(len(array), seed)].mean(axis=1))
+    spread = interval(_resampled_utility(values, edition, lambda array, seed: bounded_means(array, (0.0, 1.0), seed)))
+    return Score("model_utility", value, n, (), spread, edition, resamples=resampled)
 
 
-def _resampled_utility(values: Mapping[tuple[str, str, str], list[float]], edition: str) -> Floats:
+def _resampled_utility(
+    values: Mapping[tuple[str, str, str], list[float]], edition: str, means_of: Callable[[Floats, int], Floats]
+) -> Floats:
     """(R,) model utilities with the rows of each part resampled; a part's three terms share the rows."""
     inverse_sum = np.zeros(RESAMPLES)
     for seed, part in enumerate(UTILITY_PARTS):
-        size = len(values[part, "rouge", edition])
-        rows = draws(size, seed)
         for term in TERMS:
-            means = np.asarray(values[part, term, edition], dtype=float)[rows].mean(axis=1)
             with np.errstate(divide="ignore"):
-                inverse_sum += 1 / means
+                inverse_sum += 1 / means_of(np.asarray(values[part, term, edition], dtype=float), seed)
     found: Floats = len(UTILITY_PARTS) * len(TERMS) / inverse_sum
     return found
 
@@ -140,17 +142,14 @@ def _forget_quality(forget: Sequence[Row], retained: Measurement | None, edition
     mine, theirs = ([_inverse(truth_ratio(row, edition)) for row in rows] for rows in (forget, reference))
     value = ks_pvalue(mine, theirs)
     if math.isnan(value):
-        reason = "no rows" if not forget else "a truth ratio is undefined (both probabilities are 0)"
+        reason = "no rows" if not forget else "a truth ratio is undefined (a loss is no number)"
         for name in names:
             yield Score.missing(name, reason, len(forget), edition)
         return
-    resampled = resampled_ks_pvalue(mine, theirs)
-    bounds = interval(resampled)
-    yield Score("forget_quality", value, len(forget), tuple(mine), bounds, edition, resamples=resampled)
-    logs = None if bounds is None else (_log10(bounds[0]), _log10(bounds[1]))
-    with np.errstate(divide="ignore"):
-        resampled = None if resampled is None else np.log10(resampled)
-    yield Score("forget_quality_log10", _log10(value), len(forget), (), logs, edition, resamples=resampled)
+    # A p-value estimates nothing that an interval could cover: between equal models it is anything from 0 to 1 however
+    # many rows there are (its bootstrap interval misses the next sample's value in a fifth to a third of cases).
+    yield Score("forget_quality", value, len(forget), tuple(mine), None, edition)
+    yield Score("forget_quality_log10", _log10(value), len(forget), (), None, edition)
 
 
 def refuse_different_rows(forget: Sequence[Row], reference: Sequence[Row]) -> None:
@@ -162,6 +161,14 @@ def refuse_different_rows(forget: Sequence[Row], reference: Sequence[Row]) -> No
             f"the unlearned model was scored on {len(mine)} forget rows and the retained model on {len(theirs)}, "
             f"of which {shared} are shared; forget quality compares the same rows (score the shared ones with --align)"
         )
+
+
+def _exp(exponent: float) -> float:
+    """e to a power, infinite where that is more than a float holds."""
+    try:
+        return math.exp(exponent)
+    except OverflowError:
+        return math.inf
 
 
 def _inverse(ratio: float) -> float:
