@@ -323,6 +323,44 @@ def _own_record(folder: Path, cell: BundledCell) -> Record:
     return record
 
 
+# -- badges -----------------------------------------------------------------------------------------------------------
+
+BADGE_SCHEMA = 1
+
+
+class Badge(BaseModel):
+    """What recomputing a bundle's scores gave: the cells that hold, those that do not, and what is wrong.
+
+    ``date`` and ``unlearnbench`` are those of the verification that left it beside the bundle; empty for one made now.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    schema_version: int = BADGE_SCHEMA
+    bundle_sha256: str = ""
+    date: str = Field(default="", max_length=40)
+    unlearnbench: str = Field(default="", max_length=200)
+    cells: list[str]
+    refuted: dict[str, str] = {}
+    faults: list[str] = []
+
+
+def badge_path(bundle: Path) -> Path:
+    """Where the badge of a bundle lies: beside it."""
+    return bundle.with_name(bundle.name + ".verified.json")
+
+
+def read_badge(bundle: Path) -> Badge | None:
+    """The badge of a bundle; None where there is none, where it is another file's, of a newer schema or broken."""
+    path = badge_path(bundle)
+    try:
+        badge = Badge.model_validate_json(path.read_bytes()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    fits = badge is not None and badge.schema_version <= BADGE_SCHEMA and badge.bundle_sha256 == file_digest(bundle)
+    return badge if fits else None
+
+
 def bundled_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a stranger's sample file, within bounds of size, depth and length of texts.
 

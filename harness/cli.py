@@ -357,7 +357,7 @@ def _run(study: Study, options: Mapping[str, Any], as_json: bool, strict: bool) 
     code, failures = _execute(folder, made, registry)
     page = None
     if not failures:
-        page = _render([folder], options["site"] or str(folder / "site"), registry, study.edition)
+        page, _ = _render([folder], options["site"] or str(folder / "site"), registry, study.edition)
     if as_json:
         _print_json(_run_summary(folder, code, page))
     elif page:
@@ -427,21 +427,41 @@ def _reporter(registry: Registry, name: str) -> Any:
     return resolve(component.spec.target, component.qualified)
 
 
-def _render(sources: Sequence[str | Path], out: str, registry: Registry, edition: str) -> str:
+def _render(
+    sources: Sequence[str | Path], out: str, registry: Registry, edition: str, strict: bool = True
+) -> tuple[str, list[str]]:
+    """The first page, and what is wrong with the sources, a line each."""
+    from .errors import BundleError
     from .results import opened
+    from .verification import held
 
-    with opened(sources, edition) as found:
-        return str(_reporter(registry, "html")(found, Path(out), registry))
+    with opened(sources, edition, lenient=not strict) as found:
+        shown = [held(results, registry) for results in found]
+        faults = [f"{some.source}: {some.fault}" for some in shown if some.fault]
+        faults += [f"{some.source}: {len(some.badge.faults)} faults, the first: {some.badge.faults[0]}"
+                   for some in shown if some.badge and some.badge.faults]  # fmt: skip
+        if strict and faults:
+            raise BundleError(faults[0])
+        return str(_reporter(registry, "html")(shown, Path(out), registry)), faults
 
 
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN…")
 @click.option("-o", "--out", default="site", show_default=True, help="Folder for the pages.")
 @click.option("--edition", type=click.Choice(["paper", "as-released"]), help="Metric edition shown.")
+@click.option("--strict", is_flag=True, help="Write nothing where a bundle cannot be read or does not recompute.")
 @_plugin_option
-def render(runs: tuple[str, ...], out: str, edition: str | None, plugins: tuple[str, ...]) -> None:
-    """Render the pages of run folders, bundles, or folders of bundles."""
-    print(_render(runs, out, _registry(plugins), edition or ""))
+def render(runs: tuple[str, ...], out: str, edition: str | None, strict: bool, plugins: tuple[str, ...]) -> int:
+    """Render the pages of run folders, bundles, or folders of bundles.
+
+    Scores of bundles are recomputed first, unless 'verify' left a badge. What does not recompute, or cannot be read in
+    a folder of bundles, is shown apart with its fault, and the exit code is 7.
+    """
+    page, faults = _render(runs, out, _registry(plugins), edition or "", strict)
+    print(page)
+    for fault in faults:
+        _complain(fault, INVALID)
+    return INVALID if faults else 0
 
 
 @cli.command()
@@ -606,7 +626,7 @@ def verify(
             return _rerun(results, rerun, out or "runs/rerun", data_dir, device, registry, as_json)
         found = verified(results, registry, DataSource("local", data_dir) if data_dir else None)
         path = None
-        if found.holds and badge and results.bundle:
+        if badge and results.bundle:
             path = write_badge(Path(source), found, metadata.version("unlearnbench"))
     if as_json:
         _print_json({"source": source, "cells": found.cells, "scores": found.scores, "rows": found.rows,

@@ -24,6 +24,8 @@ from .storage import file_digest
 LISTED = ".unlearnbench-site.json"
 """The list of published files in a target."""
 BRANCH = "gh-pages"
+MADE = ".unlearnbench-pages.json"
+"""The list of pages that a site's folder holds, made with them."""
 EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 HERE = -100  # AT_FDCWD
 
@@ -68,7 +70,12 @@ def publish(site: Path, target: Target, dry_run: bool = False) -> tuple[Changes,
     """
     if not (site / "index.html").is_file() or not (site / "site.js").is_file():
         raise UsageError(f"{str(site)!r} holds no pages; make them with: unlearnbench render RUN -o {site}")
-    files = {path.relative_to(site).as_posix(): path for path in sorted(site.rglob("*")) if path.is_file()}
+    files = {
+        path.relative_to(site).as_posix(): path
+        for path in sorted(site.rglob("*"))
+        # The list of what was made here stays here.
+        if path.is_file() and path.name != MADE
+    }
     fresh = {name: file_digest(path) for name, path in files.items()}
     there, ours = target.hashes(), target.listed()
     foreign = [name for name in fresh if name in there and there[name] != ours.get(name) and there[name] != fresh[name]]
@@ -265,13 +272,15 @@ class Space:
 
     def _asked(self, question: Any) -> Any:
         """What the hub answers; its errors in one line."""
-        from huggingface_hub.errors import HfHubHTTPError
-
         try:
             return question()
-        except (HfHubHTTPError, OSError, ValueError) as error:
+        except Exception as error:
+            # Clients of several libraries lie below, each with errors of its own; none of them is ours.
             text = " ".join(str(error).split())[:200]
-            raise UsageError(f"{self.name} cannot be reached: {text}; log in with: hf auth login") from error
+            raise UsageError(
+                f"{self.name} cannot be reached ({type(error).__name__}: {text}); log in with: hf auth login, or check "
+                "the network"
+            ) from error
 
     def _files(self) -> dict[str, bytes]:
         if not self.api.repo_exists(self.repository, repo_type="space"):

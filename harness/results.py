@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .bundles import Bundle, bundled_rows, unpacked
-from .errors import RecordError, UsageError
+from .bundles import Badge, Bundle, bundled_rows, unpacked
+from .errors import HarnessError, RecordError, UsageError
 from .records import SAMPLES, Record
 from .runs import StoredCell, read_own_study, stored_cells
 from .storage import file_digest, read_rows
@@ -29,6 +29,10 @@ class Results:
     bundle: Bundle | None = None
     folder: Path | None = None
     """Where cells have their folders; None where there are no samples."""
+    badge: Badge | None = None
+    """What recomputing a bundle's scores gave, where that was asked for."""
+    fault: str = ""
+    """Why nothing could be read of it."""
 
     def samples_of(self, key: str) -> list[dict[str, Any]]:
         """The rows of a cell's sample file. Raises RecordError where there is none."""
@@ -45,22 +49,36 @@ class Results:
 
 
 @contextmanager
-def opened(paths: Sequence[str | Path], edition: str = "") -> Iterator[list[Results]]:
+def opened(paths: Sequence[str | Path], edition: str = "", lenient: bool = False) -> Iterator[list[Results]]:
     """The results at each path: a run folder, a bundle, a folder of bundles, or a JSON file of records.
 
     Bundles are unpacked for as long as the context lasts.
 
+    Args:
+        lenient: a bundle of a folder that cannot be read stands there with its ``fault`` and without cells.
+
     Raises:
-        RecordError: a source is broken, or not results at all.
+        RecordError, BundleError: a source is broken, or not results at all.
     """
     with ExitStack() as stack:
-        yield [stack.enter_context(_opened(Path(path), edition)) for path in _each(paths)]
+        found = []
+        for path, of_folder in _each(paths):
+            try:
+                found.append(stack.enter_context(_opened(path, edition)))
+            except HarnessError as error:
+                if not (lenient and of_folder):
+                    raise
+                found.append(Results(str(path), (), fault=str(error)))
+        yield found
 
 
-def _each(paths: Sequence[str | Path]) -> Iterator[Path]:
+def _each(paths: Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
+    """Every source, and whether it is one of a folder's."""
     for path in map(Path, paths):
         bundles = sorted(path.glob("*.zip")) if path.is_dir() and not (path / "plan.json").exists() else []
-        yield from bundles or [path]
+        yield from ((bundle, True) for bundle in bundles)
+        if not bundles:
+            yield path, False
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .errors import RecordError, StorageError
+from .errors import RecordError, StorageError, UsageError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -44,6 +44,8 @@ def as_storage_error(error: OSError, path: Path) -> Exception:
     """The error in the user's words where the disk is at fault; the error itself otherwise."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return StorageError(f"cannot write {path}: {error.strerror}; free some space and run the command again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        return UsageError(f"cannot write {path}: {error.strerror}; choose another place, or make it writable")
     return error
 
 

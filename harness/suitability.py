@@ -56,8 +56,8 @@ class Abilities:
 
     ``narrows``: the output head may be applied at some positions alone. ``head``: logits are what the output head
     alone makes of the last states, on a CPU. ``longest``, ``tree_longest``: tokens that rows of a batch, and of a tree,
-    may have. ``positions``: tokens that the model has positions for. ``sharded``: its weights are spread over several processes, which must run the same passes: padded rows
-    alone, tried once.
+    may have. ``positions``: tokens that the model has positions for. ``sharded``: its weights are spread over several
+    processes, which must run the same passes: padded rows alone, tried once.
 
     The others are ways of computing: of scoring and training, of generating in a batch with and without a shared
     beginning, and of generating a row alone with the model's own cache.

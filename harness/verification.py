@@ -9,22 +9,23 @@ import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .bundles import BADGE_SCHEMA, Badge, badge_path, read_badge
 from .errors import BundleError, HarnessError, RecordError
 from .plugins import Component, Registry
 from .recomputation import agree, benchmark_of, differences, rescored
 from .records import Record
 from .results import Results
 from .specs import BenchmarkSpec, resolve
-from .storage import digest, file_digest, read_json, write_json
+from .storage import digest, file_digest, write_json
 from .tables import DataSource, fingerprints, read_tables
 
-BADGE_SCHEMA = 1
-RECOMPUTED = "recomputed"
+RECOMPUTED, REFUTED = "recomputed", "refuted"
+LISTED_FAULTS = 100
 # Two texts of the longest that a bundle may hold take seconds to compare.
 SECONDS_A_CELL = 300
 
@@ -41,11 +42,18 @@ class Verification:
     scores: int = 0
     rows: int = 0
     faults: list[str] = field(default_factory=list)
+    refuted: dict[str, str] = field(default_factory=dict)
+    """The cells with a fault, by key, and the first of their faults."""
     notes: list[str] = field(default_factory=list)
 
     @property
     def holds(self) -> bool:
         return not self.faults
+
+    @property
+    def sound(self) -> list[str]:
+        """The cells that were looked at and have no fault."""
+        return [key for key in self.cells if key not in self.refuted]
 
 
 def verify(results: Results, registry: Registry, data: DataSource | None = None) -> Verification:
@@ -68,15 +76,19 @@ def verify(results: Results, registry: Registry, data: DataSource | None = None)
     for cell in done:
         record = cell.record
         assert record is not None
+        before = len(found.faults)
         absent = sorted(set(record.samples.references.values()) - known)
         if absent:
             found.faults.append(f"{cell.key}: the samples of its reference {absent[0]} are not in {results.source}")
+            found.refuted[cell.key] = found.faults[-1]
             continue
         try:
             with _time_limit(SECONDS_A_CELL):
                 _verify_cell(record, results, registry, data, found)
         except HarnessError as error:
             found.faults.append(str(error))
+        if len(found.faults) > before:
+            found.refuted[cell.key] = found.faults[before]
     return found
 
 
@@ -184,34 +196,41 @@ def unlike(rows: Sequence[Mapping[str, Any]], pins: Pins, where: str, limit: int
 # -- badges -----------------------------------------------------------------------------------------------------------
 
 
-def badge_path(bundle: Path) -> Path:
-    """Where the badge of a bundle lies: beside it."""
-    return bundle.with_name(bundle.name + ".verified.json")
-
-
 def write_badge(bundle: Path, found: Verification, version: str) -> Path:
-    """Say beside a bundle that its scores were recomputed here and now."""
+    """Say beside a bundle what recomputing its scores gave, here and now; where they do not hold, what is wrong."""
     path = badge_path(bundle)
     write_json(path, {
         "schema_version": BADGE_SCHEMA,
-        "level": RECOMPUTED,
+        "level": RECOMPUTED if found.holds else REFUTED,
         "bundle_sha256": file_digest(bundle),
         "date": datetime.now(UTC).date().isoformat(),
         "unlearnbench": version,
-        "cells": found.cells,
+        "cells": found.sound,
+        "refuted": found.refuted,
+        "faults": found.faults[:LISTED_FAULTS],
         "notes": found.notes,
     })  # fmt: skip
     return path
 
 
-def read_badge(bundle: Path) -> dict[str, Any]:
-    """The badge of a bundle; empty where there is none, or where it is another file's."""
-    path = badge_path(bundle)
-    if not path.is_file():
-        return {}
-    badge = read_json(path, "verify the bundle again")
-    fits = isinstance(badge, dict) and badge.get("bundle_sha256") == file_digest(bundle)
-    return badge if fits else {}
+def held(results: Results, registry: Registry) -> Results:
+    """What may be shown of a source: a bundle's cells whose scores do not recompute have their fault in their place.
+
+    A bundle without a badge is verified now. What was run here, or printed without samples, is taken as it is.
+    """
+    if results.bundle is None:
+        return results
+    badge = read_badge(results.bundle.path)
+    if badge is None:
+        found = verify(results, registry)
+        badge = Badge(cells=found.sound, refuted=found.refuted, faults=found.faults[:LISTED_FAULTS])
+    cells = tuple(
+        replace(cell, record=None, status=REFUTED, reason=badge.refuted[cell.key])
+        if cell.key in badge.refuted
+        else cell
+        for cell in results.cells
+    )
+    return replace(results, cells=cells, badge=badge)
 
 
 # -- reruns -----------------------------------------------------------------------------------------------------------

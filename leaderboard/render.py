@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from unlearnbench.domain import EDITIONS
 from unlearnbench.errors import HarnessError
 from unlearnbench.plugins import Registry
+from unlearnbench.publishing import MADE
 from unlearnbench.results import Results
-from unlearnbench.storage import as_storage_error
+from unlearnbench.storage import as_storage_error, file_digest
 
 from .downloads import as_bibtex, as_csv, as_latex
 from .published import published_for
@@ -37,10 +39,13 @@ LISTED = 100
 
 
 def render(results: Sequence[Results], out: Path, registry: Registry) -> Path:
-    """Write the site into ``out`` and return its first page. Files that are not the site's are left alone.
+    """Write the site into ``out`` and return its first page.
+
+    Pages of an earlier site there that are none of this one are removed; files that are not the site's are left alone.
 
     Raises:
         StorageError: the disk refuses.
+        UsageError: ``out`` cannot be written.
     """
     # The records live as long as the site is made: looking through all of them for garbage, again and again while
     # tables and pages come and go, takes longer than the pages when there are thousands.
@@ -68,6 +73,7 @@ def _written(site: Site, out: Path) -> Path:
     for entry in sorted(site.entries.values(), key=_references):
         if entry.cell.record:
             pages.cell(entry, samples)
+    pages.remove_stale()
     return out / "index.html"
 
 
@@ -76,19 +82,38 @@ class _Pages:
 
     def __init__(self, site: Site, out: Path) -> None:
         self.site, self.out = site, out
+        self.made: dict[str, str] = {}
         for name in ("style.css", "site.js"):
             self._put(name, [files("unlearnbench.leaderboard").joinpath("templates", name).read_text(encoding="utf-8")])
 
     def _put(self, name: str, pieces: Iterable[str]) -> None:
         """Write a file as it is made. Pages can be made again, so that none is synchronised with the disk."""
-        path = self.out / name
+        path, total = self.out / name, sha256()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.with_name(f".{path.name}.part").open("w", encoding="utf-8", errors="replace") as file:
-                file.writelines(pieces)
+            with path.with_name(f".{path.name}.part").open("wb") as file:
+                for piece in pieces:
+                    content = piece.encode("utf-8", "replace")
+                    total.update(content)
+                    file.write(content)
             os.replace(path.with_name(f".{path.name}.part"), path)
         except OSError as error:
             raise as_storage_error(error, path) from error
+        self.made[name] = total.hexdigest()
+
+    def remove_stale(self) -> None:
+        """Take away what an earlier site left here and nobody changed since: its submissions may be withdrawn."""
+        listing = self.out / MADE
+        try:
+            before = json.loads(listing.read_bytes())
+            old = {name: known for name, known in before.items() if name not in self.made and _inside(name)}
+        except (OSError, ValueError, AttributeError):
+            old = {}
+        for name, known in old.items():
+            path = self.out / name
+            if path.is_file() and file_digest(path) == known:
+                path.unlink()
+        self._put(MADE, [json.dumps(self.made, sort_keys=True)])
 
     def write(self, name: str, template: str, **facts: Any) -> None:
         """One page. ``root`` leads from it to the site's folder."""
@@ -165,6 +190,12 @@ class _Pages:
                 yield ("" if first else ",\n") + entry.cell.record.model_dump_json()
                 first = False
         yield "\n]}\n"
+
+
+def _inside(name: str) -> bool:
+    """Whether a listed name is one of a site's own files."""
+    parts = name.split("/")
+    return len(parts) <= 2 and not any(part in ("", ".", "..") for part in parts) and "\\" not in name
 
 
 def _references(entry: Entry) -> list[tuple[str, str]]:

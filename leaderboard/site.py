@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from unlearnbench.bundles import Badge
 from unlearnbench.errors import HarnessError
 from unlearnbench.plugins import Registry
 from unlearnbench.records import Record
 from unlearnbench.results import Results
 from unlearnbench.runs import StoredCell
 from unlearnbench.specs import BenchmarkSpec, Kind, MethodSpec
-from unlearnbench.verification import read_badge
 
 from .ranking import Row, Table, tables
 
@@ -39,6 +39,8 @@ class Source:
     code: str = ""
     licence: str = ""
     selection: str = ""
+    faults: tuple[str, ...] = ()
+    """Where its scores do not recompute, or why it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,11 @@ class Site:
         self.entries = dict(_entries(results, self.sources))
         self.tables = tables(entry.cell for entry in self.entries.values())
         self._names = Names()
+
+    @property
+    def recomputed(self) -> bool:
+        """Whether every score of the site was recomputed from its samples."""
+        return bool(self.tables) and all(entry.verified for entry in self.entries.values() if entry.cell.record)
 
     @property
     def missing(self) -> list[StoredCell]:
@@ -207,24 +214,33 @@ def _source(results: Results) -> Source:
     done = sum(cell.status in ("done", "not-applicable") for cell in results.cells)
     # A bundle or folder is known by its name: where it lies is nobody's business, and would change the bytes.
     name = Path(results.source).name or results.source
+    if results.fault:
+        return Source(name, 0, 0, False, "", faults=(results.fault,))
     if results.bundle is None:
         waiting = any(cell.status == "pending" for cell in results.cells)
         return Source(name, done, len(results.cells), waiting, "")
     manifest = results.bundle.manifest
-    badge = read_badge(results.bundle.path)
-    verified = f"{badge['level']} {badge['date']}, unlearnbench {badge['unlearnbench']}" if badge else ""
+    badge = results.badge
+    verified = "" if badge is None or badge.faults else _words(badge)
+    faults = () if badge is None else tuple(badge.faults)
     facts = manifest.submission.model_dump()
     told = {name: str(facts.get(name) or "") for name in ("contact", "paper", "code", "licence", "selection")}
-    return Source(name, done, len(results.cells), manifest.partial, verified, **told)
+    return Source(name, done, len(results.cells), manifest.partial, verified, faults=faults, **told)
+
+
+def _words(badge: Badge) -> str:
+    """What a badge says; one made with these pages names no day, so that equal input gives equal pages."""
+    return f"recomputed {badge.date}, unlearnbench {badge.unlearnbench}" if badge.date else "recomputed for these pages"
 
 
 def _entries(results: Sequence[Results], sources: Sequence[Source]) -> Iterator[tuple[str, Entry]]:
     """Cells under keys that no two share; a result that several sources hold alike stands once, verified if any is."""
     taken: dict[str, list[Entry]] = {}
     for some, source in zip(results, sources, strict=True):
-        badge = read_badge(some.bundle.path) if some.bundle else {}
+        badge = some.badge
+        sound = set(badge.cells) - set(badge.refuted) if badge else set()
         for cell in some.cells:
-            entry = Entry(cell, some, source, source.verified if cell.key in badge.get("cells", ()) else "")
+            entry = Entry(cell, some, source, _words(badge) if badge and cell.key in sound else "")
             same = [other for other in taken.get(cell.key, []) if _same(other.cell, cell)]
             if not same:
                 taken.setdefault(cell.key, []).append(entry)

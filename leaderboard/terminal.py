@@ -19,8 +19,17 @@ def print_tables(cells: Iterable[StoredCell]) -> None:
     if not console.is_terminal:
         # Piped output is for other programs: as wide as it needs to be.
         console = Console(width=160)
-    for table in tables(list(cells)):
+    every = list(cells)
+    shown = tables(every)
+    for table in shown:
         console.print(_rich(table))
+    # Where nothing of a pairing of benchmark and model has a score, there is no table for it.
+    known = {(table.benchmark, table.model) for table in shown}
+    for cell in every:
+        i = cell.identity
+        if cell.record is None and (i["benchmark"], i["model"]) not in known:
+            title = f"{i['method']} × {i['benchmark']} × {i['model']} seed {i['seed']}"
+            console.print(Text(f"{title}: {cell.status}: {cell.reason}"[:300], style="red"))
 
 
 def _rich(table: Table) -> RichTable:
