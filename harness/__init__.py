@@ -7,6 +7,8 @@ lists what it offers never imports torch.
 from __future__ import annotations
 
 import importlib
+import os
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     from .scoring import likelihoods
     from .specs import BenchmarkSpec, DataSpec, ExecutorSpec, MethodSpec, ModelSpec, Parameter, ReporterSpec
     from .statistics import mean_score
+
+if os.path.expanduser("~") == "~":
+    # A container's user may have no home, without which nltk does not import and others make a folder called "~".
+    os.environ["HOME"] = tempfile.gettempdir()
 
 _HOMES = {
     "batches": ("Rows", "collate"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib
 import math
@@ -26,7 +25,7 @@ from .domain import Measurement, Requires, Task, UnlearningData
 from .errors import Diverged, HarnessError, NotApplicable, PluginError, RecordError, StorageError, UsageError
 from .execution import DISK_REFUSED
 from .hyperparameters import Training
-from .memory import Peaks, release
+from .memory import Peaks, lacks_memory, release
 from .paths import taken
 from .plugins import import_file
 from .prepared import REFERENCE, prepared_folder, reference_facts
@@ -44,6 +43,7 @@ from .records import (
 )
 from .specs import DataSpec, ModelSpec, resolve
 from .storage import (
+    alone,
     as_storage_error,
     digest,
     file_digest,
@@ -93,8 +93,6 @@ def _guarded(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
         return {"status": "not-applicable", "reason": _line(error)}
     except Diverged as error:
         return {"status": "diverged", "reason": _line(error)}
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        return {"status": "out-of-memory", "reason": _line(error) or "out of memory"}
     except HarnessError as error:
         traceback.print_exc()
         return {"status": "failed", "reason": _line(error), "error": type(error).__name__, "exit_code": error.exit_code}
@@ -105,6 +103,8 @@ def _guarded(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
         traceback.print_exc()
         return {"status": "failed", "reason": f"{type(error).__name__}: {_line(error)}"}
     except Exception as error:  # noqa: BLE001 - a method may raise anything; its cell fails alone
+        if lacks_memory(error):
+            return {"status": "out-of-memory", "reason": _line(error) or "out of memory"}
         traceback.print_exc()
         return {"status": "failed", "reason": f"{type(error).__name__}: {_line(error)}"}
 
@@ -177,7 +177,7 @@ def _prepare_model(spec: Mapping[str, Any]) -> dict[str, Any]:
         return _prepare_locked(spec)
     with lock.open("a") as file:
         # Another run may be preparing the same model; then this one waits and takes it.
-        fcntl.flock(file, fcntl.LOCK_EX)
+        alone(file, wait=True)
         return _prepare_locked(spec)
 
 

@@ -40,6 +40,9 @@ def run_command(arguments: Sequence[str]) -> int:
         return code if isinstance(code, int) else 0
     except HarnessError as error:
         return _complain(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.ctx.get_help() if error.ctx else error.format_message())
+        return 0
     except click.ClickException as error:
         return _complain(error.format_message(), USAGE)
     except (KeyboardInterrupt, click.Abort):
@@ -113,38 +116,38 @@ def _registry(plugins: Sequence[str]) -> Registry:
 
 def _study(options: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> Study:
     """The study of the file, or ``base``, with the command line over it."""
-    from .study import assigned, check_study, read_study
+    from .study import assigned, check_study, placed, read_study, selected_by
 
     raw: dict[str, Any] = dict(base or {})
     if options.get("study_file"):
         raw = read_study(options["study_file"])
-    assignments = list(options["assignments"])
-    lists = {"methods": "methods", "benchmarks": "benchmarks", "models": "models", "seeds": "seeds"}
-    for option, key in lists.items():
+    also = selected_by(raw)
+    settings: list[tuple[tuple[str, ...], Any]] = []
+    for key in ("methods", "benchmarks", "models", "seeds"):
+        if options[key]:
+            settings.append((("study", key), list(options[key])))
+    for option, path in (("name", ("study", "name")), ("edition", ("study", "edition")), ("data_dir", ("data", "dir")),
+                         ("data", ("data", "source"))):  # fmt: skip
         if options[option]:
-            assignments.append(f"study.{key}={json.dumps(list(options[option]))}")
-    for option, key in (("name", "study.name"), ("edition", "study.edition"), ("data_dir", "data.dir"),
-                        ("data", "data.source")):  # fmt: skip
-        if options[option]:
-            assignments.append(f"{key}={json.dumps(options[option])}")
+            settings.append((path, options[option]))
     if options["data_dir"] and not options["data"]:
-        assignments.append('data.source="local"')
+        settings.append((("data", "source"), "local"))
     for option, table in (("book", "book"), ("other_text", "retain")):
         if options.get(option):
-            assignments.append(f"data.files.{table}={json.dumps(options[option])}")
+            settings.append((("data", "files", table), options[option]))
     if options.get("allow_missing"):
-        assignments.append(f"data.allow_missing={json.dumps(list(options['allow_missing']))}")
+        settings.append((("data", "allow_missing"), list(options["allow_missing"])))
     for swap in options.get("stand_ins", ()):
         table, equals, other = swap.partition("=")
         if not equals or not other:
             raise UsageError(f"--stand-in {swap!r}: expected TABLE=TABLE, for example raw/retain1=raw/retain1_standin")
-        assignments.append(f"data.stand_ins.{table}={json.dumps(other)}")
+        settings.append((("data", "stand_ins", table), other))
     if options["limit"] is not None:
-        assignments.append(f"benchmarks.*.limit={options['limit']}")
+        settings.append((("benchmarks", "*", "limit"), options["limit"]))
     for option in ("jobs", "timeout", "memory_limit", "device", "keep_model"):
         if options.get(option) is not None:
-            assignments.append(f"run.{option}={json.dumps(options[option])}")
-    return check_study(assigned(raw, assignments), options["plugins"])
+            settings.append((("run", option), options[option]))
+    return check_study(placed(assigned(raw, options["assignments"]), settings), options["plugins"], also)
 
 
 # -- looking ------------------------------------------------------------------------------------------------------
@@ -202,7 +205,7 @@ def show(name: str, plugins: tuple[str, ...], as_json: bool) -> None:
 def plan(as_json: bool, **options: Any) -> None:
     """Show the cells of a study, what is done, and what a large model will cost, without running anything.
 
-    STUDY is a TOML file or a built-in study: demo, paper-tofu, paper-hp, paper-muse.
+    STUDY is a TOML file or a built-in study: demo, paper-hp, paper-muse, paper-tofu, pre-merge.
     """
     from .estimates import GIB, checkpoints, estimated, resident
     from .planning import make_plan
@@ -320,7 +323,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def run(as_json: bool, strict_plugins: bool, **options: Any) -> int:
     """Run a study: train what it needs, evaluate every pairing, render its pages. Run again to resume.
 
-    STUDY is a TOML file or a built-in study: demo, paper-tofu, paper-hp, paper-muse.
+    STUDY is a TOML file or a built-in study: demo, paper-hp, paper-muse, paper-tofu, pre-merge.
     """
     study = _study(options)
     return _run(study, options, as_json, strict_plugins)
@@ -339,7 +342,9 @@ def demo(quick: bool, as_json: bool, strict_plugins: bool, **options: Any) -> in
         base["study"]["name"] = "demo-quick"
         base["data"]["scale"] = "quick"
         base["methods"] = {"*": {"epochs": 3}}
-    base["run"].setdefault("jobs", os.cpu_count() or 1)
+    from .provenance import usable_cores
+
+    base["run"].setdefault("jobs", usable_cores())
     nothing: dict[str, Any] = dict.fromkeys(("study_file", "data_dir", "data", "edition", "limit", "name"))
     nothing |= dict.fromkeys(("methods", "benchmarks", "models", "seeds", "assignments", "plugins"), ())
     return _run(_study({**nothing, **options}, base), options, as_json, strict_plugins)
@@ -371,6 +376,7 @@ def _run(study: Study, options: Mapping[str, Any], as_json: bool, strict: bool) 
 def _execute(folder: Path, made: Plan, registry: Registry) -> tuple[int, list[str]]:
     """Run the plan in its folder; the exit code, and what the user must mend before anything can be shown."""
     import signal
+    import threading
 
     from .progress import Progress
     from .runs import OK, cache_folder, execute, locked, write_plan, write_study
@@ -391,11 +397,14 @@ def _execute(folder: Path, made: Plan, registry: Registry) -> tuple[int, list[st
                 status = {"status": outcome.status, "reason": outcome.reason, "seconds": outcome.seconds}
                 registry.notify("unlearnbench_cell_finished", progress.say, cell=outcome.node.key, status=status)
 
-        previous = signal.signal(signal.SIGTERM, interrupt)
+        # Signals are the main thread's; who calls from another has to stop its process.
+        main = threading.current_thread() is threading.main_thread()
+        previous = signal.signal(signal.SIGTERM, interrupt) if main else None
         try:
             outcomes = execute(folder, made, cache_folder(), observe, resolve(executor.spec.target, "executor")())
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            if main:
+                signal.signal(signal.SIGTERM, previous)
         bad = [outcome for outcome in outcomes if outcome.status not in OK]
         mine = [outcome for outcome in bad if outcome.node.kind == "model" and outcome.exit_code == USAGE]
         code = USAGE if mine else FAILED if bad else 0
@@ -438,7 +447,7 @@ def _render(
     with opened(sources, edition, lenient=not strict) as found:
         shown = [held(results, registry) for results in found]
         faults = [f"{some.source}: {some.fault}" for some in shown if some.fault]
-        faults += [f"{some.source}: {len(some.badge.faults)} faults, the first: {some.badge.faults[0]}"
+        faults += [f"{some.source}: {some.badge.faults[0]} ({len(some.badge.faults)} in all)"
                    for some in shown if some.badge and some.badge.faults]  # fmt: skip
         if strict and faults:
             raise BundleError(faults[0])
@@ -499,8 +508,10 @@ def results(runs: tuple[str, ...], edition: str | None, plugins: tuple[str, ...]
 
     with opened(runs, edition or "") as found:
         cells = [cell for results in found for cell in results.cells]
+        gates = [gate for results in found for gate in results.study.get("gates", [])]
     if as_json:
-        return _print_json({"records": [json.loads(c.record.model_dump_json()) for c in cells if c.record]})
+        records = [json.loads(cell.record.model_dump_json()) for cell in cells if cell.record]
+        return _print_json({"records": records, "gates": gates})
     _reporter(_registry(plugins), "table")(cells)
     return None
 
@@ -509,6 +520,7 @@ def results(runs: tuple[str, ...], edition: str | None, plugins: tuple[str, ...]
 @click.argument("baseline")
 @click.argument("candidate")
 @click.option("--gates", "gates_file", metavar="STUDY", help="Take [[gates]] from this study, not the candidate's.")
+@click.option("--no-gates", is_flag=True, help="Compare alone, and judge no gate.")
 @click.option("--edition", type=click.Choice(["paper", "as-released"]), help="Metric edition compared.")
 @click.option("--markdown", metavar="FILE", help="Write Markdown for a job summary.")
 @click.option("--junit", metavar="FILE", help="Write JUnit XML, a test case for each check.")
@@ -518,6 +530,7 @@ def compare(
     baseline: str,
     candidate: str,
     gates_file: str | None,
+    no_gates: bool,
     edition: str | None,
     markdown: str | None,
     junit: str | None,
@@ -527,7 +540,7 @@ def compare(
     """Compare two results row by row, with paired intervals, and judge the gates of the study.
 
     BASELINE and CANDIDATE are run folders, bundles, or records printed by 'results --json'. Exit code 6 where a gate
-    trips, 4 where rows may not be compared.
+    trips, 4 where rows may not be compared or no gate was there to be judged.
     """
     from .comparison import compare as compared
     from .comparison import judged
@@ -540,7 +553,7 @@ def compare(
     with opened([baseline, candidate], edition or "") as found:
         if len(found) != 2:
             raise UsageError(f"{baseline} and {candidate} hold {len(found)} results; compare two")
-        gates = read_gates(read_study(gates_file) if gates_file else found[1].study)
+        gates = [] if no_gates else read_gates(read_study(gates_file) if gates_file else found[1].study)
         comparison = compared(found[0], found[1], registry)
     findings = judged(comparison, gates)
     from .specs import resolve
@@ -555,6 +568,10 @@ def compare(
         _print_json(output("as_json"))
     else:
         output("print_comparison")
+    if not gates and not no_gates:
+        raise UsageError(
+            f"no gate was judged: {candidate} has no [[gates]]; name a study that has with --gates, or say --no-gates"
+        )
     return TRIPPED if any(finding.tripped for finding in findings) else 0
 
 
@@ -655,8 +672,11 @@ def _rerun(
 
     records = {stored.key: stored.record for stored in results.cells if stored.record}
     chosen = [key for key in records if key == cell or key.startswith(f"{cell}--")]
-    if len(chosen) != 1:
-        raise UnknownName("cell" if not chosen else "single cell", cell, records)
+    if not chosen:
+        raise UnknownName("cell", cell, {key.rpartition("--s")[0] for key in records})
+    if len(chosen) > 1:
+        names = ", ".join(key.rpartition("--")[0] for key in chosen[:5]) + (", …" if len(chosen) > 5 else "")
+        raise UsageError(f"--rerun {cell}: {len(chosen)} cells begin so ({names}); name one")
     record = records[chosen[0]]
     raw = study_of(record, registry, data_dir or "")
     raw["run"] = {"device": device} if device else {}

@@ -28,6 +28,7 @@ import transformers
 from . import models
 from .batches import Encoder
 from .context import Context, Preparation
+from .descent import Descent
 from .domain import Example, Measurement, Requires, Score, UnlearningData
 from .errors import HarnessError
 from .generation import greedy
@@ -167,11 +168,11 @@ class _TouchedContext(Context):
         return super().original
 
 
-def trial(component: Component[MethodSpec], edition: str = "", seed: int = SEED) -> Trial:
-    """Unlearn the six forget rows with a method's defaults, briefly."""
+def trial(component: Component[MethodSpec], edition: str = "", seed: int = SEED, **changes: Any) -> Trial:
+    """Unlearn the six forget rows with a method's defaults, briefly; ``changes`` are hyperparameters besides."""
     spec = component.spec
     known = {parameter.name: parameter for parameter in spec.parameters}
-    given = {name: value for name, value in BRIEF.items() if name in known}
+    given = {name: value for name, value in {**BRIEF, **changes}.items() if name in known}
     if edition and "edition" in known:
         given["edition"] = edition
     values = parse_parameters(spec.parameters, given, f"methods.{spec.name}")
@@ -214,6 +215,8 @@ def check_method(component: Component[MethodSpec]) -> Iterator[Check]:
     yield _attempt("vocabulary and tokenizer are as they were", lambda: _vocabulary(first))
     yield _attempt("what it was handed is untouched", lambda: _untouched(first))
     yield _attempt("the same seed gives the same weights", lambda: _repeats(component, first))
+    if {"batch_size", "accumulation"} <= {parameter.name for parameter in spec.parameters}:
+        yield _attempt("accumulation changes no weight", lambda: _accumulates(component))
     yield _attempt("the model is scored and generates", lambda: _answers(first))
     yield _attempt("the model is saved and loaded", lambda: _saved(first))
     yield _attempt("time and memory are in bounds", lambda: _bounded(first))
@@ -343,6 +346,33 @@ def _repeats(component: Component[MethodSpec], first: Trial) -> None:
     for (name, weight), (_, other) in zip(first.model.named_parameters(), again.model.named_parameters(), strict=True):
         if not torch.equal(weight, other):
             raise _Broken(f"{name} differs between two calls with one seed; random numbers come from ctx.rng(purpose)")
+
+
+def _accumulates(component: Component[MethodSpec]) -> str:
+    """A term is a sum: one that is averaged already is divided twice, by other numbers in other batches."""
+    method = resolve(component.spec.target, component.qualified)
+    if isinstance(method, type) and issubclass(method, Descent) and method(**component.spec.fixed).couples_rows:
+        return "its loss is of a whole forward pass"
+    # A rate so small that the order of rows within a step does not matter.
+    whole, parts = (
+        trial(component, batch_size=size, accumulation=passes, learning_rate=1e-4, max_grad_norm=0.0)
+        for size, passes in ((6, 1), (2, 3))
+    )
+    moved = [float((b - a).abs().max()) for a, b in _pairs(whole.start, whole.model)]
+    apart = [float((b - a).abs().max()) for a, b in _pairs(whole.model, parts.model)]
+    if not moved:
+        return "another kind of model"
+    if max(apart) > 0.05 * max(moved):
+        raise _Broken(
+            "batches of 6 and of 3 × 2 rows train other weights: the value of a term is a sum over what `per` counts, "
+            "and not a mean of it"
+        )
+    return f"batches of 6 and of 3 × 2 rows, to {max(apart) / max(moved):.1e} of the step"
+
+
+def _pairs(one: Any, other: Any) -> Iterator[tuple[Any, Any]]:
+    names = dict(one.named_parameters())
+    return ((names[name].detach(), weight.detach()) for name, weight in other.named_parameters() if name in names)
 
 
 def _answers(found: Trial) -> None:

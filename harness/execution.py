@@ -8,9 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from contextlib import suppress
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -59,7 +62,8 @@ class LocalExecutor:
     def start(self, key: str, folder: Path) -> Job:
         """Run the node in ``folder`` in a process group of its own; its output goes to ``log.txt`` there."""
         process = self._context.Process(target=_child, args=(str(folder),), name=key, daemon=False)
-        process.start()
+        with _no_main_module(), _short_temporary_folder():
+            process.start()
         return Job(key, folder, process, time.monotonic())
 
     def kill(self, job: Job) -> None:
@@ -70,6 +74,35 @@ class LocalExecutor:
         _signal_group(job, signal.SIGKILL)
         _kill(started)
         job.process.join()
+
+
+@contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Within this a process that starts does not run the caller's script again: a cell needs nothing of it, and a
+    script without a guard, standard input or a notebook could not be run anyway."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+# A socket's path may have 108 bytes, of which multiprocessing adds some thirty to the temporary folder's.
+SOCKET_FOLDER = 70
+
+
+@contextmanager
+def _short_temporary_folder() -> Iterator[None]:
+    """Within this multiprocessing's sockets lie where their paths fit; it asks once and remembers."""
+    if len(os.fsencode(tempfile.gettempdir())) <= SOCKET_FOLDER:
+        yield
+        return
+    before, tempfile.tempdir = tempfile.tempdir, "/tmp"
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _signal_group(job: Job, number: signal.Signals) -> None:

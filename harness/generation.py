@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from .batches import Encoded, collate, placed
 from .caches import attends_everywhere, new_cache
 from .heads import Head, withheld
-from .memory import in_pieces
+from .memory import in_pieces, lacks_memory
 from .paths import took
 from .prefixes import shared_attention
 from .recorded import WORTHWHILE, Steps, records
@@ -111,9 +111,9 @@ def _first_suited(
             continue
         try:
             found = write()
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # noqa: BLE001 - a way that fails is none for this model; the last one may fail
+        except Exception as error:
+            if lacks_memory(error):
+                raise
             way.found(False, 0, 0)
             continue
         width = max(len(row.ids) + len(line) for row, line in found.items())

@@ -11,6 +11,7 @@ from torch import Tensor
 from .batches import Encoded, Rows
 from .domain import IGNORE
 from .errors import UsageError
+from .memory import lacks_memory
 from .numerics import attention_dtype, logits_at, picked_logprobs
 from .paths import took
 from .suitability import Abilities, Tried, abilities, evaluating, logprobs_alone, rewind, suits
@@ -85,9 +86,9 @@ def _fits(
         try:
             with evaluating(model):
                 values = compute()
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # noqa: BLE001 - any failure means that this model needs another way
+        except Exception as error:
+            if lacks_memory(error):
+                raise
             way.found(False, width, padding)
         else:
             suits(model, encoded, values, way, width, able, rows.labels.device, last)

@@ -25,7 +25,7 @@ def in_pieces(attempt: Callable[[int], T]) -> T:
     What an attempt had finished before is its own to remember.
 
     Raises:
-        torch.OutOfMemoryError: the smallest pieces are too large.
+        torch.OutOfMemoryError, RuntimeError: the smallest pieces are too large.
     """
     pieces = 1
     while True:
@@ -34,12 +34,23 @@ def in_pieces(attempt: Callable[[int], T]) -> T:
             if pieces > 1:
                 took("lack of memory", f"{pieces} pieces")
             return found
-        except torch.OutOfMemoryError:
-            if pieces >= SMALLEST:
+        except Exception as error:
+            if pieces >= SMALLEST or not lacks_memory(error):
                 raise
         # Outside the handler: the error's traceback holds the tensors of the failed attempt.
         pieces *= 2
         release()
+
+
+# How allocators say it that raise a plain RuntimeError: those of CPUs and of Apple's GPUs, and cuBLAS.
+LACKS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in LACKS)
 
 
 def release() -> None:

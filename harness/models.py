@@ -31,7 +31,7 @@ from .errors import Diverged, ModelError
 from .prepared import REFERENCE, is_pointer
 from .prompts import ChatFormat, PromptFormat, prompt_format
 from .specs import ModelSpec
-from .storage import as_storage_error, file_digest, write_sealed
+from .storage import as_storage_error, file_digest, shared_modes, write_sealed
 
 
 def make_encoder(spec: ModelSpec, corpus: Iterable[str]) -> Encoder:
@@ -156,6 +156,7 @@ def save_checkpoint(folder: Path, model: Any, tokenizer: Any, facts: Mapping[str
         if facts is not None:
             written = {path.name: file_digest(path) for path in sorted(Path(temporary).iterdir()) if path.is_file()}
             write_sealed(Path(temporary) / REFERENCE, {**facts, "files": written})
+        shared_modes(Path(temporary))
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)

@@ -16,6 +16,7 @@ from typing import Any
 
 from .errors import DataError, ModelError, NothingSelected, UnknownName, UsageError
 from .estimates import shape_of
+from .gates import read_gates
 from .hyperparameters import TRAINING_PARAMETERS
 from .plugins import Component, Registry
 from .prepared import folder_fingerprint, is_pointer
@@ -84,6 +85,7 @@ def make_plan(study: Study, registry: Registry) -> Plan:
     for name, values in study.recipe.items():
         if isinstance(values, Mapping) and name not in named:
             raise UnknownName("benchmark in [recipe]", name, named)
+    _known_metrics(study, benchmarks)
     inputs = Inputs(_data_source(study), tuple(_templates(study)))
     _known_tables(inputs.source, benchmarks)
     registry.find("executor", str(study.run["executor"]))
@@ -109,7 +111,11 @@ def _selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any
     if not names:
         raise NothingSelected(f"the study selects no {kind}; name some with study.{section} or --{kind}")
     found = [_customised(study, registry, name) if kind == "model" else registry.find(kind, name) for name in names]
+    if kind == "model":
+        found = _told_apart(found)
     known = {*names, *(c.spec.name for c in found), *(c.qualified for c in found)}
+    others = study.also.get(section, ())
+    known |= {c.spec.name for c in registry.of_kind(kind)} if others == ("all",) else set(others)
     # The reference methods are part of every plan.
     extra = {"original", "retained", EVERY} if kind == "method" else {EVERY}
     for name in study.overrides[section]:
@@ -122,6 +128,19 @@ def _selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any
     return found
 
 
+def _told_apart(models: list[Component[ModelSpec]]) -> list[Component[ModelSpec]]:
+    """Models whose folders end alike are called by as much of their paths as tells them apart."""
+    found = []
+    for model in models:
+        others = [other.spec for other in models if other.spec.name == model.spec.name and other is not model]
+        parts, length = Path(model.spec.path).parts, 1
+        while any(Path(other.path).parts[-length:] == parts[-length:] for other in others) and length < len(parts):
+            length += 1
+        name = "/".join(parts[-length:]) if length > 1 else model.spec.name
+        found.append(replace(model, spec=replace(model.spec, name=name)))
+    return found
+
+
 def _customised(study: Study, registry: Registry, name: str) -> Component[ModelSpec]:
     """A registered model with the study's overrides, or a new one from a hub id or folder."""
     parameters = [parameter.name for parameter in ModelSpec.parameters]
@@ -130,10 +149,10 @@ def _customised(study: Study, registry: Registry, name: str) -> Component[ModelS
         component = registry.find("model", name)
         given = study.given("models", (component.spec.name, component.qualified), parameters)
     else:
-        given = study.given("models", (name,), parameters)
-        component = Component(
-            _named_in_study(registry, name, given), registry.find("model", "unlearnbench/tiny").plugin
-        )
+        plugin = registry.find("model", "unlearnbench/tiny").plugin
+        component = Component(_named_in_study(registry, name, study.given("models", (name,), parameters)), plugin)
+        # A folder has its own name too, and settings may stand under either.
+        given = study.given("models", (component.spec.name, name), parameters)
     values = parse_parameters(ModelSpec.parameters, {**_model_values(component.spec), **given}, f"models.{name}")
     spec = replace(component.spec, **values)
     if spec.path and (spec.path.startswith((".", "/", "~")) or os.path.isdir(spec.path)):
@@ -224,6 +243,15 @@ def _known_tables(source: DataSource, benchmarks: list[Component[BenchmarkSpec]]
     for table in source.allow_missing:
         if table not in dispensable:
             raise UnknownName("table that may be missing", table, dispensable, " in data.allow_missing")
+
+
+def _known_metrics(study: Study, benchmarks: Sequence[Component[BenchmarkSpec]]) -> None:
+    """Gates must be over metrics of the study's benchmarks: a mistyped one would be found after the run."""
+    for gate in read_gates(study.raw):
+        meant = [b.spec for b in benchmarks if gate.benchmark in ("*", b.spec.name, b.qualified)]
+        known = {metric.name for spec in meant for metric in spec.metrics}
+        if meant and not gate.metric.startswith("cost.") and gate.metric not in known:
+            raise UnknownName("metric in [[gates]]", gate.metric, known)
 
 
 def _pairings(
@@ -443,7 +471,7 @@ def _templates(study: Study) -> list[str]:
     if not path.is_file():
         raise UsageError(f"data.templates = {str(path)!r}: no such file")
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
         raise UsageError(f"data.templates = {str(path)!r}: not UTF-8 text ({error})") from error
     if not any(lines):

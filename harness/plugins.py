@@ -131,7 +131,8 @@ class Registry:
 
     def notify(self, hook: str, log: Callable[[str], None], **facts: Any) -> None:
         """Tell observers; an exception of theirs is logged and stops nobody."""
-        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+        # pluggy keeps them in the order opposite to that in which it calls them.
+        for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
             try:
                 implementation.function(**{name: facts[name] for name in implementation.argnames})
             except Exception as error:  # noqa: BLE001 - a stranger's observer may raise anything
@@ -168,7 +169,7 @@ def _add(registry: Registry, plugin: Plugin, load: Callable[[], Any]) -> None:
         module = load()
         _refuse_misspelled(module)
         registry.manager.register(module, key)
-        specs = _offered(module)
+        specs = _offered(registry.manager, module)
     except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything on import
         if registry.manager.has_plugin(key):
             registry.manager.unregister(name=key)
@@ -180,11 +181,12 @@ def _add(registry: Registry, plugin: Plugin, load: Callable[[], Any]) -> None:
     registry.components.extend(Component(spec, plugin) for spec in specs)
 
 
-def _offered(module: ModuleType) -> list[Spec]:
+def _offered(manager: pluggy.PluginManager, module: ModuleType) -> list[Spec]:
+    """What a registered module offers, by whatever names its functions implement the hooks (``specname``)."""
     specs: list[Spec] = []
     for hook, (kind, expected) in OFFERS.items():
-        offer = getattr(module, hook, None)
-        for spec in _listed(offer(), hook) if offer else ():
+        offers = [impl.function for impl in getattr(manager.hook, hook).get_hookimpls() if impl.plugin is module]
+        for spec in (spec for offer in offers for spec in _listed(offer(), hook)):
             if not isinstance(spec, expected):
                 raise TypeError(f"{hook} returned {type(spec).__name__}, expected {expected.__name__}")
             if isinstance(spec, MethodSpec) and spec.requires.start == "retained" and not spec.reference:

@@ -47,9 +47,34 @@ def provenance() -> dict[str, Any]:
         "machine": {
             "system": f"{platform.system()} {platform.release()}",
             "processor": _processor(),
-            "cores": os.cpu_count(),
+            "cores": usable_cores(),
         },
     }
+
+
+def usable_cores() -> int:
+    """The processors that this process may use: by its affinity, its control group and ``OMP_NUM_THREADS``."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:
+        cores = os.cpu_count() or 1
+    bounds = [cores, *_control_group_cores()]
+    named = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if named.isdigit() and int(named):
+        bounds.append(int(named))
+    return max(1, min(bounds))
+
+
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+
+
+def _control_group_cores() -> list[int]:
+    """What a container's quota of processor time amounts to, in whole processors; nothing without one."""
+    try:
+        quota, period = (CONTROL_GROUP / "cpu.max").read_text(encoding="ascii").split()
+        return [] if quota == "max" else [max(1, int(quota) // int(period))]
+    except (OSError, ValueError, ZeroDivisionError):
+        return []
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

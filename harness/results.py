@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from .bundles import Badge, Bundle, bundled_rows, unpacked
 from .errors import HarnessError, RecordError, UsageError
 from .records import SAMPLES, Record
@@ -86,7 +84,8 @@ def _opened(path: Path, edition: str) -> Iterator[Results]:
     if path.is_dir():
         yield Results(str(path), tuple(stored_cells(path, edition)), read_own_study(path), folder=path)
     elif path.suffix == ".json":
-        yield Results(str(path), tuple(_printed(path, edition)))
+        cells, gates = _printed(path, edition)
+        yield Results(str(path), tuple(cells), {"gates": gates})
     elif path.is_file():
         with tempfile.TemporaryDirectory(prefix="unlearnbench-") as folder:
             bundle = unpacked(path, Path(folder))
@@ -96,17 +95,18 @@ def _opened(path: Path, edition: str) -> Iterator[Results]:
         raise UsageError(f"{str(path)!r} does not exist; name a run folder, a bundle, or records in JSON")
 
 
-def _printed(path: Path, edition: str) -> Iterator[StoredCell]:
-    """Records as ``results --json`` or ``run --json`` prints them."""
+def _printed(path: Path, edition: str) -> tuple[list[StoredCell], list[Any]]:
+    """Records as ``results --json`` or ``run --json`` prints them, and the gates of their study."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         records = [Record.model_validate(entry) for entry in content["records"]]
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        gates = list(content.get("gates", []))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         text = " ".join(str(error).split())[:200]
         raise RecordError(f"{path} holds no records ({text}); make it with: unlearnbench results RUN --json") from error
-    for record in records:
-        shown = record.in_edition(edition or record.edition)
-        yield StoredCell(record.cell, _identity(record), "done", "", path.parent / record.cell, shown)
+    shown = [record.in_edition(edition or record.edition) for record in records]
+    return [StoredCell(record.cell, _identity(record), "done", "", path.parent / record.cell, record)
+            for record in shown], gates  # fmt: skip
 
 
 def _identity(record: Record) -> dict[str, Any]:

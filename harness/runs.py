@@ -5,7 +5,6 @@ runs/<name>/study.toml  plan.json  models/<key>/  cells/<key>/{spec,status,recor
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +20,10 @@ from .errors import RecordError, StorageError, UsageError
 from .execution import DISK_REFUSED, Job, LocalExecutor
 from .planning import PLAN_SCHEMA, Node, Plan
 from .prepared import prepared_folder, reference_facts
-from .provenance import device_kind, devices
+from .provenance import device_kind, devices, usable_cores
 from .records import SAMPLES, Record, read_record
 from .storage import (
+    alone,
     as_storage_error,
     digest,
     file_digest,
@@ -55,8 +55,10 @@ class Outcome:
 def cache_folder() -> Path:
     """Prepared reference models: ``$UNLEARNBENCH_CACHE``, or a folder in the user's cache."""
     named = os.environ.get("UNLEARNBENCH_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named) if named else Path(base) / "unlearnbench"
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "unlearnbench"
 
 
 def folder_of(run: Path, node: Node) -> Path:
@@ -66,18 +68,18 @@ def folder_of(run: Path, node: Node) -> Path:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """One writer at a time. Raises UsageError while another process runs in this folder."""
+    """One writer at a time, where the file system has locks. Raises UsageError while another process runs in it."""
     try:
         run.mkdir(parents=True, exist_ok=True)
         file = (run / ".lock").open("a")
     except OSError as error:
         translated = as_storage_error(error, run)
-        if translated is error:
+        if not isinstance(translated, StorageError):
             raise UsageError(f"cannot use {run} as a run folder: {error.strerror}; choose another --out") from error
         raise translated from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone(file, wait=False)
         except BlockingIOError:
             raise UsageError(f"another process is running the study in {run}; wait for it or choose --out") from None
         yield
@@ -257,7 +259,7 @@ def execute(
     # A cell that takes several devices has them all.
     places = devices(settings["device"]) if settings["processes"] == 1 else [device_kind(settings["device"])]
     jobs = settings["jobs"] * len(places)
-    threads = settings["threads"] or max(1, (os.cpu_count() or 1) // (jobs * settings["processes"]))
+    threads = settings["threads"] or max(1, usable_cores() // (jobs * settings["processes"]))
 
     def conclude(outcome: Outcome) -> None:
         outcomes[outcome.node.key] = outcome

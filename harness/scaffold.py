@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +11,7 @@ from string import Template
 from typing import Literal
 
 from .errors import UsageError
+from .storage import as_storage_error
 
 # Where each template goes; those of a kind lie in its own folder, the others in ``common``.
 FILES = {
@@ -41,6 +43,13 @@ def write_package(kind: Literal["method", "benchmark"], name: str, parent: Path)
         "summary": f"{'An unlearning method' if kind == 'method' else 'A benchmark'} called {name}",
         "version": metadata.version("unlearnbench"),
     }
+    try:
+        return _written(folder, module, kind, words)
+    except OSError as error:
+        raise as_storage_error(error, folder) from error
+
+
+def _written(folder: Path, module: str, kind: str, words: Mapping[str, str]) -> list[Path]:
     written = []
     templates = files("unlearnbench").joinpath("templates")
     for source, target in FILES.items():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .batches import Encoded, budget_batches, collate
 from .heads import Head
-from .memory import in_pieces
+from .memory import in_pieces, lacks_memory
 from .numerics import attention_dtype, logits_at, picked_logprobs, states_at, written_greedily
 from .paths import took
 from .suitability import Abilities, Tried, abilities, rewind, suits, vocabulary_of
@@ -166,9 +166,9 @@ def _attempted(way: Tried, compute: Callable[[], tuple[Tensor, Tensor]]) -> tupl
     """What a way gives; None where it fails, which makes it none for this model. Rows alone may fail."""
     try:
         return compute()
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # noqa: BLE001 - whatever it is, another way is taken
+    except Exception as error:
+        if lacks_memory(error):
+            raise
         way.found(False, 0, 0)
         return None
 

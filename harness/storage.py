@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
 import hashlib
 import json
 import math
 import os
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -32,12 +34,43 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
         raise as_storage_error(error, path) from error
+
+
+def alone(file: Any, wait: bool) -> None:
+    """Lock an open file for this process; a file system without locks (some network ones) is only warned of.
+
+    Raises:
+        BlockingIOError: another process holds it, and ``wait`` is off.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        print(
+            f"warning: {file.name}: the file system has no locks; see that no other run writes there", file=sys.stderr
+        )
+
+
+def shared_modes(folder: Path) -> None:
+    """Give a folder and its files the modes that the umask allows: temporary ones are their owner's alone."""
+    mask = _umask()
+    for path in (folder, *folder.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def as_storage_error(error: OSError, path: Path) -> Exception:

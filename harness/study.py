@@ -71,6 +71,8 @@ class Study:
     overrides: Mapping[str, Mapping[str, Mapping[str, Any]]]
     plugins: tuple[str, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict)
+    also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Components that may have settings although they are not selected."""
 
     def recipe_for(self, benchmark: str) -> dict[str, Any]:
         """The study's settings for the reference models of one benchmark."""
@@ -94,11 +96,11 @@ def read_study(path: str) -> dict[str, Any]:
     builtin = files("unlearnbench").joinpath("studies", f"{path}.toml")
     try:
         file = Path(path) if Path(path).exists() or not builtin.is_file() else builtin
-        content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8-sig"))
         return content
     except FileNotFoundError:
         raise UsageError(
-            f"study file {path!r} does not exist; built-in studies: demo, paper-hp, paper-muse, paper-tofu"
+            f"study file {path!r} does not exist; built-in studies: {', '.join(builtin_studies())}"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise UsageError(f"study file {path!r} is not TOML: {error}") from error
@@ -137,8 +139,38 @@ def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
     return merged
 
 
-def check_study(raw: Mapping[str, Any], plugins: Sequence[str] = ()) -> Study:
+def placed(raw: Mapping[str, Any], settings: Sequence[tuple[Sequence[str], Any]]) -> dict[str, Any]:
+    """The study with values, as they are, at paths of keys; no text in them is parsed."""
+    merged = {section: _copied(content) for section, content in raw.items()}
+    for path, value in settings:
+        target: dict[str, Any] = merged
+        for key in path[:-1]:
+            target = target.setdefault(key, {})
+        target[path[-1]] = value
+    return merged
+
+
+def selected_by(raw: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The methods, benchmarks and models that a study file names, whatever the command line selects of them."""
+    head = raw.get("study")
+    lists = {kind: head.get(kind, []) if isinstance(head, Mapping) else [] for kind in STUDY_LISTS[:3]}
+    return {kind: tuple(n for n in _list(kind, names) if isinstance(n, str)) for kind, names in lists.items()}
+
+
+def builtin_studies() -> list[str]:
+    """Names of the studies that come with the package."""
+    folder = files("unlearnbench").joinpath("studies")
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def check_study(
+    raw: Mapping[str, Any], plugins: Sequence[str] = (), also: Mapping[str, tuple[str, ...]] | None = None
+) -> Study:
     """Every section and key checked. Names of components are checked against the registry when planning.
+
+    Args:
+        also: components that may have settings although they are not selected, by section: those of a file of which
+            the command line selects some.
 
     Raises:
         UnknownName: an unknown section or key, with the nearest known one.
@@ -180,6 +212,7 @@ def check_study(raw: Mapping[str, Any], plugins: Sequence[str] = ()) -> Study:
         overrides=overrides,
         plugins=tuple(plugins),
         raw=raw,
+        also=also or {},
     )
 
 

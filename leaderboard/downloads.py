@@ -34,7 +34,7 @@ def as_csv(tables: Iterable[Table]) -> str:
                     low, high = entry.interval or ("", "")
                     passes = "" if entry.passes is None else str(entry.passes).lower()
                     writer.writerow(map(_plain, (
-                        who.benchmark, who.model, who.method, who.method_edition, who.seed, name, entry.edition,
+                        who.benchmark, table.model, who.method, who.method_edition, who.seed, name, entry.edition,
                         entry.value, low, high, entry.n, passes, entry.reason, record.comparability.sha256, cell.key,
                     )))  # fmt: skip
     return out.getvalue()

@@ -102,7 +102,21 @@ def tables(cells: Iterable[StoredCell]) -> list[Table]:
     groups: dict[tuple[str, str], list[StoredCell]] = {}
     for cell in cells:
         groups.setdefault((cell.identity["benchmark"], cell.identity["model"]), []).append(cell)
-    return [table for members in groups.values() for table in _tables_of(members)]
+    found = [table for members in groups.values() for table in _tables_of(members)]
+    return [replace(table, model=name) for table, name in zip(found, _labels(found), strict=True)]
+
+
+def _labels(shown: Sequence[Table]) -> list[str]:
+    """The tables' models, those of one name and other weights told apart by a hash of these."""
+    weights = [digest([table.comparability.get("model_weights"), table.comparability.get("references")])[:6]
+               for table in shown]  # fmt: skip
+    of_name: dict[str, set[object]] = {}
+    for table in shown:
+        of_name.setdefault(table.model, set()).add(table.comparability.get("model_weights"))
+    return [
+        f"{table.model} ({own})" if len(of_name[table.model]) > 1 else table.model
+        for table, own in zip(shown, weights, strict=True)
+    ]
 
 
 def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:

@@ -68,7 +68,7 @@ def _written(path: Path, part: str) -> list[Row]:
 
 def _parsed(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; a muse log folder has verbmem_f, knowmem_f, knowmem_r and privleak, "
                         "each with a log.json") from None  # fmt: skip

@@ -48,7 +48,7 @@ def read(path: Path, retained: Path | None, align: bool) -> LogFile:
 
 def _rows(path: Path) -> list[Row]:
     try:
-        log = json.loads(path.read_text(encoding="utf-8"))
+        log = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; name an eval_log_aggregated.json") from None
     except (ValueError, OSError, RecursionError) as error:
