@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,22 +65,40 @@ def test_a_file_system_without_locks_is_warned_of(number, tmp_path, monkeypatch,
     assert "the file system has no locks" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without an entry")
-def test_a_container_s_user_without_an_entry_runs_a_study(command, nano_plugin):
+@pytest.fixture
+def nobody():
+    """Runs a command as a user without an entry and without a home."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become a user without an entry")
+    become = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
+    without = ("HOME", "USER", "LOGNAME")
+
+    def run(words, environment, **more):
+        known = {name: value for name, value in environment.items() if name not in without}
+        return subprocess.run([*become, *words], env=known, capture_output=True, text=True, timeout=300, **more)
+
+    return run
+
+
+def test_a_container_s_user_without_an_entry_has_what_cells_import(nobody):
+    """nltk looks for a home when it is imported."""
+    asked = "import unlearnbench.cells, unlearnbench.runs; print(unlearnbench.runs.cache_folder())"
+    done = nobody([sys.executable, "-c", asked], os.environ | {"UNLEARNBENCH_CACHE": ""}, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("/.cache/unlearnbench")
+    assert "~" not in done.stdout
+
+
+def test_a_container_s_user_without_an_entry_runs_a_study(nobody, command, nano_plugin):
+    if nobody(["sh", "-c", f"exec {sys.executable} -c pass"], os.environ).returncode:
+        pytest.skip("the interpreter lies where only root may run it")
     for folder in (command.folder, command.cache, nano_plugin.parent):
         subprocess.run(["chmod", "-R", "a+rwX", str(folder)], check=True)
-    for parent in (*command.folder.parents, *nano_plugin.parents, *command.cache.parents):
-        if str(parent).startswith("/tmp/"):
-            parent.chmod(parent.stat().st_mode | 0o055)
+        for parent in folder.parents:
+            if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+                parent.chmod(parent.stat().st_mode | 0o055)
     words = command.study("-m", "ga", "-b", "tofu-forget05", "--name", "nobody", "--limit", "2", "--json")
-    without = ("HOME", "USER", "LOGNAME")
-    environment = {name: value for name, value in command.environment.items() if name not in without}
-    done = subprocess.run(
-        ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", sys.executable, "-m", "unlearnbench", *words],
-        cwd=command.folder, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    if "ModuleNotFoundError" in done.stderr or "Permission denied" in done.stderr:
-        pytest.skip("the interpreter lies where only root may read")
+    done = nobody([sys.executable, "-m", "unlearnbench", *words], command.environment, cwd=command.folder)
     assert done.returncode == 0, done.stderr
 
 
