@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import BundleError, UsageError
+from .errors import UNPRINTABLE, BundleError, UsageError
 from .records import SAMPLES, Record, read_record
 from .runs import STUDY, StoredCell, read_plan, stored_cells
 from .storage import file_digest, write_bytes
@@ -33,10 +33,15 @@ RECORD = "record.json"
 KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
 # Far above what a study of every method on every benchmark takes, far below what fills a machine.
 ENTRIES = 50_000
-LARGEST = {MANIFEST: 2**25, STUDY: 2**20, RECORD: 2**24, SAMPLES: 2**28}
+CELLS = 20_000
+LARGEST = {MANIFEST: 2**23, STUDY: 2**16, RECORD: 2**21, SAMPLES: 2**25}
 TOTAL = 2**32
-UNZIPPED = 2**30
+# Of a sample file, before anything of it is parsed: bytes in all and of a line; then rows, their parts, and values.
+UNZIPPED = 2**26
 LINE = 2**20
+ROWS = 200_000
+PARTS = 100
+VALUES = 2_000_000
 TEXT = 50_000
 DEPTH = 32
 
@@ -241,6 +246,7 @@ def _manifest(path: Path, folder: Path) -> Manifest:
     if not file.is_file():
         raise BundleError(f"{path} has no {MANIFEST}; make bundles with: unlearnbench bundle RUN -o FILE")
     raw = strict_json(file.read_bytes(), f"{path}: {MANIFEST}")
+    _refuse_controls(raw, f"{path}: {MANIFEST}")
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > BUNDLE_SCHEMA:
         raise BundleError(
@@ -256,6 +262,8 @@ def _manifest(path: Path, folder: Path) -> Manifest:
         if any(not letter.isprintable() and letter != "\n" for letter in text):
             raise BundleError(f"{path}: {MANIFEST}: {what} has control characters: {_shown(text)}")
     keys = [cell.key for cell in manifest.cells]
+    if len(keys) > CELLS:
+        raise BundleError(f"{path}: {MANIFEST} has {len(keys)} cells; at most {CELLS} are read")
     for key in keys:
         if not KEY.fullmatch(key):
             raise BundleError(f"{path}: {MANIFEST}: {_shown(key)} is no key of a cell")
@@ -306,7 +314,7 @@ def _own_record(folder: Path, cell: BundledCell) -> Record:
         BundleError: it is another cell's, or names files outside.
         RecordError: it is no record.
     """
-    strict_json((folder / RECORD).read_bytes(), str(folder / RECORD))
+    _refuse_controls(strict_json((folder / RECORD).read_bytes(), f"{cell.key}/{RECORD}"), cell.key)
     record = read_record(folder / RECORD)
     said = {name: getattr(record.identity, name) for name in ("method", "benchmark", "model", "seed")}
     if record.cell != cell.key or said != cell.model_dump(include=set(said)):
@@ -368,27 +376,54 @@ def bundled_rows(path: Path) -> list[dict[str, Any]]:
         BundleError: it is not gzipped JSON lines of objects, or too large.
     """
     where = f"{path.parent.name}/{path.name}"
-    try:
-        with gzip.open(path) as file:
-            content = file.read(UNZIPPED + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise BundleError(f"{where} is not a gzip file ({_plain(error)})") from error
-    if len(content) > UNZIPPED:
-        raise BundleError(f"{where} unpacks to more than {UNZIPPED} bytes")
-    rows = []
-    for number, line in enumerate(content.split(b"\n")):
+    rows: list[dict[str, Any]] = []
+    parts: set[str] = set()
+    values = 0
+    for number, line in enumerate(_lines(path, where)):
         if not line:
             continue
-        if len(line) > LINE:
-            raise BundleError(f"{where}, row {number} has {len(line)} bytes; at most {LINE} are read")
         row = strict_json(line, f"{where}, row {number}")
         if not isinstance(row, dict):
             raise BundleError(f"{where}, row {number} is no object")
+        values += _values_of(row)
+        parts.add(str(row.get("part", ""))[:TEXT])
+        for much, most, what in (
+            (len(rows) + 1, ROWS, "rows"),
+            (len(parts), PARTS, "parts"),
+            (values, VALUES, "values"),
+        ):
+            if much > most:
+                raise BundleError(f"{where} has more than {most} {what}")
+        if type(row.get("index", 0)) is not int:
+            raise BundleError(f"{where}, row {number}: its index is {_shown(repr(row['index']))}, expected a number")
         for name, value in row.items():
             if isinstance(value, str) and len(value) > TEXT:
                 raise BundleError(f"{where}, row {number}: {_shown(name)} has {len(value)} letters, at most {TEXT}")
         rows.append(row)
     return rows
+
+
+def _lines(path: Path, where: str) -> Iterator[bytes]:
+    """Lines of a gzip file, none of which is longer, nor all together, than what is read."""
+    total = count = 0
+    try:
+        with gzip.open(path) as file:
+            while line := file.readline(LINE + 1):
+                total, count = total + len(line), count + 1
+                if len(line) > LINE:
+                    raise BundleError(f"{where}, row {count - 1} has more than {LINE} bytes")
+                if total > UNZIPPED:
+                    raise BundleError(f"{where} unpacks to more than {UNZIPPED} bytes")
+                if count > ROWS:
+                    raise BundleError(f"{where} has more than {ROWS} lines")
+                yield line.rstrip(b"\n")
+    except (OSError, EOFError, zlib.error) as error:
+        raise BundleError(f"{where} is not a gzip file ({_plain(error)})") from error
+
+
+def _values_of(value: Any) -> int:
+    """How many values a JSON value holds, itself included; it is of bounded depth."""
+    return 1 + sum(map(_values_of, _children(value)))
 
 
 def strict_json(content: bytes, where: str) -> Any:
@@ -417,6 +452,17 @@ def strict_json(content: bytes, where: str) -> Any:
         if not level:
             return value
     raise BundleError(f"{where} is nested more than {DEPTH} deep")
+
+
+def _refuse_controls(value: Any, where: str) -> None:
+    """Raise BundleError where a text in a JSON value, a key included, would do something to a terminal."""
+    if isinstance(value, str) and UNPRINTABLE.search(value):
+        raise BundleError(f"{where}: {_shown(value)} has control characters")
+    if isinstance(value, dict):
+        for key in value:
+            _refuse_controls(key, where)
+    for child in _children(value):
+        _refuse_controls(child, where)
 
 
 def _children(value: Any) -> Sequence[Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import HarnessError, PluginError, RecordError, UsageError
+from .errors import UNPRINTABLE, HarnessError, PluginError, RecordError, UsageError, printable
 
 if TYPE_CHECKING:
     from .planning import Plan
@@ -41,7 +41,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except HarnessError as error:
         return _complain(str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
-        print(error.ctx.get_help() if error.ctx else error.format_message())
+        _say(error.ctx.get_help() if error.ctx else error.format_message())
         return 0
     except click.ClickException as error:
         return _complain(error.format_message(), USAGE)
@@ -58,8 +58,12 @@ def run_command(arguments: Sequence[str]) -> int:
         return _complain(f"internal error: {type(error).__name__}: {error}", INTERNAL)
 
 
+def _say(text: object, **options: Any) -> None:
+    print(printable(str(text)), **options)
+
+
 def _complain(message: str, code: int) -> int:
-    print(f"unlearnbench: {' '.join(message.split())}", file=sys.stderr)
+    _say(f"unlearnbench: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 
@@ -110,7 +114,7 @@ def _registry(plugins: Sequence[str]) -> Registry:
 
     registry = load_plugins(plugins)
     for plugin in registry.broken:
-        print(f"warning: plugin {plugin.name} ({plugin.dist}) did not load: {plugin.error}", file=sys.stderr)
+        _say(f"warning: plugin {plugin.name} ({plugin.dist}) did not load: {plugin.error}", file=sys.stderr)
     return registry
 
 
@@ -170,7 +174,7 @@ def list_components(kind: str, plugins: tuple[str, ...], as_json: bool) -> None:
             return _print_json({"plugins": rows, "conflicts": conflicts})
         _print_columns([(f"{r['dist']}/{r['name']}", str(r["version"]), str(r["status"])) for r in rows])
         for name, offers in conflicts.items():
-            print(f"conflict: {name} is offered by {' and '.join(offers)}; use the qualified name")
+            _say(f"conflict: {name} is offered by {' and '.join(offers)}; use the qualified name")
         return None
     components = registry.of_kind(kind.removesuffix("s"))  # type: ignore[arg-type]
     if as_json:
@@ -195,7 +199,7 @@ def show(name: str, plugins: tuple[str, ...], as_json: bool) -> None:
     facts = described(registry, name)
     if as_json:
         return _print_json(facts)
-    return print("\n".join(description_lines(facts)))
+    return _say("\n".join(description_lines(facts)))
 
 
 @cli.command()
@@ -229,16 +233,16 @@ def plan(as_json: bool, **options: Any) -> None:
     _print_columns([(row["state"], row["kind"], str(cost or ""), row["title"])
                     for row, cost in zip(rows, costs, strict=True)])  # fmt: skip
     for line in needed:
-        print(f"reference model: {line}")
+        _say(f"reference model: {line}")
     known = [cost for cost in costs if cost]
     if known:
         hours = sum(cost.seconds for cost in known) / 3600
         most = max(cost.memory for cost in known) / GIB
-        print(f"estimate for one H100-class GPU: {hours:.1f} h in all, {most:.0f} GiB at most")
+        _say(f"estimate for one H100-class GPU: {hours:.1f} h in all, {most:.0f} GiB at most")
     here = max((bytes_ for memory in stages for bytes_ in memory.values()), default=0)
     if here:
-        print(f"estimate for a process on this CPU: {here / GIB:.1f} GiB at most")
-    print(f"{len(made.cells)} cells, {sum(row['state'] == 'to run' for row in rows)} of {len(rows)} nodes to run")
+        _say(f"estimate for a process on this CPU: {here / GIB:.1f} GiB at most")
+    _say(f"{len(made.cells)} cells, {sum(row['state'] == 'to run' for row in rows)} of {len(rows)} nodes to run")
     return None
 
 
@@ -251,8 +255,8 @@ def _write_package(kind: Any, name: str, folder: str) -> None:
     from .scaffold import write_package
 
     for path in write_package(kind, name, Path(folder)):
-        print(path)
-    print(f"next: pip install -e {Path(folder) / name} && unlearnbench check {name}")
+        _say(path)
+    _say(f"next: pip install -e {Path(folder) / name} && unlearnbench check {name}")
 
 
 @new.command("method")
@@ -289,12 +293,12 @@ def check_component(name: str, data_dir: str | None, plugins: tuple[str, ...], a
         found.append(each)
         if not as_json:
             message = f": {each.message}" if each.message else ""
-            print(f"{'ok    ' if each.kept else 'BROKEN'}  {each.name}{message}", flush=True)
+            _say(f"{'ok    ' if each.kept else 'BROKEN'}  {each.name}{message}", flush=True)
     broken = [each for each in found if not each.kept]
     if as_json:
         _print_json({"name": component.qualified, "holds": not broken, "checks": [vars(each) for each in found]})
     else:
-        print(f"{component.qualified}: {len(found) - len(broken)} of {len(found)} checks hold")
+        _say(f"{component.qualified}: {len(found) - len(broken)} of {len(found)} checks hold")
     return INVALID if broken else 0
 
 
@@ -367,7 +371,7 @@ def _run(study: Study, options: Mapping[str, Any], as_json: bool, strict: bool) 
         _print_json(_run_summary(folder, code, page))
     elif page:
         _reporter(registry, "table")(_cells([folder], study.edition))
-        print(f"page: {page}")
+        _say(f"page: {page}")
     for line in failures:
         _complain(line, USAGE)
     return code
@@ -467,7 +471,7 @@ def render(runs: tuple[str, ...], out: str, edition: str | None, strict: bool, p
     a folder of bundles, is shown apart with its fault, and the exit code is 7.
     """
     page, faults = _render(runs, out, _registry(plugins), edition or "", strict)
-    print(page)
+    _say(page)
     for fault in faults:
         _complain(fault, INVALID)
     return INVALID if faults else 0
@@ -490,10 +494,10 @@ def publish(site: str, where: str, dry_run: bool, as_json: bool) -> None:
         return _print_json({"target": target.name, "published": address, "same": changes.same, **facts})
     for sign, names in (("+", changes.added), ("~", changes.replaced), ("-", changes.removed)):
         for name in names if dry_run else ():
-            print(f"{sign} {name}")
+            _say(f"{sign} {name}")
     counts = (f"{len(changes.added)} added, {len(changes.replaced)} replaced, {len(changes.removed)} removed, "
               f"{changes.same} as before")  # fmt: skip
-    print(f"{'dry run, nothing written' if dry_run else address or 'nothing to publish'}: {target.name}: {counts}")
+    _say(f"{'dry run, nothing written' if dry_run else address or 'nothing to publish'}: {target.name}: {counts}")
     return None
 
 
@@ -601,7 +605,7 @@ def bundle(run_folder: str, out: str, as_json: bool, **given: str | None) -> Non
     if as_json:
         return _print_json({"bundle": out, "manifest": json.loads(manifest.model_dump_json())})
     done = sum(cell.status == "done" for cell in manifest.cells)
-    print(f"{out}: {done} of {len(manifest.cells)} cells{', partial' if manifest.partial else ''}; "
+    _say(f"{out}: {done} of {len(manifest.cells)} cells{', partial' if manifest.partial else ''}; "
           f"check it with: unlearnbench verify {out}")  # fmt: skip
     return None
 
@@ -650,14 +654,14 @@ def verify(
                      "faults": found.faults, "notes": found.notes, "badge": str(path) if path else None})  # fmt: skip
         return 0 if found.holds else INVALID
     for note in dict.fromkeys(found.notes):
-        print(f"note: {note}")
+        _say(f"note: {note}")
     for fault in found.faults:
-        print(f"FAULT {fault}")
-    print(f"{len(found.cells)} cells, {found.scores} scores recomputed from {found.rows} samples")
+        _say(f"FAULT {fault}")
+    _say(f"{len(found.cells)} cells, {found.scores} scores recomputed from {found.rows} samples")
     if found.faults:
         raise BundleError(f"{source}: {len(found.faults)} faults, the first: {found.faults[0]}")
     if path:
-        print(f"badge: {path} (recomputed: scores follow from the samples; whether a model wrote them takes a rerun)")
+        _say(f"badge: {path} (recomputed: scores follow from the samples; whether a model wrote them takes a rerun)")
     return 0
 
 
@@ -721,7 +725,7 @@ def score(
         return _print_json(json.loads(record.model_dump_json()))
     _print_columns([(n, str(e.value), f"n = {e.n}", e.reason) for n, e in record.scores.items()])
     for note in record.notes:
-        print(f"note: {note}")
+        _say(f"note: {note}")
     return None
 
 
@@ -743,7 +747,7 @@ def cache(clear: bool, as_json: bool) -> None:
     if as_json:
         return _print_json({"folder": str(models), "models": sizes, "cleared": clear})
     _print_columns([(f"{size / 2**20:.1f} MiB", name) for name, size in sizes.items()])
-    print(f"{sum(sizes.values()) / 2**20:.1f} MiB in {models}" + (", cleared" if clear else ""))
+    _say(f"{sum(sizes.values()) / 2**20:.1f} MiB in {models}" + (", cleared" if clear else ""))
     return None
 
 
@@ -770,7 +774,7 @@ def bench_gpu(shapes: tuple[str, ...], device: str, lora_rank: int, as_json: boo
     limits = measured_limits(place, torch.bfloat16 if place.type == "cuda" else torch.float32)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
     if not as_json:
-        print(
+        _say(
             f"{name}: matrix products {limits.operations / 1e12:.2f} TFLOP/s, copies {limits.bandwidth / 1e9:.0f} GB/s"
         )
     found = []
@@ -780,7 +784,7 @@ def bench_gpu(shapes: tuple[str, ...], device: str, lora_rank: int, as_json: boo
             if not as_json:
                 bound = "bandwidth bound" if stage.stage == "decoding" else "matrix rate"
                 figures = f"{stage.tokens_per_second:,.0f} tokens/s, {stage.utilisation:.0%} of the {bound}"
-                print(f"{stage.shape:>5} {stage.stage:<9} {stage.missing or figures}", flush=True)
+                _say(f"{stage.shape:>5} {stage.stage:<9} {stage.missing or figures}", flush=True)
     if as_json:
         _print_json({"device": name, **all_of_it(limits, found)})
 
@@ -807,7 +811,8 @@ def schema() -> None:
 def _print_json(value: Any) -> None:
     from .storage import finite
 
-    print(json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    print(UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _print_columns(rows: Sequence[Sequence[str]]) -> None:
@@ -817,4 +822,4 @@ def _print_columns(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        print("  ".join([*cells, row[-1]]).rstrip())
+        _say("  ".join([*cells, row[-1]]).rstrip())

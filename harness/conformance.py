@@ -350,8 +350,8 @@ def _repeats(component: Component[MethodSpec], first: Trial) -> None:
 
 def _accumulates(component: Component[MethodSpec]) -> str:
     """A term is a sum: one that is averaged already is divided twice, by other numbers in other batches."""
-    method = resolve(component.spec.target, component.qualified)
-    if isinstance(method, type) and issubclass(method, Descent) and method(**component.spec.fixed).couples_rows:
+    method = resolve(component.spec.target, component.qualified)(**component.spec.fixed)
+    if isinstance(method, Descent) and method.couples_rows:
         return "its loss is of a whole forward pass"
     # A rate so small that the order of rows within a step does not matter.
     whole, parts = (

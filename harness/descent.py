@@ -397,7 +397,7 @@ def _decayed(model: Any, recipe: Descent) -> list[dict[str, Any]]:
         return [{"params": [weight for _, weight in trainable]}]
     norms = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, torch.nn.LayerNorm))
     kept = [UNDECAYED.search(name.lower()) is None and not name.startswith(norms) for name, _ in trainable]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [weight for (_, weight), keep in zip(trainable, kept, strict=True) if keep]},
         {
             "params": [weight for (_, weight), keep in zip(trainable, kept, strict=True) if not keep],

@@ -18,7 +18,16 @@ HarnessError                  one line for the user; carries the exit code of th
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# Control characters but for line ends and tabs, halves of surrogate pairs, and overrides of the writing direction.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """A stranger's text for a terminal: what would move its cursor, set its title or turn its text is replaced."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 class HarnessError(Exception):

@@ -84,8 +84,8 @@ def _opened(path: Path, edition: str) -> Iterator[Results]:
     if path.is_dir():
         yield Results(str(path), tuple(stored_cells(path, edition)), read_own_study(path), folder=path)
     elif path.suffix == ".json":
-        cells, gates = _printed(path, edition)
-        yield Results(str(path), tuple(cells), {"gates": gates})
+        printed, gates = _printed(path, edition)
+        yield Results(str(path), tuple(printed), {"gates": gates})
     elif path.is_file():
         with tempfile.TemporaryDirectory(prefix="unlearnbench-") as folder:
             bundle = unpacked(path, Path(folder))

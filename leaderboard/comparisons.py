@@ -9,12 +9,12 @@ from xml.etree import ElementTree
 
 from rich.console import Console
 from rich.table import Table as RichTable
-from rich.text import Text
 
 from unlearnbench.comparison import Comparison, Difference, Finding, Pair
 from unlearnbench.recomputation import agree
 
 from .ranking import formatted
+from .terminal import plain
 
 HEADER = ("metric", "baseline", "candidate", "difference", "95 % interval")
 UNITS = {"peak_memory_bytes": (2**20, "MiB")}
@@ -29,16 +29,16 @@ def print_comparison(comparison: Comparison, findings: Sequence[Finding]) -> Non
     for pair in comparison.pairs:
         if pair in same:
             continue
-        grid = RichTable(title=Text(pair.title), title_justify="left")
+        grid = RichTable(title=plain(pair.title), title_justify="left")
         for place, name in enumerate(HEADER):
             grid.add_column(name, justify="right" if place else "left")
         for cells in (*_metric_rows(_changed(pair)), *_cost_rows(pair)):
-            grid.add_row(*(Text(cell) for cell in cells))
+            grid.add_row(*(plain(cell) for cell in cells))
         console.print(grid)
     for pair in same:
-        console.print(Text(f"{pair.title}: all {len(pair.metrics)} metrics as before"))
+        console.print(plain(f"{pair.title}: all {len(pair.metrics)} metrics as before"))
     for line in (*remarks(comparison), *gate_lines(findings)):
-        console.print(Text(line))
+        console.print(plain(line))
 
 
 def _changed(pair: Pair) -> list[Difference]:

@@ -11,8 +11,6 @@ from importlib.resources import files
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from .ranking import formatted
-
 
 @dataclass(frozen=True)
 class PublishedTable:
@@ -29,6 +27,8 @@ class PublishedTable:
     model: str
     metrics: tuple[str, ...]
     rows: Mapping[str, tuple[float, ...]]
+    printed: Mapping[str, tuple[str, ...]]
+    """The same values as the paper has them."""
     criteria: Mapping[str, tuple[bool, ...]]
     doubtful: Mapping[tuple[str, str], str]
 
@@ -42,7 +42,9 @@ class PublishedTable:
 @cache
 def published_tables() -> tuple[PublishedTable, ...]:
     """Tables 3, 4 (three models) and 5 of Wang et al. 2025, arXiv:2410.11143."""
-    content = json.loads(files("unlearnbench.leaderboard").joinpath("published.json").read_text(encoding="utf-8"))
+    text = files("unlearnbench.leaderboard").joinpath("published.json").read_text(encoding="utf-8")
+    # Numbers stay as they were printed.
+    content = json.loads(text, parse_float=str, parse_int=str)
     return tuple(
         PublishedTable(
             content["source"],
@@ -51,11 +53,22 @@ def published_tables() -> tuple[PublishedTable, ...]:
             table["model"],
             tuple(table["metrics"]),
             {method: tuple(float(value) for value in values) for method, values in table["rows"].items()},
+            _printed(table["rows"]),
             {method: tuple(marks) for method, marks in table.get("criteria", {}).items()},
             {(entry["row"], metric): entry["why"] for entry in table["doubtful"] for metric in entry["metrics"]},
         )
         for table in content["tables"]
     )
+
+
+def _printed(rows: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    """Values with the decimals of their column, whose last zeros a number does not keep."""
+    columns = []
+    for column in zip(*rows.values(), strict=True):
+        plain = [text for text in column if "e" not in text.lower()]
+        decimals = max(len(text.partition(".")[2]) for text in plain)
+        columns.append([f"{float(text):.{decimals}f}" if text in plain else text.replace("e+", "e") for text in column])
+    return dict(zip(rows, zip(*columns, strict=True), strict=True))
 
 
 def published_for(benchmark: str, model: str) -> tuple[PublishedTable, ...]:
@@ -78,7 +91,7 @@ def print_published(as_json: bool = False) -> None:
         grid.add_column("method")
         for metric in table.metrics:
             grid.add_column(metric, justify="right")
-        for method, values in table.rows.items():
+        for method, values in table.printed.items():
             cells = [_cell(table, method, metric, value) for metric, value in zip(table.metrics, values, strict=True)]
             grid.add_row(method, *cells, end_section=method == "retained")
         console.print(grid)
@@ -86,6 +99,6 @@ def print_published(as_json: bool = False) -> None:
             console.print(f"† {method}, {metric}: {why}", style="dim")
 
 
-def _cell(table: PublishedTable, method: str, metric: str, value: float) -> str:
+def _cell(table: PublishedTable, method: str, metric: str, value: str) -> str:
     mark = {True: " ✓", False: " ✗", None: ""}[table.passes(method, metric)]
-    return formatted(value) + mark + (" †" if (method, metric) in table.doubtful else "")
+    return value + mark + (" †" if (method, metric) in table.doubtful else "")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
-from statistics import fmean, stdev
+from statistics import fmean, mean, stdev
 
 from unlearnbench.records import Record, ScoreEntry
 from unlearnbench.runs import StoredCell
@@ -46,6 +48,10 @@ class Row:
     """1 on the Pareto front of forgetting and utility, 2 on the front of what is left, and so on; 0 without axes."""
     mean_rank: float = math.nan
     """The mean of the row's ranks in the paper's columns."""
+    seeds: frozenset[int] | None = None
+    """The seeds that its values are of, where it has others that not all ranked rows have."""
+    seeds_shown: str = ""
+    """The same in words; empty where its values are of all its seeds."""
 
     @property
     def record(self) -> Record | None:
@@ -136,11 +142,11 @@ def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:
 def _rows(cells: Sequence[StoredCell]) -> list[Row]:
     # A row averages seeds, never two results of one seed: those differ in something that the reader must see.
     groups: dict[tuple[str, int], dict[int, StoredCell]] = {}
+    times: Counter[tuple[str, int]] = Counter()
     for cell in {cell.key: cell for cell in cells}.values():
-        label, seed, again = _label(cell), cell.identity["seed"], 0
-        while seed in groups.get((label, again), {}):
-            again += 1
-        groups.setdefault((label, again), {})[seed] = cell
+        label, seed = _label(cell), cell.identity["seed"]
+        groups.setdefault((label, times[label, seed]), {})[seed] = cell
+        times[label, seed] += 1
     rows = []
     for group in _with_failures(groups):
         members = list(group.values())
@@ -202,8 +208,9 @@ def _over_seeds(entries: Sequence[ScoreEntry]) -> Value:
         middle, spread = fmean(powers), stdev(powers) if all(map(math.isfinite, powers)) else None
         interval = None if spread is None else (10 ** (middle - spread), 10 ** (middle + spread))
         return Value(10**middle if not math.isnan(middle) else math.nan, first.n, None, interval, reason, passes)
-    spread = stdev(values) if finite else None
-    middle = fmean(values)
+    # In long numbers: two perplexities of 1e308 have a mean, and a spread beyond what a float holds.
+    spread = _spread(values) if finite else None
+    middle = fmean(values) if not finite else float(mean(map(Fraction, values)))
     if first.better == "target" and isinstance(first.target, float) and finite:
         distance = fmean(abs(value - first.target) for value in values)
         if not math.isclose(distance, abs(middle - first.target)):
@@ -211,6 +218,13 @@ def _over_seeds(entries: Sequence[ScoreEntry]) -> Value:
             reason = reason or f"the seeds lie on both sides of {first.target:g}: their mean distance from it"
             middle = first.target + distance
     return Value(middle, first.n, spread, None, reason, passes)
+
+
+def _spread(values: Sequence[float]) -> float:
+    try:
+        return stdev(values)
+    except OverflowError:
+        return math.inf
 
 
 def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
@@ -221,7 +235,7 @@ def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
     limits = [row.record.limits for row in (rows or references) if row.record] or [record.limits]
     shared = {name: fact for name, fact in limits[0].items() if all(some.get(name) == fact for some in limits)}
     references = [_with_limits(row, shared) for row in references]
-    ranked = rows if record.unranked else _ranked(rows, record.scores)
+    ranked = rows if record.unranked else _ranked(rows, record.scores, _own_originals(references, rows))
     ranked = [_with_limits(row, shared) for row in ranked]
     return Table(
         benchmark=record.identity.benchmark,
@@ -239,10 +253,53 @@ def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
 
 def _with_limits(row: Row, shared: Mapping[str, object]) -> Row:
     found = row.record.limits if row.record else {}
-    return replace(row, limits={name: fact for name, fact in found.items() if name not in shared})
+    limits: dict[str, object] = {name: fact for name, fact in found.items() if name not in shared}
+    return replace(row, limits=limits | ({"seeds": row.seeds_shown} if row.seeds_shown else {}))
 
 
-def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry]) -> list[Row]:
+def _own_originals(references: Sequence[Row], rows: Sequence[Row]) -> dict[str, Record]:
+    """By a cell's key the original model that it started from, where a table has several that differ.
+
+    Two sources may have trained the original model to other values. A method is then placed by what it changed of its
+    own: otherwise the place is the original's.
+    """
+    originals = [cell for row in references if row.method == "original" for cell in row.cells if cell.record]
+    if len({digest({n: s.value for n, s in cell.record.scores.items()}) for cell in originals if cell.record}) < 2:
+        return {}
+    known = {(cell.folder.parent, cell.record.cell): cell.record for cell in originals if cell.record}
+    return {
+        cell.key: known[place]
+        for row in rows
+        for cell in row.cells
+        if cell.record and (place := (cell.folder.parent, cell.record.samples.references.get("original"))) in known
+    }
+
+
+def _on_common_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Rows as they are on the seeds that all of them have; where there are none, on that which most have.
+
+    A mean over three seeds is not held against a single one: it would be the luck of the draw.
+    """
+    seeds = [frozenset(cell.identity["seed"] for cell in row.cells if cell.record) for row in rows]
+    if len(set(seeds)) < 2:
+        return list(rows)
+    common = frozenset.intersection(*seeds)
+    if not common:
+        counts = Counter(seed for own in seeds for seed in own)
+        common = frozenset([min(counts, key=lambda seed: (-counts[seed], seed))])
+    found = []
+    for row, own in zip(rows, seeds, strict=True):
+        records = [cell.record for cell in row.cells if cell.record and cell.identity["seed"] in common]
+        if own == common or not records:
+            found.append(row)
+            continue
+        values = {name: _over_seeds([record.scores[name] for record in records]) for name in row.values}
+        shown = f"{', '.join(map(str, sorted(common)))}, which all rows have, of {', '.join(map(str, sorted(own)))}"
+        found.append(replace(row, values=values, seeds=common, seeds_shown=shown))
+    return found
+
+
+def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry], originals: Mapping[str, Record]) -> list[Row]:
     """Rows with the two best of every column marked, and their places, the best first.
 
     A row is placed by its Pareto layer in forgetting and utility, then by the mean of its ranks in the paper's
@@ -251,7 +308,10 @@ def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry]) -> list[Row]
     judged = [name for name, metric in metrics.items() if metric.headline and oriented(0.0, metric) is not None]
     whole = [row for row in rows if row.record and not row.failures
              and not any(math.isnan(row.values[name].value) for name in judged)]  # fmt: skip
-    columns = [[oriented(row.values[name].value, metrics[name]) or 0.0 for row in whole] for name in judged]
+    kept = {id(row) for row in whole}
+    rest = [row for row in rows if id(row) not in kept]
+    whole = _on_common_seeds(whole)
+    columns = [[_placing(row, name, metrics[name], originals) for row in whole] for name in judged]
     ranks = [_mid_ranks(column) for column in columns]
     means = [fmean(of_row) if of_row else 0.0 for of_row in zip(*ranks, strict=True)] or [0.0] * len(whole)
     axes = {metric.axis: judged.index(name) for name, metric in metrics.items() if metric.axis and name in judged}
@@ -265,12 +325,32 @@ def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry]) -> list[Row]
         tied = last is not None and (last.layer, last.mean_rank) == (layers[i], means[i])
         place = last.place if last is not None and tied else count
         placed.append(replace(whole[i], place=place, layer=layers[i], mean_rank=means[i]))
-    kept = {id(row) for row in whole}
     # A row without a place is none of the best, whatever single value it has.
     marks = {name: _best_two(metric, [row.values[name].value for row in placed]) for name, metric in metrics.items()}
     marked = [replace(row, values={n: replace(v, rank=marks[n](v.value)) for n, v in row.values.items()})
               for row in placed]  # fmt: skip
-    return [*marked, *(row for row in rows if id(row) not in kept)]
+    return [*marked, *rest]
+
+
+def _placing(row: Row, name: str, metric: ScoreEntry, originals: Mapping[str, Record]) -> float:
+    """What a row is placed by in a column: its value, or what it changed of its own original's; more is better."""
+    changes = []
+    for cell in row.cells:
+        original = originals.get(cell.key)
+        if cell.record and original and (row.seeds is None or cell.identity["seed"] in row.seeds):
+            mine, theirs = (_read(record.scores[name].value, metric) for record in (cell.record, original))
+            changes.append(mine - theirs)
+    if changes and not any(map(math.isnan, changes)):
+        return fmean(changes)
+    return _read(row.values[name].value, metric)
+
+
+def _read(value: float, metric: ScoreEntry) -> float:
+    """A value as it is read: more is better, p-values by their power of ten."""
+    better = oriented(value, metric)
+    if metric.scale == "log":
+        return math.log10(value) if value > 0 else -math.inf
+    return 0.0 if better is None else better
 
 
 def oriented(value: float, metric: ScoreEntry) -> float | None:

@@ -26,8 +26,8 @@ from unlearnbench.results import Results
 from unlearnbench.storage import as_storage_error, file_digest
 
 from .downloads import as_bibtex, as_csv, as_latex
-from .published import published_for
-from .ranking import ARROWS, Row, formatted
+from .published import PublishedTable, published_for
+from .ranking import ARROWS, Row, Table, formatted
 from .samples import Samples, Shown, shown_parts, texts_of
 from .scatter import scatter
 from .site import Entry, MethodEntry, Part, Site
@@ -138,8 +138,7 @@ class _Pages:
             self.write(
                 self.site.benchmark_page(benchmark, number), "benchmark.html.j2", benchmark=benchmark, number=number,
                 pages=[self.site.benchmark_page(benchmark, i) for i in range(len(pages))],
-                parts=[(part, self._plot(part), published_for(part.table.benchmark, part.table.model))
-                       for part in parts],
+                parts=[(part, self._plot(part), _published(part.table)) for part in parts],
             )  # fmt: skip
 
     def _plot(self, part: Part) -> Any:
@@ -196,6 +195,12 @@ def _inside(name: str) -> bool:
     """Whether a listed name is one of a site's own files."""
     parts = name.split("/")
     return len(parts) <= 2 and not any(part in ("", ".", "..") for part in parts) and "\\" not in name
+
+
+def _published(table: Table) -> list[PublishedTable]:
+    """What was published on a benchmark, where a table has the same metrics."""
+    found = published_for(table.benchmark, table.model)
+    return [paper for paper in found if set(paper.metrics) <= set(table.names)]
 
 
 def _references(entry: Entry) -> list[tuple[str, str]]:

@@ -44,11 +44,16 @@ class Samples:
         found = self._kept.pop(place, None)
         if found is None:
             rows = results.samples_of(key)
-            found = {(str(row.get("part", "")), int(row.get("index", number))): row for number, row in enumerate(rows)}
+            found = {(str(row.get("part", "")), _place(row, number)): row for number, row in enumerate(rows)}
         self._kept[place] = found
         if len(self._kept) > KEPT:
             del self._kept[next(iter(self._kept))]
         return found
+
+
+def _place(row: Mapping[str, Any], number: int) -> int:
+    index = row.get("index", number)
+    return index if type(index) is int else number
 
 
 def shown_parts(

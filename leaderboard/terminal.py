@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from unlearnbench.errors import printable
 from unlearnbench.runs import StoredCell
 
 from .ranking import ARROWS, Row, Table, formatted, tables
@@ -29,18 +31,18 @@ def print_tables(cells: Iterable[StoredCell]) -> None:
         i = cell.identity
         if cell.record is None and (i["benchmark"], i["model"]) not in known:
             title = f"{i['method']} × {i['benchmark']} × {i['model']} seed {i['seed']}"
-            console.print(Text(f"{title}: {cell.status}: {cell.reason}"[:300], style="red"))
+            console.print(plain(f"{title}: {cell.status}: {cell.reason}"[:300], style="red"))
 
 
 def _rich(table: Table) -> RichTable:
     title = f"{table.benchmark} · {table.model}" + (" · generated data" if "data" in table.limits else "")
     if table.loss_edition not in ("", "paper"):
         title += f" · losses {table.loss_edition}"
-    grid = RichTable(title=title, title_justify="left", caption=_caption(table))
+    grid = RichTable(title=plain(title), title_justify="left", caption=plain(_caption(table)))
     grid.add_column("method")
     for name in table.headline:
         metric = table.metric(name)
-        grid.add_column(f"{metric.label} {ARROWS[metric.better]}", justify="right")
+        grid.add_column(plain(f"{metric.label} {ARROWS[metric.better]}"), justify="right")
     grid.add_column("unlearn", justify="right")
     for place, row in enumerate((*table.references, *table.rows)):
         grid.add_row(*_cells(row, table), end_section=place == len(table.references) - 1)
@@ -55,10 +57,10 @@ def _caption(table: Table) -> str:
 
 
 def _cells(row: Row, table: Table) -> list[Text]:
-    name = Text(row.method, style="italic" if row.reference else "")
+    name = plain(row.method, style="italic" if row.reference else "")
     if not row.record:
         first = row.failures[0]
-        return [name, Text(f"{first.status}: {first.reason}"[:100], style="red")]
+        return [name, plain(f"{first.status}: {first.reason}"[:100], style="red")]
     values = []
     for column in table.headline:
         value = row.values[column]
@@ -66,6 +68,11 @@ def _cells(row: Row, table: Table) -> list[Text]:
         spread = f" ± {formatted(value.spread)}" if value.spread is not None else ""
         style = {1: "bold", 2: "underline"}.get(value.rank, "")
         judged = {True: " ✓", False: " ✗", None: ""}[value.passes]
-        values.append(Text(f"{mark}{formatted(value.value)}{spread}{judged}", style=style))
+        values.append(plain(f"{mark}{formatted(value.value)}{spread}{judged}", style=style))
     seconds = row.record.cost.seconds.get("unlearn", 0.0)
-    return [name, *values, Text("" if row.reference else f"{seconds:.1f} s")]
+    return [name, *values, plain("" if row.reference else f"{seconds:.1f} s")]
+
+
+def plain(text: str, **style: Any) -> Text:
+    """A stranger's text as it is: without markup, and without what would reach the terminal itself."""
+    return Text(printable(text), **style)

@@ -40,6 +40,15 @@ def test_the_doubtful_entries_are_named():
     }  # fmt: skip
 
 
+def test_published_numbers_are_shown_as_printed():
+    """15.5512, 15.5311 and 15.5499 are three numbers, and 0.4690 has four decimals."""
+    (table,) = (table for table in published_tables() if table.benchmark == "hp")
+    place = table.metrics.index("ppl")
+    assert [table.printed[f"flat-{name}"][place] for name in ("tv", "kl", "js")] == ["15.5512", "15.5311", "15.5499"]
+    assert table.printed["ga"] == ("2.7301", "1.0984e71", "0.3667")
+    assert table.printed["gd"][table.metrics.index("avg_acc")] == "0.4690"
+
+
 def test_a_table_of_the_same_model_is_preferred():
     assert [table.model for table in published_for("tofu-forget01", "phi-1.5")] == ["phi-1.5"]
     assert len(published_for("tofu-forget01", "tiny")) == 3
@@ -48,7 +57,7 @@ def test_a_table_of_the_same_model_is_preferred():
 
 def test_show_paper_prints_the_tables(command):
     text = command("show", "paper").out
-    for word in ("Table 3", "Table 4", "Table 5", "1.10e71", "† original, forget_quality: is the KS p-value", "✗"):
+    for word in ("Table 3", "Table 4", "Table 5", "1.0984e71", "† original, forget_quality: is the KS p-value", "✗"):
         assert word in text
     assert len(command("show", "paper", "--json").json["tables"]) == 5
 
@@ -136,7 +145,7 @@ def test_running_text_goes_from_data_to_pages(text_run):
     page = (run / "site" / "b" / "muse-news.html").read_text()
     assert "Published: Table 5, llama2-7b" in page
     assert "no row above is ranked with them" in page
-    assert "1.10e71" in (run / "site" / "b" / "hp.html").read_text()
+    assert "1.0984e71" in (run / "site" / "b" / "hp.html").read_text()
 
 
 def redone(cells, **changes):

@@ -309,8 +309,8 @@ def test_a_badge_names_the_version_and_the_day(bundle, tmp_path):
     shutil.copy(bundle, path)
     write_badge(path, checked(path), "9.9")
     badge = read_badge(path)
-    assert badge["unlearnbench"] == "9.9"
-    assert len(badge["date"]) == 10
+    assert badge.unlearnbench == "9.9"
+    assert len(badge.date) == 10
 
 
 def test_a_cell_is_run_again(bundle, command, nano_plugin):
