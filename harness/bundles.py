@@ -11,7 +11,6 @@ import io
 import json
 import re
 import stat
-import tomllib
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .errors import UNPRINTABLE, BundleError, UsageError
 from .records import SAMPLES, Record, read_record
 from .runs import STUDY, StoredCell, read_plan, stored_cells
-from .storage import file_digest, write_bytes
+from .storage import file_digest, read_toml, write_bytes
 from .study import SUBMISSION_PARAMETERS
 
 BUNDLE_SCHEMA = 1
@@ -118,8 +117,8 @@ class Bundle:
     def study(self) -> dict[str, Any]:
         """The study file's tables. Raises BundleError where it is not TOML."""
         try:
-            return tomllib.loads((self.folder / STUDY).read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+            return read_toml(self.folder / STUDY)
+        except (ValueError, OSError) as error:
             raise BundleError(f"{self.path}: {STUDY} is not TOML ({error})") from error
 
 

@@ -21,8 +21,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
-# Control characters but for line ends and tabs, halves of surrogate pairs, and overrides of the writing direction.
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+# Control characters but for line ends, halves of surrogate pairs, and overrides of the writing direction.
+UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
@@ -31,9 +31,12 @@ def printable(text: str) -> str:
 
 
 class HarnessError(Exception):
-    """Base of all errors that are shown to the user as one line."""
+    """Base of all errors that are shown to the user as one line, whoever wrote what it tells of."""
 
     exit_code = 4
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class UsageError(HarnessError):

@@ -29,7 +29,7 @@ def scores_of(
         RecordError: the retained model's measurement is not there.
     """
     original = mine if identity.method_qualified == "unlearnbench/original" else references.get("original")
-    is_retained = identity.reference and identity.requires.get("start") == "retained"
+    is_retained = identity.reference and identity.requires.start == "retained"
     retained = mine if is_retained else references.get("retained")
     if retained is None:
         raise RecordError(f"{identity.method}: the retained model's samples are not among its references")

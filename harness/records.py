@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from .domain import Metric, Score
+from .domain import Direction, Metric, Score
 from .errors import RecordError
 from .storage import digest, read_json
 
@@ -38,13 +38,22 @@ class ScoreEntry(EditionScore):
 
     edition: str
     label: str
-    better: str
+    better: Direction
     headline: bool = False
     target: float | str | None = None
     criterion: str = ""
-    axis: str = ""
-    scale: str = "linear"
+    axis: Literal["", "forget", "utility"] = ""
+    scale: Literal["linear", "log"] = "linear"
     editions: dict[str, EditionScore]
+
+
+class Needs(_Strict):
+    """What a method may touch, as ``domain.Requires`` says it."""
+
+    retain: bool = False
+    template: bool = False
+    original: Literal["none", "logprobs", "model"] = "none"
+    start: Literal["original", "retained"] = "original"
 
 
 class Identity(_Strict):
@@ -54,7 +63,7 @@ class Identity(_Strict):
     method_qualified: str
     method_edition: str
     hyperparameters: dict[str, bool | int | float | str]
-    requires: dict[str, Any]
+    requires: Needs
     reference: bool
     benchmark: str
     benchmark_qualified: str
@@ -101,6 +110,56 @@ class Comparability(_Strict):
     sha256: str
 
 
+class _Plugin(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    name: str = ""
+    dist: str = ""
+    version: str = ""
+    source: str = ""
+
+
+class _Provenance(BaseModel):
+    """What is read of a record's provenance, as far as it is there; more may stand in it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    python: str = ""
+    packages: dict[str, str] = {}
+    machine: dict[str, Any] = {}
+    plugins: dict[str, _Plugin] = {}
+    device: str = ""
+    threads: int = 0
+    paths: dict[str, dict[str, int]] = {}
+    recipe: dict[str, Any] = {}
+    method_source: str = ""
+    templates: str = ""
+    data: dict[str, Any] = {}
+
+
+class _Compared(BaseModel):
+    """What is read of a comparability key."""
+
+    model_config = ConfigDict(extra="allow")
+
+    edition: str
+    benchmark_settings: dict[str, bool | int | float | str] = {}
+    references: dict[Literal["original", "retained"], dict[str, Any]]
+
+
+def _refuse_halves(value: Any) -> None:
+    """Raise ValueError where a text holds half of a surrogate pair: no character, and nothing that can be written."""
+    if isinstance(value, str):
+        value.encode("utf-8")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_halves(key)
+            _refuse_halves(item)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_halves(item)
+
+
 class Record(_Strict):
     """What a cell leaves behind."""
 
@@ -120,6 +179,23 @@ class Record(_Strict):
     """Why no row like this is ranked; empty where it is."""
     notes: list[str]
     losses: list[float] = []
+
+    @field_validator("provenance")
+    @classmethod
+    def _whole_provenance(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return _Provenance.model_validate(value).model_dump()
+
+    @field_validator("comparability")
+    @classmethod
+    def _readable_key(cls, value: Comparability) -> Comparability:
+        _Compared.model_validate(value.key)
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_characters(cls, value: Any) -> Any:
+        _refuse_halves(value)
+        return value
 
     def in_edition(self, edition: str) -> Record:
         """The same record with another edition asked for; the measurement holds both."""

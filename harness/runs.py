@@ -6,15 +6,15 @@ runs/<name>/study.toml  plan.json  models/<key>/  cells/<key>/{spec,status,recor
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import RecordError, StorageError, UsageError
 from .execution import DISK_REFUSED, Job, LocalExecutor
@@ -29,6 +29,7 @@ from .storage import (
     file_digest,
     read_json,
     read_sealed,
+    read_toml,
     unsealed,
     write_bytes,
     write_json,
@@ -137,7 +138,54 @@ def read_plan(run: Path) -> dict[str, Any]:
         raise RecordError(
             f"{path} has plan schema {plan['schema_version']}; this unlearnbench reads up to {PLAN_SCHEMA}: upgrade it"
         )
-    return unsealed(plan, path, "delete it and run the study again")
+    try:
+        return _Plan.model_validate(unsealed(plan, path, "delete it and run the study again")).model_dump()
+    except ValidationError as error:
+        raise RecordError(f"{path} is not a plan ({_first(error)}); delete it and run the study again") from error
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors()[0]
+    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"
+
+
+class _PlannedIdentity(BaseModel):
+    method: str
+    benchmark: str
+    model: str
+    seed: int
+
+
+class _PlannedNode(BaseModel):
+    key: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+=-]*$")
+    kind: Literal["model", "cell"]
+    title: str
+    needs: list[str]
+    content: str
+    identity: _PlannedIdentity
+
+
+class _Plan(BaseModel):
+    """What ``plan.json`` holds."""
+
+    schema_version: int
+    study: str
+    edition: Literal["paper", "as-released"] = "paper"
+    raw: dict[str, Any] = {}
+    plugins: list[str] = []
+    study_sha256: str = ""
+    nodes: list[_PlannedNode]
+
+
+class _Status(BaseModel):
+    """What ``status.json`` holds, of a node that ended."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: str
+    reason: str = ""
+    seconds: float = 0.0
+    content: str = ""
 
 
 def read_own_study(run: Path) -> dict[str, Any]:
@@ -151,8 +199,8 @@ def read_own_study(run: Path) -> dict[str, Any]:
         return {}
     remedy = "run the study again, which writes it anew"
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raw = read_toml(path)
+    except (ValueError, OSError) as error:
         raise RecordError(f"{path} is not TOML ({error}); {remedy}") from error
     if digest(raw) != read_plan(run)["study_sha256"]:
         raise RecordError(f"{path} is not the study that was run; {remedy}")
@@ -204,7 +252,10 @@ def _status(folder: Path) -> dict[str, Any]:
     path = folder / "status.json"
     if not path.exists():
         return {}
-    return read_sealed(path, "run the study again")
+    try:
+        return _Status.model_validate(read_sealed(path, "run the study again")).model_dump()
+    except ValidationError as error:
+        raise RecordError(f"{path} is not a status ({_first(error)}); run the study again") from error
 
 
 def finished(run: Path, node: Node, cache: Path) -> Outcome | None:

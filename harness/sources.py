@@ -9,11 +9,17 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-# The harness modules whose code can change a number.
-ENGINE = tuple(
-    "batches caches cells context descent divergences generation heads hyperparameters language_tasks logprobs memory "
-    "models paths prefixes prompts recomputation recorded scoring sharding statistics tables text trees".split()
+from .provenance import versions
+
+# The harness modules that look, arrange and judge; all others can change a number of a cell.
+BESIDE = frozenset(
+    "__init__ __main__ builtin bundles cli comparison conformance description device_speed errors estimates "
+    "execution gates hookspecs planning plugins progress provenance published_logs publishing results runs scaffold "
+    "sources study testing verification".split()
 )
+NUMERICS = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy", "scipy", "rouge-score",
+            "nltk")  # fmt: skip
+"""Distributions whose versions can change a number."""
 
 
 def source_digest(target: str) -> str:
@@ -30,9 +36,9 @@ def source_digest(target: str) -> str:
 
 @cache
 def engine_digest() -> str:
-    """SHA-256 over the harness modules that compute."""
-    folder = Path(__file__).parent
-    return _joined({name: (folder / f"{name}.py").read_bytes() for name in ENGINE})
+    """SHA-256 over the harness modules that compute, and the versions of the libraries that they compute with."""
+    modules = {path.stem: path.read_bytes() for path in Path(__file__).parent.glob("*.py") if path.stem not in BESIDE}
+    return _joined({**modules, "versions": repr(versions(NUMERICS)).encode()})
 
 
 def _joined(sources: dict[str, bytes]) -> str:

@@ -41,7 +41,10 @@ class Parameter:
     def parse(self, value: object, where: str) -> Value:
         """The value with the parameter's type, or UsageError naming ``where`` it came from."""
         if self.type is float and type(value) is int:
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError:
+                raise UsageError(f"{where}.{self.name}: the number is too large") from None
         if type(value) is not self.type:
             raise UsageError(
                 f"{where}.{self.name} = {value!r}: expected {self.type.__name__}, got {type(value).__name__}"

@@ -11,13 +11,18 @@ import math
 import os
 import sys
 import tempfile
+import tomllib
 import zlib
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from .errors import RecordError, StorageError, UsageError
+
+DEPTH = 32
+"""How deeply tables of a study may be nested."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -109,9 +114,39 @@ def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
 
 def unsealed(value: Any, path: Path, remedy: str) -> dict[str, Any]:
     """``read_sealed`` of a file that was parsed before."""
-    if not isinstance(value, dict) or value.pop("sha256", None) != digest(value):
+    try:
+        whole = isinstance(value, dict) and value.pop("sha256", None) == digest(value)
+    except RecursionError:
+        whole = False
+    if not whole:
         raise RecordError(f"{path} is not what was written there (its hash differs); {remedy}")
-    return value
+    found: dict[str, Any] = value
+    return found
+
+
+def read_toml(path: Path | Traversable) -> dict[str, Any]:
+    """The tables of a TOML file; a byte-order mark at its head is passed over.
+
+    Raises:
+        ValueError: it is not TOML, is nested too deeply, or holds a date, which no study has.
+        OSError: it cannot be read.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        _refuse_odd(content, 0)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return content
+
+
+def _refuse_odd(value: Any, depth: int) -> None:
+    if depth > DEPTH:
+        raise ValueError("it is nested too deeply")
+    if isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _refuse_odd(item, depth + 1)
+    elif not isinstance(value, str | int | float | bool):
+        raise ValueError(f"{value} is a date or time; put it in quotes")
 
 
 def rows_as_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
@@ -124,10 +159,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a sample file. Raises RecordError where it is absent, truncated or not JSON lines."""
     try:
         text = gzip.decompress(path.read_bytes()).decode("utf-8", "surrogatepass")
-        return [json.loads(line) for line in text.split("\n") if line]
+        rows = [json.loads(line) for line in text.split("\n") if line]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("a row is no object")
+        return rows
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist; run the study again to make it") from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise RecordError(f"{path} cannot be read ({error}); run the study again to make it again") from error
 
 

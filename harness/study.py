@@ -14,6 +14,7 @@ from .domain import EDITIONS
 from .errors import UnknownName, UsageError
 from .gates import read_gates
 from .specs import Parameter, parse_parameters
+from .storage import read_toml
 from .tables import SOURCES
 
 STUDY_LISTS = ("methods", "benchmarks", "models", "seeds")
@@ -96,13 +97,12 @@ def read_study(path: str) -> dict[str, Any]:
     builtin = files("unlearnbench").joinpath("studies", f"{path}.toml")
     try:
         file = Path(path) if Path(path).exists() or not builtin.is_file() else builtin
-        content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-        return content
+        return read_toml(file)
     except FileNotFoundError:
         raise UsageError(
             f"study file {path!r} does not exist; built-in studies: {', '.join(builtin_studies())}"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (ValueError, OSError) as error:
         raise UsageError(f"study file {path!r} is not TOML: {error}") from error
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .bundles import BADGE_SCHEMA, Badge, badge_path, read_badge
-from .errors import BundleError, HarnessError, RecordError
+from .errors import BundleError, HarnessError, RecordError, printable
 from .plugins import Component, Registry
 from .recomputation import agree, benchmark_of, differences, rescored
 from .records import Record
@@ -90,6 +90,7 @@ def verify(results: Results, registry: Registry, data: DataSource | None = None)
             found.faults.append(str(error))
         if len(found.faults) > before:
             found.refuted[cell.key] = found.faults[before]
+    found.faults, found.notes = ([printable(line) for line in lines] for lines in (found.faults, found.notes))
     return found
 
 

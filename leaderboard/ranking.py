@@ -126,11 +126,13 @@ def _labels(shown: Sequence[Table]) -> list[str]:
 
 
 def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:
-    keys = list(dict.fromkeys(cell.record.comparability.sha256 for cell in cells if cell.record))
+    # Records of other metrics, of a stranger's or an older version, make a table of their own.
+    known = {c.key: (c.record.comparability.sha256, tuple(sorted(c.record.scores))) for c in cells if c.record}
+    keys = list(dict.fromkeys(known.values()))
     found = []
     for key in keys:
         # A cell without a record has no key of its own; it is shown where its neighbours are.
-        members = [c for c in cells if (c.record.comparability.sha256 == key if c.record else key == keys[0])]
+        members = [cell for cell in cells if known.get(cell.key, keys[0]) == key]
         rows = _rows(members)
         editions = list(dict.fromkeys(row.edition for row in rows if not row.reference and row.edition)) or [""]
         for edition in editions:

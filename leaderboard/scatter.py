@@ -73,6 +73,9 @@ def scatter(table: Table, rows: Sequence[Row], link: Callable[[Row], str]) -> Sc
             (forget, utility), ends, ((HEIGHT - BOTTOM, TOP), (LEFT, WIDTH - RIGHT)), strict=True
         )
     )
+    if not all(math.isfinite(scale.most - scale.least) for scale in (x_scale, y_scale)):
+        # Values of 1e308 on either side lie farther apart than a float holds.
+        return None
     drawn = [row for row in shown if not row.reference]
     taken: list[Box] = []
     places = [(x_scale(row.values[names[1]].value), y_scale(row.values[names[0]].value)) for row in drawn]

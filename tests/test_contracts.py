@@ -169,7 +169,7 @@ def test_a_record_says_where_it_came_from(small_run):
     assert record.cost.seconds["unlearn"] > 0
     assert record.cost.peak_memory_bytes > 2**20
     assert record.comparability.key["data_source"] == "generated"
-    assert record.identity.requires["original"] == "logprobs"
+    assert record.identity.requires.original == "logprobs"
     assert record.identity.hyperparameters["dropout"] is False
 
 

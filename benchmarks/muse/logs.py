@@ -45,7 +45,7 @@ def _rows(folder: Path) -> list[Row]:
         for index, entry in enumerate(log[part]):
             try:
                 value = float(entry[MIN_K])
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise DataError(f"{path}, {part}, text {index}: no {MIN_K} ({type(error).__name__})") from error
             found = None if math.isnan(value) else value
             rows.append({"part": f"privleak_{part}", "index": index, "min40": found})
@@ -62,6 +62,9 @@ def _written(path: Path, part: str) -> list[Row]:
             texts = {"truth": entry["gt"], "generation": entry["response"], "prompt": entry["prompt"]}
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}, row {index}: incomplete ({type(error).__name__}: {error})") from error
+        for field, text in texts.items():
+            if not isinstance(text, str):
+                raise DataError(f"{path}, row {index}: its {field} is {type(text).__name__}, expected text")
         rows.append({"part": part, "index": index, **texts})
     return rows
 
@@ -72,5 +75,5 @@ def _parsed(path: Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; a muse log folder has verbmem_f, knowmem_f, knowmem_r and privleak, "
                         "each with a log.json") from None  # fmt: skip
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON log ({error}); copy it again") from error

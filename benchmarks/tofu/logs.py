@@ -89,7 +89,7 @@ def _section(path: Path, part: str, section: str, content: Any) -> list[Row]:
             }
             # Real authors and world facts repeat the answer here, forwarded once more: equal up to bf16 noise.
             row["paraphrase"] = [float(cells["avg_paraphrased_loss"]), int(cells["num_token_paraphrased"])]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{where}, row {key}: a field is not what the release writes ({error})") from error
         if not all(isinstance(row[name], str) for name in ("prompt", "truth", "generation")):
             raise DataError(f"{where}, row {key}: generated_text is not prompt, generation and truth as texts")

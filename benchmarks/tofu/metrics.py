@@ -59,7 +59,7 @@ def term_values(part: str, term: str, rows: Sequence[Row], edition: str) -> list
     if term == "rouge":
         return [rouge_l_recall(row["truth"], row["generation"]) for row in rows]
     if term == "probability":
-        answers = [math.exp(-_loss(row["answer"])) for row in rows]
+        answers = [_exp(-_loss(row["answer"])) for row in rows]
         if part in ("forget", "retain"):
             return answers
         # p / (p + q) = 1 / (1 + q / p), where p and q may be too small for a float.
