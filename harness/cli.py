@@ -209,7 +209,9 @@ def show(name: str, plugins: tuple[str, ...], as_json: bool) -> None:
 def plan(as_json: bool, **options: Any) -> None:
     """Show the cells of a study, what is done, and what a large model will cost, without running anything.
 
-    STUDY is a TOML file or a built-in study: demo, paper-hp, paper-muse, paper-tofu, pre-merge.
+    \b
+    STUDY is a TOML file or a built-in study:
+    demo, paper-hp, paper-muse, paper-tofu, pre-merge.
     """
     from .estimates import GIB, checkpoints, estimated, resident
     from .planning import make_plan
@@ -327,7 +329,9 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def run(as_json: bool, strict_plugins: bool, **options: Any) -> int:
     """Run a study: train what it needs, evaluate every pairing, render its pages. Run again to resume.
 
-    STUDY is a TOML file or a built-in study: demo, paper-hp, paper-muse, paper-tofu, pre-merge.
+    \b
+    STUDY is a TOML file or a built-in study:
+    demo, paper-hp, paper-muse, paper-tofu, pre-merge.
     """
     study = _study(options)
     return _run(study, options, as_json, strict_plugins)

@@ -68,13 +68,11 @@ class Component(Generic[S]):
 
 
 class _Manager(pluggy.PluginManager):
-    """Accepts functions by their prefix alone, as pytest does."""
+    """Accepts functions by their prefix alone, as pytest does, and by any name where ``hookimpl`` marks them."""
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        if not name.startswith("unlearnbench_"):
-            return None
         options: Any = super().parse_hookimpl_opts(plugin, name)
-        if options is None and callable(getattr(plugin, name, None)):
+        if options is None and name.startswith("unlearnbench_") and callable(getattr(plugin, name, None)):
             options = dict.fromkeys(("wrapper", "hookwrapper", "optionalhook", "tryfirst", "trylast"), False)
         return options
 

@@ -56,8 +56,8 @@ class Abilities:
 
     ``narrows``: the output head may be applied at some positions alone. ``head``: logits are what the output head
     alone makes of the last states, on a CPU. ``longest``, ``tree_longest``: tokens that rows of a batch, and of a tree,
-    may have. ``positions``: tokens that the model has positions for. ``sharded``: its weights are spread over several
-    processes, which must run the same passes: padded rows alone, tried once.
+    may have. ``positions``: tokens that the model has learned positions for. ``sharded``: its weights are spread over
+    several processes, which must run the same passes: padded rows alone, tried once.
 
     The others are ways of computing: of scoring and training, of generating in a batch with and without a shared
     beginning, and of generating a row alone with the model's own cache.
@@ -143,7 +143,9 @@ def _measured(model: Any, rows: Rows) -> Abilities:
     sharded = is_sharded(model)
     tree_longest = 0 if sharded else min(LARGEST, _longest(model), _window(model))
     config = text_config(model)
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2**31
+    learned = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    # Rotary positions go on, and may depend on the last one read.
+    positions = 2**31 if _rope(config) or not learned else int(learned)
     return Abilities(narrows, head, _longest(model), tree_longest, sharded, positions)
 
 
@@ -179,7 +181,7 @@ def exact(model: Any, device: torch.device) -> bool:
 def _longest(model: Any) -> int:
     """Tokens that rows of a batch may have; beyond them this model's positions depend on the other rows."""
     config = text_config(model)
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    rope = _rope(config)
     each = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
     lengths = [
         part.get("original_max_position_embeddings")
@@ -189,6 +191,11 @@ def _longest(model: Any) -> int:
         if part.get("rope_type", part.get("type")) in SWITCHING
     ]
     return min(lengths, default=2**31)
+
+
+def _rope(config: Any) -> Mapping[str, Any]:
+    """How a model's positions are rotated; empty where they are learned."""
+    return getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
 
 
 def _window(model: Any) -> int:

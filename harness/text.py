@@ -10,7 +10,6 @@ from functools import cache, lru_cache
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score import tokenizers
 
-
 _tokenizer = cache(tokenizers.DefaultTokenizer)
 
 

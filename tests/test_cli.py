@@ -142,3 +142,44 @@ def test_an_internal_error_has_a_code_of_its_own(monkeypatch, capsys):
     monkeypatch.setattr(cli, "_registry", lambda plugins: 1 / 0)
     assert cli.run_command(["list", "methods"]) == 3
     assert "internal error: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_bare_command_prints_its_help_on_lines(command):
+    for words in ((), ("new",)):
+        done = command(*words)
+        assert done.code == 0
+        assert done.out.count("\n") > 4
+        assert done.err == ""
+
+
+def test_every_built_in_study_is_named_where_one_is_asked_for(command):
+    from unlearnbench.study import builtin_studies
+
+    names = builtin_studies()
+    assert "pre-merge" in names
+    for text in (command("run", "--help").out, command("plan", "--help").out, command("run", "premerge").err):
+        assert all(name in " ".join(text.split()) for name in names), text
+
+
+def test_settings_of_methods_that_a_file_has_and_the_command_line_leaves_out(command):
+    """A study with [methods.npo] runs with -m ga alone; a setting that nothing could use is still refused."""
+    study = command.folder / "study.toml"
+    study.write_text(
+        '[study]\nmethods = ["ga", "npo"]\nbenchmarks = ["tofu-forget05"]\nmodels = ["tiny"]\n'
+        '[data]\nsource = "generated"\n[methods.npo]\nbeta = 0.2\n'
+    )
+    done = command("plan", str(study), "-m", "ga")
+    assert done.code == 0, done.err
+    study.write_text(study.read_text().replace("methods.npo", "methods.npoo"))
+    done = command("plan", str(study), "-m", "ga")
+    assert done.code == 4
+    assert "unknown method in [methods] 'npoo'" in done.err
+
+
+def test_a_cell_to_run_again_is_named_by_its_beginning(small_run, command):
+    done = command("verify", str(small_run[0]), "--rerun", "flat")
+    assert done.code == 4
+    assert len(done.err) < 600
+    done = command("verify", str(small_run[0]), "--rerun", "npo--tofu-forget11")
+    assert done.code == 4
+    assert "did you mean 'npo--tofu-forget10--nano'" in done.err

@@ -125,3 +125,15 @@ def test_a_name_that_cannot_be_one_is_refused(tmp_path):
     with pytest.raises(UsageError, match="is there already"):
         write_package("method", "fine", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["fine"]
+
+
+def test_a_term_that_is_a_mean_already_is_found_by_accumulation(tmp_path):
+    path = tmp_path / "meant.py"
+    path.write_text(
+        METHOD.format(requires="", body=TRAIN).replace(
+            'Term(logp.sum(), per="forget tokens"', 'Term(logp.mean(), per="forget tokens"'
+        )
+    )
+    found = broken("mine", load_plugins([str(path)]))
+    assert list(found) == ["accumulation changes no weight"]
+    assert "a sum over what `per` counts, and not a mean of it" in found["accumulation changes no weight"]

@@ -62,7 +62,7 @@ from unlearnbench.study import assigned, check_study, read_study
 from unlearnbench.tables import DataSource, read_tables
 from unlearnbench.verification import badge_path, distances, read_badge, study_of, verify, write_badge
 
-MUTATIONS = int(os.environ.get("UNLEARNBENCH_FUZZ", "40"))
+MUTATIONS = int(os.environ.get("UNLEARNBENCH_FUZZ", "25"))
 SECONDS, BYTES = 10, 2**30
 """The most processor time and the most further memory that one file may cost."""
 CODES = (0, 4, 5, 6, 7)

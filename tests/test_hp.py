@@ -183,7 +183,7 @@ def test_lm_eval_s_own_model_gives_the_same_numbers(tasks, prose_model):
     from lm_eval.models.huggingface import HFLM
 
     model, encoder = prose_model
-    theirs = HFLM(pretrained=model, tokenizer=encoder.tokenizer, batch_size=4, max_length=63)
+    theirs = HFLM(pretrained=model, tokenizer=encoder.tokenizer, batch_size=4, max_length=encoder.context)
     expected = lm_eval.evaluate(theirs, task_dict=dict(tasks), bootstrap_iters=0)["results"]
     rows = list(asked(model, encoder, tasks, "cpu"))
     found = {score.metric: score for score in metrics.scores(Measurement(tuple(rows)), None) if score.edition != "x"}

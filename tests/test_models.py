@@ -66,7 +66,7 @@ def test_pickle_weights_need_consent(saved, tiny_model, command):
 def test_a_context_shorter_than_the_rows(saved, command):
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8}))
-    refused(run_with(command, saved), "the model's context is 8; use a model with a longer context")
+    refused(run_with(command, saved), "which fill the model's context of 8; use a model with a longer one")
 
 
 def test_an_unknown_prompt_format(saved, command):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unlearnbench.errors import ModelError, UnknownName, UsageError
-from unlearnbench.planning import make_plan
+from unlearnbench.planning import _model_content, make_plan
 from unlearnbench.plugins import load_plugins
 from unlearnbench.sources import source_digest
 from unlearnbench.study import assigned, check_study
@@ -48,6 +48,11 @@ CELLS = {"original", "retained", "npo", "po"}
         ("models.*.lora_rank=4", EVERYTHING),
         ('models.tiny.dtype="bfloat16"', EVERYTHING),
         ("models.tiny.prompt_format=llama2", EVERYTHING),
+        ("models.tiny.system_prompt=Be brief.", EVERYTHING),
+        ('models.tiny.template_date="2025-04-10"', EVERYTHING),
+        ("models.tiny.enable_thinking=true", EVERYTHING),
+        ("models.tiny.allow_missing_weights=true", EVERYTHING),
+        ("models.tiny.trust_remote_code=true", EVERYTHING),
         ("run.device=cuda", EVERYTHING),
         ("data.seed=1", EVERYTHING),
         ("data.scale=quick", EVERYTHING),
@@ -64,6 +69,57 @@ CELLS = {"original", "retained", "npo", "po"}
 )
 def test_a_setting_changes_the_keys_of_what_it_changes(assignment, affected):
     assert changed(assignment) == affected
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "tokenizers", "rouge-score"])
+def test_another_version_of_a_library_changes_the_keys(package, monkeypatch):
+    from unlearnbench import provenance, sources
+
+    before = keys()
+    known = provenance._version
+    monkeypatch.setattr(provenance, "_version", lambda name: "99.0" if name == package else known(name))
+    sources.engine_digest.cache_clear()
+    try:
+        after = keys()
+    finally:
+        monkeypatch.undo()
+        sources.engine_digest.cache_clear()
+    assert {name for name in before if before[name] != after[name]} == EVERYTHING
+
+
+def test_every_setting_of_a_model_is_in_its_key_or_known_to_change_nothing(tmp_path):
+    """A setting that is added later must be put on one side or the other."""
+    from dataclasses import fields
+
+    from unlearnbench.specs import ModelSpec
+
+    plan = make_plan(check_study(BASE), REGISTRY)
+    nodes = [node for node in plan.nodes if node.kind == "model"]
+    (node,) = {node.spec["model"]["name"]: node for node in nodes}.values()
+    in_key = _model_content(node.spec["model"]).keys()
+    beside = {"name", "summary", "citation", "api_version", "shape", "path", "revision", "allow_pickle", "recipe",
+              "method_defaults", "original", "retained"}  # fmt: skip
+    assert {item.name for item in fields(ModelSpec)} - beside == in_key - {"fingerprint"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "generation_config.json",
+                                  "chat_template.jinja", "modeling_own.py", "weights.pt"])  # fmt: skip
+def test_every_file_of_a_model_s_folder_is_in_its_key(name, tmp_path):
+    for file in ("config.json", "model.safetensors", "tokenizer.json", name):
+        (tmp_path / file).write_text("{}")
+
+    def key():
+        study = check_study(assigned(BASE, [f'study.models=["{tmp_path}"]']))
+        return {node.content for node in make_plan(study, REGISTRY).nodes if node.kind == "model"}
+
+    before = key()
+    (tmp_path / name).write_text("{ }")
+    assert not key() & before
+
+
+def test_a_template_s_date_is_a_day():
+    with pytest.raises(UsageError, match=r"models.tiny.template_date = 'today': expected a day, YYYY-MM-DD"):
+        keys("models.tiny.template_date=today")
 
 
 def test_other_templates_change_the_methods_that_read_them(tmp_path):

@@ -241,3 +241,41 @@ def test_a_name_that_cannot_be_a_file_s_is_refused_with_its_plugin(name, tmp_pat
     )
     with pytest.raises(PluginError, match="cannot be a name"):
         load_plugins([str(file)])
+
+
+def test_observers_are_told_in_pluggys_order():
+    """tryfirst first, trylast last, and of the others the one that was registered last."""
+    from unlearnbench import hookimpl
+
+    registry, order = load_plugins(), []
+
+    def observer(name, **options):
+        @hookimpl(specname="unlearnbench_run_started", **options)
+        def started(run):
+            order.append(name)
+
+        registry.manager.register(SimpleNamespace(started=started, unlearnbench_run_started=None), name)
+
+    observer("last", trylast=True)
+    observer("plain")
+    observer("first", tryfirst=True)
+    observer("later")
+    registry.notify("unlearnbench_run_started", print, run="r", cells=1)
+    assert order == ["first", "later", "plain", "last"]
+    expected = list(order)
+    order.clear()
+    registry.manager.hook.unlearnbench_run_started(run="r", cells=1)
+    assert order == expected, "as pluggy itself calls them"
+
+
+def test_a_function_of_another_name_offers_what_its_specname_says(tmp_path, monkeypatch):
+    path = tmp_path / "renamed_plugin.py"
+    path.write_text(
+        "from unlearnbench import ModelSpec, hookimpl\n"
+        "@hookimpl(specname='unlearnbench_models')\n"
+        "def my_models():\n"
+        "    return [ModelSpec('renamed', 'offered under a name of its own')]\n"
+    )
+    registry = load_plugins([str(path)])
+    assert registry.find("model", "renamed").spec.summary == "offered under a name of its own"
+    assert registry.plugins[-1].offers == ("model renamed",)

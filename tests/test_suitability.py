@@ -149,6 +149,22 @@ def test_rounding_is_told_from_a_way_that_does_not_suit(name, fits, dtype):
     assert able.padded.fits
 
 
+def test_a_row_of_one_token_more_than_there_are_positions_is_scored():
+    """Its last token predicts nothing; rolling windows of lm-eval are as long."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=V, n_embd=16, n_layer=1, n_head=2, n_positions=12)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(config).eval()
+    rows = [Encoded(ids(13), 1), Encoded(ids(13), 5), Encoded(ids(4), 1)]
+    for row, found in zip(rows, token_logprobs(model, rows, "cpu"), strict=True):
+        with torch.no_grad():
+            logp = model(input_ids=torch.tensor([row.ids[:12]])).logits[0].log_softmax(-1)
+        expected = [float(logp[place - 1, row.ids[place]]) for place in range(row.start, len(row.ids))]
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_state_space_model_is_benchmarked_from_folder_to_record(command, tiny_encoder, tmp_path):
     from transformers import MambaConfig, MambaForCausalLM
 
