@@ -57,6 +57,7 @@ def _tofu(forget: str, retain: str, rows: int, share: str) -> BenchmarkSpec:
         citation="Maini et al. 2024, arXiv:2401.06121",
         questions="unlearnbench.benchmarks.tofu.tables:questions",
         published=PUBLISHED,
+        scoring=("unlearnbench.benchmarks.tofu.declaration", "unlearnbench.benchmarks.tofu.metrics"),
         log_readers={"tofu-log": "unlearnbench.benchmarks.tofu.logs:read"},
     )
 
@@ -119,6 +120,7 @@ def _muse(name: str, study: str, step: int, summary: str) -> BenchmarkSpec:
         samples="redacted",
         questions="unlearnbench.benchmarks.muse.tables:questions",
         published=PUBLISHED,
+        scoring=("unlearnbench.benchmarks.muse.declaration",),
         log_readers={"muse-log": "unlearnbench.benchmarks.muse.logs:read"} if not study else {},
     )
 
@@ -140,6 +142,7 @@ def _hp() -> BenchmarkSpec:
         ),
         vocabulary=tuple(hp_tables.FIELDS),
         packages=("lm-eval",),
+        scoring=("unlearnbench.benchmarks.hp.declaration",),
         training={"original": ("book", hp_tables.RELEASED, "retain"), "retained": ("retain",)},
         parameters=(
             Parameter("limit", int, 0, "score the first rows of each part; 0 scores all", low=0),

@@ -297,7 +297,8 @@ def _run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
         models.save_checkpoint(path / "model", unlearned.cpu(), encoder.tokenizer)
     content = record.model_dump_json(indent=1).encode() + b"\n"
     write_bytes(path / "record.json", content)
-    left = {"record_sha256": hashlib.sha256(content).hexdigest(), "samples_sha256": record.samples.sha256}
+    left = {"record_sha256": hashlib.sha256(content).hexdigest(), "samples_sha256": record.samples.sha256,
+            "scoring": spec["benchmark"]["scoring"]}  # fmt: skip
     return {**left, "incomplete": measurement.incomplete} if measurement.incomplete else left
 
 

@@ -755,6 +755,25 @@ def cache(clear: bool, as_json: bool) -> None:
     return None
 
 
+@cli.command()
+@click.argument("run_folder", metavar="RUN")
+@_plugin_option
+@_json_option
+def rescore(run_folder: str, plugins: tuple[str, ...], as_json: bool) -> None:
+    """Score the cells of a run again from their stored samples, after a change of what scores; nothing is trained."""
+    from .rescoring import rescore as scored_again
+
+    made = scored_again(Path(run_folder), _registry(plugins))
+    if as_json:
+        return _print_json({"cells": [{"key": cell.key, "changes": list(cell.changes)} for cell in made]})
+    for cell in made:
+        for change in cell.changes:
+            _say(change)
+    changed = sum(bool(cell.changes) for cell in made)
+    _say(f"{len(made)} cells scored again, {changed} of them with other scores or words")
+    return None
+
+
 @cli.command("bench-gpu")
 @click.option(
     "--shape",

@@ -21,7 +21,7 @@ from .hyperparameters import TRAINING_PARAMETERS
 from .plugins import Component, Registry
 from .prepared import folder_fingerprint, is_pointer
 from .provenance import device_kind, provenance, versions
-from .sources import engine_digest, source_digest
+from .sources import engine_digest, modules_digest, source_digest
 from .specs import BenchmarkSpec, MethodSpec, ModelSpec, parse_parameters
 from .storage import digest
 from .study import EVERY, Study
@@ -55,7 +55,7 @@ class Inputs:
 
     source: DataSource
     templates: tuple[str, ...]
-    code: Callable[[str], str] = field(default_factory=lambda: cache(source_digest))
+    code: Callable[..., str] = field(default_factory=lambda: cache(source_digest))
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,8 @@ def _shared_spec(
             "qualified": benchmark.qualified,
             "version": spec.version,
             "target": spec.target,
-            "source": inputs.code(spec.target),
+            "source": inputs.code(spec.target, spec.scoring),
+            "scoring": modules_digest(spec.scoring),
             "values": values,
             "fixed": dict(spec.fixed),
             "training_settings": _training_settings(spec, values),

@@ -273,6 +273,9 @@ def finished(run: Path, node: Node, cache: Path) -> Outcome | None:
             return None
         if status["status"] == "done" and (status.get("incomplete") or not _whole(folder, status)):
             return None
+        if status["status"] == "done" and status.get("scoring") != node.spec["benchmark"]["scoring"]:
+            # Its scores are of other code; ``rescore`` would make them anew from its samples.
+            return None
     except RecordError:
         # A damaged status is measured again; nothing else is lost.
         return None

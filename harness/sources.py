@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -14,24 +14,30 @@ from .provenance import versions
 # The harness modules that look, arrange and judge; all others can change a number of a cell.
 BESIDE = frozenset(
     "__init__ __main__ builtin bundles cli comparison conformance description device_speed errors estimates "
-    "execution gates hookspecs planning plugins progress provenance published_logs publishing results runs scaffold "
-    "sources study testing verification".split()
+    "execution gates hookspecs planning plugins progress provenance published_logs publishing rescoring results "
+    "runs scaffold sources study testing verification".split()
 )
 NUMERICS = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy", "scipy", "rouge-score",
             "nltk")  # fmt: skip
 """Distributions whose versions can change a number."""
 
 
-def source_digest(target: str) -> str:
-    """SHA-256 over the module of ``"pkg.mod:Name"`` and what it imports of its own kind.
+def source_digest(target: str, beside: tuple[str, ...] = ()) -> str:
+    """SHA-256 over the module of ``"pkg.mod:Name"`` and what it imports of its own kind, but for modules ``beside`` it.
 
     That is its top-level package, modules beside a single-file plugin, and our methods and benchmarks where it
     builds on them. The harness itself is left out: ``engine_digest`` covers it.
     """
     module = target.partition(":")[0]
-    seen: dict[str, bytes] = {}
+    seen = dict.fromkeys(beside, b"")
     _follow(module, _Origin(module), seen)
     return _joined(seen)
+
+
+def modules_digest(names: Iterable[str]) -> str:
+    """SHA-256 over the source of modules."""
+    paths = {name: _file_of(name) for name in names}
+    return _joined({name: path.read_bytes() for name, path in paths.items() if path})
 
 
 @cache

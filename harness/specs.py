@@ -174,6 +174,9 @@ class BenchmarkSpec:
     that tell it from others. Submissions are held against them; empty where it is not known."""
     published: str = ""
     """``"pkg.mod:function"``: from this benchmark's name to the hashes of those rows of the published data."""
+    scoring: tuple[str, ...] = ()
+    """Modules of the benchmark that only score or describe scores: a change there asks for ``rescore``, not for another
+    run of every cell. What is measured must not depend on them."""
     packages: tuple[str, ...] = ()
     """Distributions that supply what is asked; rows of different versions of them are not compared."""
     samples: Literal["public", "redacted", "none"] = "public"

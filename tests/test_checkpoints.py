@@ -260,3 +260,17 @@ def test_a_folder_is_known_by_code_templates_and_weights_of_any_kind(folder):
     assert len(known) == 5
     (folder / "README.md").write_text("words")
     assert folder_fingerprint(str(folder)) in known
+
+
+def test_a_model_with_few_positions_is_benchmarked_with_as_many_new_tokens_as_fit(command, tiny_encoder, tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    size = len(tiny_encoder.tokenizer)
+    config = GPT2Config(vocab_size=size, n_embd=16, n_layer=1, n_head=2, n_positions=120,
+                        eos_token_id=tiny_encoder.tokenizer.eos_token_id)  # fmt: skip
+    save_checkpoint(tmp_path / "short", GPT2LMHeadModel(config), tiny_encoder.tokenizer)
+    done = run_with(command, tmp_path / "short", "--set", "benchmarks.*.max_new_tokens=200")
+    assert done.code == 0, done.err
+    for record in done.json["records"]:
+        (note,) = [note for note in record["notes"] if "new tokens at most" in note]
+        assert note.endswith("for which the model has positions, instead of 200")

@@ -316,3 +316,26 @@ def test_a_perplexity_that_is_no_number_is_missing():
     found = scored(excerpt_rows("a") + task_rows(math.nan))["ppl", None]
     assert math.isnan(found.value)
     assert "not a number" in found.reason
+
+
+def test_words_of_excerpts_stay_apart_where_a_tokenizer_drops_the_space_of_a_piece(tiny_encoder):
+    """SentencePiece decodes a piece without the space in front of its first word: halves decoded apart would fuse."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from unlearnbench.batches import Encoder
+    from unlearnbench.benchmarks.hp.benchmark import ForgottenBook
+    from unlearnbench.prompts import FORMATS
+
+    words = "In the beginning there was a cat and it sat on a mat Who wrote ? Ada it .".split()
+    vocabulary = {"<unk>": 0, "</s>": 1, **{f"▁{word}": 2 + i for i, word in enumerate(dict.fromkeys(words))}}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    encoder = Encoder(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"), FORMATS["plain"], 64)
+    text = "In the beginning there was a cat and it sat on a mat"
+    chunks = encoder.chunks([text], 5)
+    assert len(chunks) > 2
+    assert encoder.decode(chunks[0].answer_ids)[0] != " ", "the space is dropped"
+    (row,) = ForgottenBook(prefix_words=6, response_words=7)._rows(chunks, encoder)
+    assert f"{row['prompt']}{row['response']}" == text

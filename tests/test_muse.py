@@ -451,3 +451,22 @@ def test_real_logs_come_to_the_published_values(model):
 
 def test_the_generator_is_a_function_of_its_seed():
     assert generated.tables(3, "quick") == generated.tables(3, "quick") != generated.tables(4, "quick")
+
+
+def test_a_log_probability_that_is_no_number_makes_a_score_none_in_any_order():
+    values = [-3.0, math.nan, -1.0, -2.0, -0.5]
+    for shift in range(5):
+        assert math.isnan(metrics.min_k_score(values[shift:] + values[:shift]))
+
+
+def test_a_criterion_over_a_value_that_is_not_known_is_neither_met_nor_missed():
+    def model(truth):
+        rows = [{"part": part, "index": 0, "prompt": "p", "truth": truth, "generation": "a b"}
+                for part in ("verbmem_f", "knowmem_f", "knowmem_r")]  # fmt: skip
+        return Measurement(tuple(rows))
+
+    judged = {score.metric: score for score in metrics.scores(model("日本"), model("x"), model("日本"))}
+    for part in ("verbmem_f", "knowmem_f", "knowmem_r"):
+        assert math.isnan(judged[part].value)
+        assert judged[part].passes is None
+        assert "ROUGE compares no others" in judged[part].reason

@@ -502,3 +502,21 @@ def test_no_request_leaves_the_page(site, tmp_path):
     strange = {host for host in hosts if not re.search(r"(google|gstatic|googleapis|gvt1)\.com$", host.split(":")[0])}
     assert not strange
     assert not any(re.search(r"google|gstatic|gvt1", page.read_text()) for page in site.rglob("*.html"))
+
+
+def test_a_p_value_of_any_size_has_its_place_on_the_plot(small_run):
+    """A floor of 1e-30 would draw a forgotten model and one that forgot nothing at one height."""
+    shown = list(stored_cells(small_run[0]))
+    smallest = {"ga": 1e-200, "gd": 1e-100, "npo": 0.0}
+    changed_cells = []
+    for cell in shown:
+        value = smallest.get(cell.identity["method"])
+        if value is not None:
+            entry = cell.record.scores["forget_quality"].model_copy(update={"value": value, "interval": None})
+            scores = {**cell.record.scores, "forget_quality": entry}
+            cell = replace(cell, record=cell.record.model_copy(update={"scores": scores}))
+        changed_cells.append(cell)
+    (table,) = tables(changed_cells)
+    plot = scatter(table, table.rows, lambda row: "x")
+    heights = {point.label: point.y for point in plot.points}
+    assert heights["npo"] > heights["ga"] > heights["gd"], "lower is lower, and 0 below all of them"

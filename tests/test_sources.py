@@ -291,3 +291,38 @@ def test_rows_of_other_originals_are_placed_by_what_they_changed(small_run):
     rows = {row.method: row for row in table.rows}
     assert rows["ga"].values["model_utility"].value > rows["npo"].values["model_utility"].value
     assert (rows["npo"].place, rows["ga"].place) == (1, 2)
+
+
+def test_another_word_in_a_metric_s_description_asks_for_no_training(small_run, command, monkeypatch):
+    """`rescore` scores again from the samples, and the next run takes up from there."""
+    from unlearnbench.planning import make_plan
+    from unlearnbench.runs import finished, read_own_study
+    from unlearnbench.sources import source_digest
+    from unlearnbench.study import check_study
+
+    run = command.folder / "run"
+    shutil.copytree(small_run[0], run, ignore=shutil.ignore_patterns("site"))
+    registry = load_plugins([str(command.nano)])
+
+    def states():
+        plan = make_plan(check_study(read_own_study(run), [str(command.nano)]), registry)
+        return {node.key: finished(run, node, command.cache) is not None for node in plan.cells}
+
+    before = states()
+    assert all(before.values())
+    monkeypatch.setattr("unlearnbench.planning.modules_digest", lambda names: "edited" if names else "")
+    assert not any(states().values()), "scores of other code are not kept in silence"
+    assert states().keys() == before.keys(), "and what was measured is the same"
+    monkeypatch.setattr("unlearnbench.rescoring.modules_digest", lambda names: "edited" if names else "")
+    from unlearnbench.rescoring import rescore
+
+    made = rescore(run, registry)
+    assert len(made) == 17
+    assert all(cell.changes == () for cell in made)
+    assert all(states().values())
+    target = "unlearnbench.benchmarks.tofu.benchmark:Tofu"
+    scoring = registry.find("benchmark", "tofu-forget10").spec.scoring
+    assert source_digest(target, scoring) != source_digest(target)
+    done = command("rescore", str(run), "--plugin", str(command.nano))
+    assert done.code == 0, done.err
+    assert "17 cells scored again, 0 of them with other scores or words" in done.out
