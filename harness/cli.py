@@ -454,7 +454,7 @@ def _render(
 
     with opened(sources, edition, lenient=not strict) as found:
         shown = [held(results, registry) for results in found]
-        faults = [f"{some.source}: {some.fault}" for some in shown if some.fault]
+        faults = [some.fault for some in shown if some.fault]
         faults += [f"{some.source}: {some.badge.faults[0]} ({len(some.badge.faults)} in all)"
                    for some in shown if some.badge and some.badge.faults]  # fmt: skip
         if strict and faults:

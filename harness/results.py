@@ -66,7 +66,7 @@ def opened(paths: Sequence[str | Path], edition: str = "", lenient: bool = False
             except HarnessError as error:
                 if not (lenient and of_folder):
                     raise
-                found.append(Results(str(path), (), fault=str(error)))
+                found.append(Results(str(path), (), fault=str(error).replace(str(path), path.name)))
         yield found
 
 

@@ -230,7 +230,7 @@ def _source(results: Results) -> Source:
 
 def _words(badge: Badge) -> str:
     """What a badge says; one made with these pages names no day, so that equal input gives equal pages."""
-    return f"recomputed {badge.date}, unlearnbench {badge.unlearnbench}" if badge.date else "recomputed for these pages"
+    return f"recomputed {badge.date}, unlearnbench {badge.unlearnbench}" if badge.date else "recomputed"
 
 
 def _entries(results: Sequence[Results], sources: Sequence[Source]) -> Iterator[tuple[str, Entry]]:
@@ -244,7 +244,7 @@ def _entries(results: Sequence[Results], sources: Sequence[Source]) -> Iterator[
             same = [other for other in taken.get(cell.key, []) if _same(other.cell, cell)]
             if not same:
                 taken.setdefault(cell.key, []).append(entry)
-            elif entry.verified and not same[0].verified:
+            elif (entry.verified and not same[0].verified) or (same[0].source.faults and not source.faults):
                 others = taken[cell.key]
                 others[others.index(same[0])] = entry
     for key, entries in taken.items():
