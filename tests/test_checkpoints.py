@@ -205,37 +205,44 @@ def test_a_damaged_cache_is_made_again_with_the_same_weights(finished):
 
 
 def test_every_file_of_a_run_is_whole_or_made_again_or_named(finished):
+    """A file of each cell is damaged, and of the run: each is named where it is read, and one run makes all whole."""
     command, again, _, first = finished
     run = command.folder / "runs" / "again"
-    cell = next((run / "cells").glob("ga--*"))
     scores = {record["cell"]: record["scores"] for record in first["records"]}
-    for name in ("record.json", "samples.jsonl.gz", "spec.json", "status.json"):
-        path = cell / name
+
+    def damage(path):
         content = path.read_bytes()
-        for damaged in list(damages(path))[1:2]:
-            path.write_bytes(damaged)
-            if name in ("record.json", "status.json"):
-                seen = command("results", str(run), "--json")
-                assert seen.code == 4
-                assert name in seen.err
-                assert "run the study again" in seen.err
-            elif name == "samples.jsonl.gz":
-                seen = command("verify", str(run))
-                assert seen.code == 7, seen.err
-                assert "Traceback" not in seen.err
-            done = again()
-            assert done.code == 0, done.err
-            assert {record["cell"]: record["scores"] for record in done.json["records"]} == scores
-            assert name in ("record.json", "status.json", "spec.json") or path.read_bytes() == content
-    for name in ("plan.json", "study.toml"):
-        path = run / name
-        for damaged in list(damages(path))[1:2]:
-            path.write_bytes(damaged)
-            seen = command("render", str(run), "-o", str(command.folder / "site"))
-            assert seen.code == 4, (name, seen.err)
-            assert name in seen.err
-            path.unlink()
-            assert again().code == 0
+        path.write_bytes(list(damages(path))[1])
+        return content
+
+    samples = next((run / "cells").glob("ga--*")) / "samples.jsonl.gz"
+    kept = damage(samples)
+    seen = command("verify", str(run))
+    assert seen.code == 7, seen.err
+    assert "samples.jsonl.gz" in seen.err
+    assert "Traceback" not in seen.err
+    for method, name in (("original", "record.json"), ("retained", "status.json")):
+        path = next((run / "cells").glob(f"{method}--*")) / name
+        whole = damage(path)
+        seen = command("results", str(run), "--json")
+        assert seen.code == 4
+        assert name in seen.err
+        assert "run the study again" in seen.err
+        path.write_bytes(whole)
+    for path in (next((run / "cells").glob("original--*")) / "spec.json", run / "study.toml"):
+        damage(path)
+    seen = command("render", str(run), "-o", str(command.folder / "site"))
+    assert seen.code == 4
+    assert "study.toml" in seen.err
+    done = again()
+    assert done.code == 0, done.err
+    assert {record["cell"]: record["scores"] for record in done.json["records"]} == scores
+    assert samples.read_bytes() == kept
+    assert done.err.count("(kept)") == 3, "two reference models, and the cell of which nothing was damaged"
+    damage(run / "plan.json")
+    seen = command("results", str(run))
+    assert seen.code == 4
+    assert "plan.json" in seen.err
 
 
 def test_a_published_folder_that_changed_since_is_named(tmp_path, folder):

@@ -189,20 +189,23 @@ def test_the_harness_may_be_called_from(way, command):
 
 
 @pytest.mark.parametrize("name", ["data\U0001f600", 'say "so"', "back\\slash", "two\nlines", "it's"])
-def test_values_of_the_command_line_arrive_as_they_are(name, command, nano_plugin):
+def test_values_of_the_command_line_arrive_as_they_are(name, command):
     folder = command.folder / name
     folder.mkdir()
     done = command("plan", "-m", "ga", "-b", "tofu-forget05", "--model", "tiny", "--data-dir", str(folder))
     assert done.code == 4
     assert " ".join(str(folder).split()) in done.err, "the folder itself, in which a table is missing"
-    out = command.folder / f"run {name}"
-    words = command.study("-m", "ga", "-b", "tofu-forget05", "--out", str(out), "--limit", "2")
+
+
+def test_plugins_and_runs_lie_in_folders_of_any_name(command, nano_plugin):
+    folder = command.folder / '\U0001f600 "so" back\\slash two\nlines it\'s'
+    folder.mkdir()
     plugin = folder / "nano_model.py"
     plugin.write_bytes(nano_plugin.read_bytes())
-    words = [str(plugin) if word == str(nano_plugin) else word for word in words]
-    done = command(*words)
+    words = command.study("-m", "ga", "-b", "tofu-forget05", "--out", str(folder / "run"), "--limit", "2")
+    done = command(*(str(plugin) if word == str(nano_plugin) else word for word in words))
     assert done.code == 0, done.err
-    assert command("results", str(out)).code == 0
+    assert command("results", str(folder / "run")).code == 0
 
 
 def test_models_whose_folders_end_alike_are_told_apart_everywhere(command, tiny_model, tiny_encoder):
