@@ -133,8 +133,9 @@ HEAD = 64
 
 
 def _measured(model: Any, rows: Rows) -> Abilities:
-    ids, mask, labels = (part[:2, :HEAD] for part in (rows.input_ids, rows.attention_mask, rows.labels))
-    probe = Rows(ids, mask, labels)
+    positions = _positions(model)
+    shown = min(HEAD, positions)
+    probe = Rows(rows.input_ids[:2, :shown], rows.attention_mask[:2, :shown], rows.labels[:2, :shown])
     full = logits_at(model, probe.inputs, probe.predicts, narrow=False)
     narrows = getattr(model, "get_output_embeddings", lambda: None)() is not None and _same_logits(
         model, full, lambda: logits_at(model, probe.inputs, probe.predicts, narrow=True)
@@ -142,10 +143,6 @@ def _measured(model: Any, rows: Rows) -> Abilities:
     head = narrows and _same_by_head(model, probe.inputs, probe.predicts, full)
     sharded = is_sharded(model)
     tree_longest = 0 if sharded else min(LARGEST, _longest(model), _window(model))
-    config = text_config(model)
-    learned = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    # Rotary positions go on, and may depend on the last one read.
-    positions = 2**31 if _rope(config) or not learned else int(learned)
     return Abilities(narrows, head, _longest(model), tree_longest, sharded, positions)
 
 
@@ -191,6 +188,13 @@ def _longest(model: Any) -> int:
         if part.get("rope_type", part.get("type")) in SWITCHING
     ]
     return min(lengths, default=2**31)
+
+
+def _positions(model: Any) -> int:
+    """Tokens that a model has learned positions for. Rotary positions go on, and may depend on the last one read."""
+    config = text_config(model)
+    learned = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return 2**31 if _rope(config) or not learned else int(learned)
 
 
 def _rope(config: Any) -> Mapping[str, Any]:

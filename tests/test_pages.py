@@ -98,10 +98,10 @@ def test_what_methods_need_is_a_table_of_facts(site, small_run):
         needs = identity.requires
         facts = (
             True,
-            needs["retain"],
-            needs["template"],
-            needs["original"] == "logprobs",
-            needs["original"] == "model",
+            needs.retain,
+            needs.template,
+            needs.original == "logprobs",
+            needs.original == "model",
         )
         assert re.findall("<td>(.*?)</td>", row[1])[:5] == ["✓ yes" if fact else "no" for fact in facts]
 
