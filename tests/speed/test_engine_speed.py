@@ -78,7 +78,7 @@ def test_tokenisation_and_collation(race, tofu_work):
 @pytest.fixture(scope="module")
 def questions(tofu_work):
     """The rows that TOFU asks the likelihood of: some answers to each of the first questions."""
-    asked = [question for question in tofu_work.task.evaluation if question.part in ("forget", "retain")][:40]
+    asked = [question for question in tofu_work.task.evaluation.asked if question.part in ("forget", "retain")][:40]
     return tofu_work.task.encoder.encode([q.example.answered(answer) for q in asked for answer in _answers(q)])
 
 
@@ -201,7 +201,7 @@ def test_preparation_of_a_reference_model(race, tofu_work):
 def test_a_whole_evaluation_of_tofu(race, tofu_work):
     encoder, limit = tofu_work.task.encoder, tofu_work.benchmark.max_new_tokens
     parts = {}
-    for question in tofu_work.task.evaluation:
+    for question in tofu_work.task.evaluation.asked:
         rows = plainly(encoder.encode([question.example.answered(answer) for answer in _answers(question)]))
         answer, *wrong = rows
         paraphrase = wrong.pop(0) if question.paraphrase is not None else None
@@ -273,7 +273,7 @@ def test_a_whole_evaluation_of_a_book(race):
 
 def test_the_prompt_of_every_row_is_what_is_generated_from(tofu_work):
     """What scoring finds can be taken over where prompts tokenised alone are what stands before answers."""
-    question = tofu_work.task.evaluation[0]
+    question = tofu_work.task.evaluation.asked[0]
     (row,) = tofu_work.task.encoder.encode([question.example])
     (prompt,) = tofu_work.task.encoder.prompts([Example(0, question.example.prompt, "")])
     assert row.begun(prompt, 2) == row.ids[row.start : row.start + 2]
