@@ -463,7 +463,9 @@ def _limits(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _notes(spec: Mapping[str, Any]) -> list[str]:
     """What had to be made up for the encoder, which a saved one no longer says."""
-    return list(reference_facts(prepared_folder(spec["cache"], spec["models"]["original"]))["notes"])
+    # Of the model that the cell started from: the other may not be there yet.
+    start = spec["models"][spec["method"]["requires"]["start"]]
+    return list(reference_facts(prepared_folder(spec["cache"], start))["notes"])
 
 
 class _Clock:

@@ -135,12 +135,16 @@ HEAD = 64
 def _measured(model: Any, rows: Rows) -> Abilities:
     positions = _positions(model)
     shown = min(HEAD, positions)
-    probe = Rows(rows.input_ids[:2, :shown], rows.attention_mask[:2, :shown], rows.labels[:2, :shown])
-    full = logits_at(model, probe.inputs, probe.predicts, narrow=False)
+    ids, mask = rows.input_ids[:2, :shown], rows.attention_mask[:2, :shown]
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    # At every second one, since answers may begin later than what is shown.
+    where = mask.bool()
+    where[:, 1::2] = False
+    full = logits_at(model, inputs, where, narrow=False)
     narrows = getattr(model, "get_output_embeddings", lambda: None)() is not None and _same_logits(
-        model, full, lambda: logits_at(model, probe.inputs, probe.predicts, narrow=True)
+        model, full, lambda: logits_at(model, inputs, where, narrow=True)
     )
-    head = narrows and _same_by_head(model, probe.inputs, probe.predicts, full)
+    head = narrows and _same_by_head(model, inputs, where, full)
     sharded = is_sharded(model)
     tree_longest = 0 if sharded else min(LARGEST, _longest(model), _window(model))
     return Abilities(narrows, head, _longest(model), tree_longest, sharded, positions)

@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
+from unlearnbench.planning import make_plan
+from unlearnbench.plugins import load_plugins
 from unlearnbench.records import read_record
-from unlearnbench.runs import stored_cells
+from unlearnbench.runs import execute, stored_cells
 from unlearnbench.storage import write_sealed
+from unlearnbench.study import check_study
 
 BAD_METHODS = '''
 """Methods that break their promises, one each."""
@@ -222,6 +226,21 @@ def test_what_is_finished_is_kept_and_what_changed_runs_again(command, tmp_path)
         mended = command(*words)
         assert mended.err.count("(kept)") == 5
         assert read_record(record).identity.method == "ga"
+
+
+def test_a_cell_reads_no_model_but_those_that_it_waits_for(tmp_path):
+    """Beside others, it may run before any other model is prepared."""
+    study = check_study({
+        "study": {"name": "x", "methods": ["ga"], "benchmarks": ["tofu-forget01"], "models": ["tiny"]},
+        "data": {"source": "generated", "scale": "quick"}, "recipe": {"epochs": 1},
+    }, ())  # fmt: skip
+    plan = make_plan(study, load_plugins())
+    waited_for = {node.key: node for node in plan.nodes}
+    (cell,) = (node for node in plan.cells if node.spec["method"]["name"] == "retained")
+    nodes = (*(waited_for[key] for key in cell.needs), cell)
+    assert [node.kind for node in nodes] == ["model", "cell"]
+    outcomes = execute(tmp_path, replace(plan, nodes=nodes), tmp_path / "cache", lambda *_: None)
+    assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("done", "")] * 2
 
 
 def test_a_folder_of_another_study_or_a_newer_schema_or_a_broken_plan_is_refused(command):

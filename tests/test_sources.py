@@ -72,7 +72,7 @@ def test_a_submission_that_does_not_recompute_is_shown_apart(folder, command):
     assert all(record["scores"]["forget_quality"]["value"] != 0.97 for record in records)
     index = (site / "index.html").read_text()
     assert '<strong class="partial">1 fault</strong>' in index
-    assert "Every score was recomputed" in index, "of those that are shown"
+    assert "Every score shown was recomputed" in index, "of those that are shown"
     refused = command("render", str(folder), "-o", "strict", "--strict")
     assert refused.code == 7
     assert not (command.folder / "strict").exists()

@@ -165,6 +165,20 @@ def test_a_row_of_one_token_more_than_there_are_positions_is_scored():
         assert found == pytest.approx(expected, abs=1e-5)
 
 
+def test_rows_whose_answers_begin_late_are_scored_and_trained():
+    """What a model is first tried on must not depend on where answers begin."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=V, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config).eval()
+    rows = [Encoded(ids(80), 70), Encoded(ids(90), 80)]
+    trained = answer_logprobs(model, collate(rows, "cpu"))[0].sum(-1)
+    scored = [sum(found) for found in token_logprobs(copy.deepcopy(model), rows, "cpu")]
+    assert trained.tolist() == pytest.approx(scored, abs=1e-4)
+
+
 def test_a_state_space_model_is_benchmarked_from_folder_to_record(command, tiny_encoder, tmp_path):
     from transformers import MambaConfig, MambaForCausalLM
 
