@@ -153,8 +153,7 @@ def _padded(
         collated = collate(batch, device)
         targets = collated.answers
         nodes = torch.arange(len(targets), device=device)
-        read = able.read(collated.labels.shape[1])
-        inputs, where = {name: part[:, :read] for name, part in collated.inputs.items()}, collated.predicts[:, :read]
+        inputs, where = able.reading(collated)
         found = _attempted(able.padded, lambda: judge(inputs, where, targets, nodes))  # noqa: B023
         if found is None or not suits(model, batch, found[0], able.padded, collated.labels.shape[1], able, device):
             return
@@ -192,6 +191,7 @@ class _Judge:
     def row(self, row: Encoded, device: torch.device) -> tuple[Tensor, Tensor]:
         """A row by itself, as the model is called with it alone."""
         rows = collate([row], device)
-        targets, read = rows.answers, self.able.read(len(row.ids))
-        nodes = torch.arange(len(targets), device=device)
-        return self({"input_ids": rows.input_ids[:, :read]}, rows.predicts[:, :read], targets, nodes)
+        inputs, where = self.able.reading(rows)
+        nodes = torch.arange(len(rows.answers), device=device)
+        # Without a mask, as anybody would call it with one row.
+        return self({"input_ids": inputs["input_ids"]}, where, rows.answers, nodes)

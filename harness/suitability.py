@@ -79,6 +79,11 @@ class Abilities:
         """Tokens of so many that are read: the last predicts nothing, and may be one more than there are positions."""
         return width - 1 if width == self.positions + 1 else width
 
+    def reading(self, rows: Rows) -> tuple[dict[str, Tensor], Tensor]:
+        """What of rows goes into the model, and (B, T) the positions there that predict an answer token."""
+        read = self.read(rows.labels.shape[1])
+        return {name: part[:, :read] for name, part in rows.inputs.items()}, rows.predicts[:, :read]
+
     def known(self, way: Tried, width: int, padding: int) -> bool:
         """Whether a way need not be tried again."""
         return way.covers(width, padding) or (self.sharded and way.width > 0)
@@ -283,7 +288,6 @@ def _agrees(model: Any, row: Encoded, found: Tensor, able: Abilities, device: to
 def _noise(model: Any, row: Encoded, expected: Tensor, able: Abilities, device: torch.device) -> float:
     """How far this device's own rounding moves a row's log-probabilities where it is computed beside itself."""
     twice = collate([row, row], device)
-    read = able.read(len(row.ids))
-    inputs, where = {name: part[:, :read] for name, part in twice.inputs.items()}, twice.predicts[:, :read]
+    inputs, where = able.reading(twice)
     found = picked_logprobs(logits_at(model, inputs, where, able.narrows), twice.answers)
     return float((found[: len(expected)].double() - expected).abs().mean())

@@ -28,6 +28,20 @@ SMALL = dict(
 )
 GROUPED = dict(SMALL, num_key_value_heads=2)
 MOE = dict(num_experts_per_tok=2)
+# DeepSeek's attention on compressed keys and values, and its groups of experts.
+LATENT = dict(
+    num_key_value_heads=4,
+    moe_intermediate_size=16,
+    n_routed_experts=4,
+    n_group=2,
+    topk_group=1,
+    kv_lora_rank=8,
+    q_lora_rank=16,
+    qk_rope_head_dim=8,
+    qk_nope_head_dim=8,
+    v_head_dim=8,
+    first_k_dense_replace=1,
+)
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
@@ -197,22 +211,7 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
         layer_types=[SLIDING, FULL],
         **_rope("default"),
     ),
-    "deepseek-v3": _cfg(
-        "DeepseekV3Config",
-        SMALL,
-        MOE,
-        num_key_value_heads=4,
-        moe_intermediate_size=16,
-        n_routed_experts=4,
-        n_group=2,
-        topk_group=1,
-        kv_lora_rank=8,
-        q_lora_rank=16,
-        qk_rope_head_dim=8,
-        qk_nope_head_dim=8,
-        v_head_dim=8,
-        first_k_dense_replace=1,
-    ),
+    "deepseek-v3": _cfg("DeepseekV3Config", SMALL, MOE, LATENT),
     "llama4-text": _cfg(
         "Llama4TextConfig",
         GROUPED,
@@ -483,23 +482,7 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
         layer_types=["linear_attention", FULL],
         mlp_layer_types=["dense", "sparse"],
     ),
-    "deepseek-v2": _cfg(
-        "DeepseekV2Config",
-        SMALL,
-        MOE,
-        num_key_value_heads=4,
-        moe_intermediate_size=16,
-        n_routed_experts=4,
-        n_group=2,
-        topk_group=1,
-        kv_lora_rank=8,
-        q_lora_rank=16,
-        qk_rope_head_dim=8,
-        qk_nope_head_dim=8,
-        v_head_dim=8,
-        first_k_dense_replace=1,
-        topk_method="greedy",
-    ),
+    "deepseek-v2": _cfg("DeepseekV2Config", SMALL, MOE, LATENT, topk_method="greedy"),
     "helium": _cfg("HeliumConfig", GROUPED, head_dim=8),
     "persimmon": _cfg("PersimmonConfig", SMALL),
     "olmo-hybrid": _cfg(
