@@ -74,8 +74,14 @@ def test_a_tokenizer_that_begins_twice_is_named(tokenizer, single, complaint):
 
 def test_a_chat_template_that_begins_twice_is_named(tokenizer):
     tokenizer.chat_template = "<|begin|><|begin|>" + TURNS + ASKED
-    with pytest.raises(ModelError, match="begins a prompt with its BOS 2 times"):
+    with pytest.raises(ModelError, match="begins a prompt with its BOS twice"):
         Encoder(tokenizer, prompt_format("chat", tokenizer), 200)
+
+
+def test_a_chat_template_whose_every_turn_begins_with_the_bos_is_taken(tokenizer):
+    tokenizer.chat_template = "{% for m in messages %}<|begin|>{{ m.content }}\n{% endfor %}" + "<|begin|>"
+    encoder = Encoder(tokenizer, prompt_format("chat", tokenizer), 200)
+    assert encoder.prompts([Example(0, "Who?", "")])[0].count(tokenizer.bos_token_id) == 2
 
 
 def test_a_prompt_that_merges_with_its_answer_is_named(tokenizer):
