@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unlearnbench.specs import BenchmarkSpec, DataSpec, Parameter
+from unlearnbench import BenchmarkSpec, DataSpec, Parameter
 
 from .hp import declaration as hp_declaration
 from .hp import tables as hp_tables
@@ -99,7 +99,7 @@ def _muse(name: str, study: str, step: int, summary: str) -> BenchmarkSpec:
         data=DataSpec(
             tables=muse_tables.table_fields(study, step),
             hub="muse-bench/MUSE-News",
-            dispensable=muse_tables.DISPENSABLE,
+            may_be_missing=muse_tables.DISPENSABLE,
             licence="CC BY 4.0",
             generator="unlearnbench.benchmarks.muse.generated:tables",
             check="unlearnbench.benchmarks.muse.tables:check",

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
-
-from .errors import UndeclaredAccess
-
-if TYPE_CHECKING:
-    from .batches import Encoder
-    from .context import Context, Preparation
+from typing import Any, Literal
 
 API_VERSION = 1
 """Version of what plugins see: these values, the hooks, ``Requires``, terms and the benchmark contract."""
 
+
 IGNORE = -100
 """Label of a position that is not scored (the value ``torch.nn.functional.cross_entropy`` skips)."""
 
+
 EDITIONS = ("paper", "as-released")
 """``paper``: the definition as written. ``as-released``: what the published code computes."""
+
 
 Direction = Literal["higher", "lower", "target"]
 
@@ -115,64 +112,6 @@ class Example:
         return replace(self, answer=answer, answer_ids=())
 
 
-class UnlearningData:
-    """What a method is given: the forget set, and what else its ``requires`` declares.
-
-    What was not declared is not held back by convention: it is not in the object.
-    """
-
-    def __init__(
-        self,
-        method: str,
-        requires: Requires,
-        encoder: Encoder,
-        forget: Sequence[Example],
-        retain: Sequence[Example],
-        templates: Sequence[str],
-    ) -> None:
-        self._method = method
-        self.encoder = encoder
-        self.forget = tuple(forget)
-        self._retain = tuple(retain) if requires.retain else None
-        self._templates = tuple(templates) if requires.template else None
-
-    @property
-    def retain(self) -> tuple[Example, ...]:
-        """Rows that must still be known. Raises UndeclaredAccess unless ``Requires(retain=True)``."""
-        if self._retain is None:
-            raise UndeclaredAccess(self._method, "touched data.retain; declare Requires(retain=True)")
-        return self._retain
-
-    @property
-    def templates(self) -> tuple[str, ...]:
-        """Refusal answers. Raises UndeclaredAccess unless ``Requires(template=True)``."""
-        if self._templates is None:
-            raise UndeclaredAccess(self._method, "touched data.templates; declare Requires(template=True)")
-        return self._templates
-
-
-@dataclass(frozen=True)
-class Task:
-    """A benchmark made ready for one model: what to train on, what to forget, what to ask.
-
-    Args:
-        encoder: text to tokens, in the model's prompt format.
-        training: rows that the reference models are fine-tuned on, by role (``original``, ``retained``).
-        forget, retain: the splits that methods may be given.
-        evaluation: whatever the benchmark's own ``measure`` needs; the harness does not look inside.
-        earlier: requests to forget that come before ``forget``; a method meets one after another.
-        notes: what a reader of the record should know about the data.
-    """
-
-    encoder: Encoder
-    training: Mapping[str, Sequence[Example]]
-    forget: Sequence[Example]
-    retain: Sequence[Example]
-    evaluation: Any
-    earlier: Sequence[Sequence[Example]] = ()
-    notes: Sequence[str] = ()
-
-
 @dataclass(frozen=True)
 class Measurement:
     """What one model did on one benchmark: a JSON-able mapping per row. Scores are computed from it alone."""
@@ -186,37 +125,6 @@ class Measurement:
     def part(self, name: str) -> list[Mapping[str, Any]]:
         """The rows of one part of the benchmark, in order."""
         return [row for row in self.rows if row.get("part") == name]
-
-
-@runtime_checkable
-class Method(Protocol):
-    """Turns an original model into an unlearned one. Its dataclass fields are its hyperparameters."""
-
-    name: str
-    requires: Requires
-
-    def unlearn(self, model: Any, tokenizer: Any, data: UnlearningData, ctx: Context) -> Any:
-        """Return the unlearned model; ``model`` is the caller's own copy and may be changed in place."""
-        ...
-
-
-@runtime_checkable
-class Benchmark(Protocol):
-    """Data, and the metrics that judge. ``score`` is pure, so results can be recomputed without a model."""
-
-    name: str
-
-    def prepare(self, ctx: Preparation) -> Task:
-        """Read the splits and encode what evaluation needs."""
-        ...
-
-    def measure(self, model: Any, task: Task, ctx: Context) -> Measurement:
-        """Per-row values; the only part that touches a model."""
-        ...
-
-    def score(self, unlearned: Measurement, original: Measurement | None, retained: Measurement) -> Iterable[Score]:
-        """Scores in every edition. ``original`` is None while the retained model itself is scored."""
-        ...
 
 
 @dataclass(frozen=True)

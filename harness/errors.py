@@ -106,3 +106,7 @@ def _suggestion(name: str, available: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     meant = f"; did you mean {near[0]!r}?" if near else ""
     return f"{meant} (available: {', '.join(names) or 'none'})"
+
+
+DISK_REFUSED = 74
+"""Exit status of a node that could not write its status (EX_IOERR)."""

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from unlearnbench.comparison import Comparison, Difference, Finding, Pair
-from unlearnbench.recomputation import agree
+from unlearnbench.records.comparison import Comparison, Difference, Finding, Pair
+from unlearnbench.records.recomputation import agree
 
 from .ranking import formatted
 from .terminal import plain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unlearnbench.specs import ReporterSpec
+from unlearnbench.plugin.specs import ReporterSpec
 
 
 def unlearnbench_reporters() -> list[ReporterSpec]:

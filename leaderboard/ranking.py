@@ -11,8 +11,8 @@ from fractions import Fraction
 from functools import cached_property
 from statistics import fmean, mean, stdev
 
-from unlearnbench.records import Record, ScoreEntry
-from unlearnbench.runs import StoredCell
+from unlearnbench.records.record import Record, ScoreEntry
+from unlearnbench.records.run_folder import StoredCell
 from unlearnbench.storage import digest
 
 

@@ -20,9 +20,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unlearnbench.domain import EDITIONS
 from unlearnbench.errors import HarnessError
-from unlearnbench.plugins import Registry
-from unlearnbench.publishing import MADE
-from unlearnbench.results import Results
+from unlearnbench.leaderboard.publishing import MADE
+from unlearnbench.plugin.registry import Registry
+from unlearnbench.records.results import Results
 from unlearnbench.storage import as_storage_error, file_digest
 
 from .downloads import as_bibtex, as_csv, as_latex

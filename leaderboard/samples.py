@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
-from unlearnbench.results import Results
+from unlearnbench.records.results import Results
 
 SHOWN = 40
 """Rows of each part on a cell's page; the sample file holds all."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from unlearnbench.records import ScoreEntry
+from unlearnbench.records.record import ScoreEntry
 
 from .ranking import ARROWS, Row, Table, formatted, oriented
 

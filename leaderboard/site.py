@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from unlearnbench.bundles import Badge
 from unlearnbench.errors import HarnessError
-from unlearnbench.plugins import Registry
-from unlearnbench.records import Record
-from unlearnbench.results import Results
-from unlearnbench.runs import StoredCell
-from unlearnbench.specs import BenchmarkSpec, Kind, MethodSpec
+from unlearnbench.plugin.registry import Registry
+from unlearnbench.plugin.specs import BenchmarkSpec, Kind, MethodSpec
+from unlearnbench.records.badge import Badge
+from unlearnbench.records.record import Record
+from unlearnbench.records.results import Results
+from unlearnbench.records.run_folder import StoredCell
 
 from .ranking import Row, Table, tables
 
@@ -216,10 +216,10 @@ def _source(results: Results) -> Source:
     name = Path(results.source).name or results.source
     if results.fault:
         return Source(name, 0, 0, False, "", faults=(results.fault,))
-    if results.bundle is None:
+    if results.manifest is None:
         waiting = any(cell.status == "pending" for cell in results.cells)
         return Source(name, done, len(results.cells), waiting, "")
-    manifest = results.bundle.manifest
+    manifest = results.manifest
     badge = results.badge
     verified = "" if badge is None or badge.faults else _words(badge)
     faults = () if badge is None else tuple(badge.faults)

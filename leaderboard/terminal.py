@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from unlearnbench.errors import printable
-from unlearnbench.runs import StoredCell
+from unlearnbench.records.run_folder import StoredCell
 
 from .ranking import ARROWS, Row, Table, formatted, tables
 

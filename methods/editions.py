@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unlearnbench.domain import EDITIONS
+from unlearnbench import EDITIONS
 
 MUSE_EDITIONS = (*EDITIONS, "as-released-muse")
 """``as-released-muse``: the raw-logit forms of muse_bench's code."""

@@ -8,12 +8,17 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from unlearnbench.descent import Batch, Descent, Term
-from unlearnbench.divergences import F_DIVERGENCES, FDivergence
-from unlearnbench.domain import Requires
-from unlearnbench.errors import UsageError
-from unlearnbench.hyperparameters import hyperparameter
-from unlearnbench.logprobs import answer_logprobs
+from unlearnbench import (
+    F_DIVERGENCES,
+    Batch,
+    FDivergence,
+    LossMethod,
+    Requires,
+    Term,
+    UsageError,
+    answer_logprobs,
+    hyperparameter,
+)
 
 from .editions import EDITIONS
 
@@ -24,7 +29,7 @@ def flat_loss(p_template: Tensor, p_forget: Tensor, divergence: FDivergence) -> 
 
 
 @dataclass(frozen=True)
-class FLAT(Descent):
+class FLAT(LossMethod):
     """Maximises an f-divergence between a template answer and the forget answer; needs only forget data.
 
     P is a mean softmax probability of answer tokens. ``paper`` takes it over each answer's own tokens and the
@@ -39,7 +44,7 @@ class FLAT(Descent):
     padded_length: int = hyperparameter(500, "as-released: T in the denominator rows × (T − 1)", low=2)
 
     @property
-    def couples_rows(self) -> bool:
+    def is_batch_coupled(self) -> bool:
         return self.edition == "as-released"
 
     def loss(self, model: Any, batch: Batch) -> Iterator[Term]:

@@ -13,13 +13,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from unlearnbench.batches import Rows
-from unlearnbench.descent import Batch, Descent, Term
-from unlearnbench.divergences import kl_divergence
-from unlearnbench.domain import Requires
-from unlearnbench.hyperparameters import hyperparameter
-from unlearnbench.logprobs import answer_logits, answer_logprobs
-from unlearnbench.numerics import widened
+from unlearnbench import (
+    Batch,
+    LossMethod,
+    Requires,
+    Term,
+    TokenBatch,
+    answer_logits,
+    answer_logprobs,
+    hyperparameter,
+    kl_divergence,
+    widened,
+)
 
 from .editions import EDITIONS, MUSE_EDITIONS
 
@@ -56,13 +61,13 @@ def _divergence(model: Any, batch: Batch, logits_of: Any, divergence: Any = kl_d
     return found
 
 
-def all_logits(model: Any, rows: Rows) -> Tensor:
+def all_logits(model: Any, rows: TokenBatch) -> Tensor:
     """(B, T, V) logits at every position, padding included, in at least float32."""
     return widened(model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits)
 
 
 @dataclass(frozen=True)
-class GradientAscent(Descent):
+class GradientAscent(LossMethod):
     """Raises the loss on the forget answers, without bound."""
 
     name: ClassVar[str] = "ga"
@@ -74,7 +79,7 @@ class GradientAscent(Descent):
 
 
 @dataclass(frozen=True)
-class GradientDifference(Descent):
+class GradientDifference(LossMethod):
     """Gradient ascent on the forget answers, descent on retain answers."""
 
     name: ClassVar[str] = "gd"
@@ -88,7 +93,7 @@ class GradientDifference(Descent):
 
 
 @dataclass(frozen=True)
-class KLMinimization(Descent):
+class KLMinimization(LossMethod):
     """Gradient ascent on the forget answers, staying near the original model on retain rows."""
 
     name: ClassVar[str] = "kl"

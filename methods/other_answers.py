@@ -12,17 +12,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from unlearnbench.descent import Batch, Descent, Drawn, Term
-from unlearnbench.domain import Example, Requires, UnlearningData
-from unlearnbench.hyperparameters import hyperparameter
-from unlearnbench.logprobs import answer_logprobs
+from unlearnbench import (
+    Batch,
+    Example,
+    LossMethod,
+    Requires,
+    SampledRows,
+    Term,
+    UnlearningData,
+    answer_logprobs,
+    hyperparameter,
+)
 
 from .editions import EDITIONS
 from .gradient_ascent import ascent_term, retain_kl_term
 
 
 @dataclass(frozen=True)
-class PreferenceOptimization(Descent):
+class PreferenceOptimization(LossMethod):
     """Answers forget questions with a refusal, retain questions as before.
 
     ``paper`` adds two token means. ``as-released`` (tofu, npo, FLAT) takes one token mean over refusals and
@@ -43,7 +50,7 @@ class PreferenceOptimization(Descent):
 
 
 @dataclass(frozen=True)
-class Mismatch(Descent):
+class Mismatch(LossMethod):
     """Answers forget questions with answers to other questions, retain questions as before.
 
     ``as-released`` is what FLAT's code feeds this branch: the true forget answers, one token mean with the
@@ -54,7 +61,7 @@ class Mismatch(Descent):
     requires: ClassVar[Requires] = Requires(retain=True)
     edition: str = hyperparameter("paper", "which definition of the loss", choices=EDITIONS)
 
-    def draw(self, data: UnlearningData, row: Example, rng: random.Random) -> Drawn:
+    def draw(self, data: UnlearningData, row: Example, rng: random.Random) -> SampledRows:
         drawn = super().draw(data, row, rng)
         if self.edition != "paper":
             return drawn
@@ -71,7 +78,7 @@ class Mismatch(Descent):
 
 
 @dataclass(frozen=True)
-class LLMU(Descent):
+class LLMU(LossMethod):
     """Gradient ascent, random answers to forget questions, and KL to the original model on retain rows.
 
     ``paper`` draws ``random_per_prompt`` answers for each prompt from the retain set (the authors draw them
@@ -93,7 +100,7 @@ class LLMU(Descent):
     def padded_to(self) -> int:
         return self.padded_length if self.edition == "as-released" else 0
 
-    def draw(self, data: UnlearningData, row: Example, rng: random.Random) -> Drawn:
+    def draw(self, data: UnlearningData, row: Example, rng: random.Random) -> SampledRows:
         released = self.edition == "as-released"
         if released or self.random_answers == "template":
             pool = list(data.templates)

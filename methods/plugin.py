@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unlearnbench.domain import Requires
-from unlearnbench.hyperparameters import TRAINING_PARAMETERS
-from unlearnbench.specs import MethodSpec, Parameter, Value
+from unlearnbench import TRAINING_PARAMETERS, MethodSpec, Parameter, Requires, Value
 
 from .editions import EDITIONS, MUSE_EDITIONS
 

@@ -14,10 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unlearnbench.descent import Batch, Descent, Term
-from unlearnbench.domain import Requires
-from unlearnbench.hyperparameters import hyperparameter
-from unlearnbench.logprobs import answer_logprobs, sequence_logprob
+from unlearnbench import Batch, LossMethod, Requires, Term, answer_logprobs, hyperparameter, sequence_logprob
 
 from .editions import EDITIONS, MUSE_EDITIONS
 from .gradient_ascent import all_logits
@@ -38,7 +35,7 @@ def dpo_loss(log_ratio_template: Tensor, log_ratio_forget: Tensor, beta: float) 
 
 
 @dataclass(frozen=True)
-class NPO(Descent):
+class NPO(LossMethod):
     """Pushes forget answers below the original model's likelihood, ever more gently.
 
     ``as-released-muse`` (muse_bench) compares raw logits at every position and word, labels aside: at the first
@@ -77,7 +74,7 @@ class NPORetain(NPO):
 
 
 @dataclass(frozen=True)
-class DPO(Descent):
+class DPO(LossMethod):
     """Prefers a refusal to the forget answer.
 
     ``as-released`` (FLAT) sets the original model's log-ratio to 0, so that no reference is left in the loss.

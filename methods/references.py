@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from unlearnbench.context import Context
-from unlearnbench.domain import Requires, UnlearningData
+from unlearnbench import Context, Requires, UnlearningData
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from unlearnbench.caches import PairOfCaches, RowCache
-from unlearnbench.context import Context
-from unlearnbench.descent import FineTune
-from unlearnbench.domain import Requires, UnlearningData
-from unlearnbench.errors import NotApplicable
-from unlearnbench.hyperparameters import hyperparameter
-from unlearnbench.numerics import widened
+from unlearnbench import (
+    Context,
+    FineTune,
+    KVCache,
+    NotApplicable,
+    PairedKVCache,
+    Requires,
+    UnlearningData,
+    hyperparameter,
+    widened,
+)
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -99,8 +103,8 @@ class Contrast(torch.nn.Module):  # type: ignore[misc]
         found: torch.dtype = self.original.dtype
         return found
 
-    def new_cache(self) -> PairOfCaches:
-        return PairOfCaches(RowCache(self.config), RowCache(self.reinforced.config))
+    def new_cache(self) -> PairedKVCache:
+        return PairedKVCache(KVCache(self.config), KVCache(self.reinforced.config))
 
     def get_input_embeddings(self) -> Any:
         return self.original.get_input_embeddings()
@@ -109,7 +113,7 @@ class Contrast(torch.nn.Module):  # type: ignore[misc]
         return None
 
     def forward(
-        self, input_ids: Tensor | None = None, past_key_values: PairOfCaches | None = None, **inputs: Any
+        self, input_ids: Tensor | None = None, past_key_values: PairedKVCache | None = None, **inputs: Any
     ) -> SimpleNamespace:
         """``logits`` (B, T, V), and ``past_key_values``, of a causal language model's usual arguments."""
         caches = past_key_values or (None, None)

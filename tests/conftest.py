@@ -33,8 +33,8 @@ def unlearnbench_models():
 
 @pytest.fixture(scope="session")
 def tiny_encoder() -> Any:
-    from unlearnbench.builtin import unlearnbench_models
-    from unlearnbench.models import make_encoder
+    from unlearnbench.running.builtin import unlearnbench_models
+    from unlearnbench.training.models import make_encoder
 
     spec = next(spec for spec in unlearnbench_models() if spec.name == "tiny")
     corpus = ["Where was Ada born? Ada was born in Rome.", "What does Bo write? Bo writes long poems about the sea."]

@@ -1,6 +1,6 @@
 """Scores that a change of the code's form must not move: every score of a run, to the last digit.
 
-``python tests/golden.py RUN`` holds a run folder against ``tests/data/golden-<study>.json``; ``--write`` renews the
+``python tests/golden.py RUN`` holds a run folder against ``tests/fixtures/golden-<study>.json``; ``--write`` renews the
 file, which a change of a definition does in a commit of its own. Numbers of a trained model depend on the processor's
 instructions and on torch, so that a file of another machine is compared within ``LOOSE`` alone.
 """
@@ -13,7 +13,7 @@ import math
 import sys
 from pathlib import Path
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "fixtures"
 # Between processors a sum has another order: what a short training makes of it, relative to a score's own size or 1.
 LOOSE = 0.05
 

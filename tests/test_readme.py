@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 import pytest
 
-from unlearnbench.cli import cli
-from unlearnbench.gates import read_gates
-from unlearnbench.study import check_study
+from unlearnbench.cli.main import cli
+from unlearnbench.planning.study import check_study
+from unlearnbench.records.gates import read_gates
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README.read_text(encoding="utf-8"), re.S)

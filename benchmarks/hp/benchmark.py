@@ -9,14 +9,24 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, ClassVar
 
-from unlearnbench.batches import Encoder
-from unlearnbench.context import Context, Preparation
-from unlearnbench.domain import Example, Measurement, Score, Task
-from unlearnbench.errors import DataError
-from unlearnbench.generation import greedy
-from unlearnbench.hyperparameters import hyperparameter
-from unlearnbench.language_tasks import asked, hub_tasks, local_tasks, worth_another_try
-from unlearnbench.tables import Row, Tables
+from unlearnbench import (
+    Context,
+    DataError,
+    Encoder,
+    Example,
+    Measurement,
+    Preparation,
+    Row,
+    Score,
+    Tables,
+    Task,
+    ask_tasks,
+    greedy,
+    hub_tasks,
+    hyperparameter,
+    local_tasks,
+    worth_another_try,
+)
 
 from .declaration import TASK_SETS
 from .metrics import ACCURACY, PERPLEXITY, scores
@@ -192,7 +202,7 @@ class ForgottenBook:
                 "generation_released": encoder.decode(released),
             })  # fmt: skip
         middle = time.perf_counter()
-        rows += asked(model, encoder, questions.tasks, ctx.device, self.limit)
+        rows += ask_tasks(model, encoder, questions.tasks, ctx.device, self.limit)
         end = time.perf_counter()
         seconds = {"scoring": end - middle, "generation": middle - began}
         return Measurement(tuple(rows), seconds, incomplete=worth_another_try(questions.tasks))

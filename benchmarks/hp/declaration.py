@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unlearnbench.domain import EDITIONS, Metric
+from unlearnbench import EDITIONS, Metric
 
 TASK_SETS = ("auto", "hub", "local", "none")
 SOURCE = "Wang et al. 2025, arXiv:2410.11143, §4.1"

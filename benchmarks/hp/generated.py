@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from unlearnbench.tables import Row
+from unlearnbench import Row
 
 # Sentences of the novel, of the prose to retain, and how often each fact stands there.
 SCALES = {"full": (420, 260, 6), "quick": (110, 90, 5)}

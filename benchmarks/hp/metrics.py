@@ -13,22 +13,26 @@ from typing import Any
 
 import numpy as np
 
-from unlearnbench.domain import EDITIONS, Measurement, Score
-from unlearnbench.errors import DataError
-from unlearnbench.statistics import (
+from unlearnbench import (
+    EDITIONS,
     LEVEL,
+    NO_WORDS,
     RESAMPLES,
+    DataError,
     Floats,
+    Measurement,
+    Score,
+    bleu,
     bootstrap,
+    bootstrap_draws,
     bounded_means,
-    draws,
-    expanded,
-    interval,
+    expanded_interval,
+    expanded_share,
     mean,
     mean_score,
-    tail,
+    percentile_interval,
+    rouge_l_recall,
 )
-from unlearnbench.text import NO_WORDS, bleu, rouge_l_recall
 
 Row = Mapping[str, Any]
 
@@ -127,10 +131,10 @@ def _gap_interval(differences: Sequence[Floats], resampled: Floats, value: float
     Beside them stands how far resampled means lie from the means themselves, on either side of the value.
     """
     size = len(differences[0])
-    rows = draws(size)
+    rows = bootstrap_draws(size)
     apart = sum(np.abs(difference[rows].mean(axis=1) - difference.mean()) for difference in differences)
-    half = float(np.quantile(apart, 1 - 2 * tail(size, (1 - LEVEL) / 2)))
-    spread = expanded(resampled, size)
+    half = float(np.quantile(apart, 1 - 2 * expanded_share(size, (1 - LEVEL) / 2)))
+    spread = expanded_interval(resampled, size)
     return spread and (max(0.0, min(spread[0], value - half)), max(spread[1], value + half))
 
 
@@ -152,7 +156,7 @@ def _perplexity(rows: Sequence[Row], task: str) -> Score:
 
     resampled = None
     if len(rows) > 1:
-        chosen = draws(len(rows))
+        chosen = bootstrap_draws(len(rows))
         with np.errstate(over="ignore"):
             resampled = np.exp(-logs[chosen].sum(axis=1) / words[chosen].sum(axis=1))
     spread = None if resampled is None else _perplexity_interval(logs, words)
@@ -161,7 +165,7 @@ def _perplexity(rows: Sequence[Row], task: str) -> Score:
 
 def _perplexity_interval(logs: Floats, words: Any) -> tuple[float, float]:
     """Of the nats of a word, a ratio of sums: its resamples and their Student-t form together, back as perplexities."""
-    chosen = draws(len(logs))
+    chosen = bootstrap_draws(len(logs))
     rate = float(-logs.sum() / words.sum())
     rates = -logs[chosen].sum(axis=1) / words[chosen].sum(axis=1)
 
@@ -170,7 +174,7 @@ def _perplexity_interval(logs: Floats, words: Any) -> tuple[float, float]:
         return found
 
     errors = error(logs[chosen], words[chosen], rates[:, None])
-    low, high = expanded(rates, len(logs)) or (math.nan, math.nan)
+    low, high = expanded_interval(rates, len(logs)) or (math.nan, math.nan)
     known = errors > 0
     if known.any():
         upper, lower = np.quantile((rates - rate)[known] / errors[known], [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
@@ -194,6 +198,6 @@ def _accuracy(tasks: Mapping[str, Sequence[Row]], edition: str) -> Score:
     # Tasks are resampled apart; their mean has the mean of their resamples.
     resampled, bounded = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
     for seed, per_document in enumerate(values.values()):
-        resampled += per_document[draws(len(per_document), seed)].mean(axis=1) / len(values)
+        resampled += per_document[bootstrap_draws(len(per_document), seed)].mean(axis=1) / len(values)
         bounded += bounded_means(per_document, (0.0, 1.0), seed) / len(values)
-    return Score("avg_acc", mean(means), n, (), interval(bounded), edition, resamples=resampled)
+    return Score("avg_acc", mean(means), n, (), percentile_interval(bounded), edition, resamples=resampled)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from unlearnbench.errors import DataError
-from unlearnbench.tables import Tables
+from unlearnbench import DataError, Tables
 
 # The release has its excerpts twice, in other wordings each time; these are the ones that its evaluation asks.
 RELEASED = "hp_test_qa_200"

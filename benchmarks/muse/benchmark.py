@@ -7,13 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from unlearnbench.batches import Encoded, Encoder
-from unlearnbench.context import Context, Preparation
-from unlearnbench.domain import Measurement, Score, Task
-from unlearnbench.generation import greedy
-from unlearnbench.hyperparameters import hyperparameter
-from unlearnbench.scoring import token_logprobs
-from unlearnbench.tables import Row, Tables
+from unlearnbench import (
+    Context,
+    EncodedRow,
+    Encoder,
+    Measurement,
+    Preparation,
+    Row,
+    Score,
+    Tables,
+    Task,
+    greedy,
+    hyperparameter,
+    token_logprobs,
+)
 
 from .metrics import min_k_score, scores
 from .tables import RETAIN, forget_tables, overlaps, seen_tables, text_hash
@@ -124,7 +131,7 @@ class MuseNews:
         began = time.perf_counter()
         # A text of no tokens or one has no probability to ask for.
         readable = [text for text in asked.texts if len(text.ids) > 1]
-        found = token_logprobs(model, [Encoded(text.ids, 0) for text in readable], ctx.device)
+        found = token_logprobs(model, [EncodedRow(text.ids, 0) for text in readable], ctx.device)
         logprobs = dict(zip([(text.part, text.index) for text in readable], found, strict=True))
         middle = time.perf_counter()
         rows = self._written(model, task.encoder, asked.continuations, asked.verbatim_tokens, ctx)

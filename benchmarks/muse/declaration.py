@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unlearnbench.domain import Metric
+from unlearnbench import Metric
 
 SOURCE = "Shi et al. 2024, arXiv:2407.06460, §3"
 AT_MOST_RETAINED = "at most the retained model's value"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from unlearnbench.tables import Row
+from unlearnbench import Row
 
 # Articles in each fold of the forget corpus, in retain1 and retain2, held out; questions a side; few-shot pairs.
 SCALES = {"full": (24, 24, 24, 16, 4), "quick": (12, 12, 12, 10, 2)}

@@ -7,8 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from unlearnbench.domain import LogFile, Measurement
-from unlearnbench.errors import DataError
+from unlearnbench import DataError, LogFile, Measurement
 
 from .benchmark import MuseNews
 

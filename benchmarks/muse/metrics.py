@@ -13,10 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from unlearnbench.domain import Measurement, Score
-from unlearnbench.errors import DataError
-from unlearnbench.statistics import Floats, auc, draws, interval, mean, mean_score, resampled_auc
-from unlearnbench.text import NO_WORDS, rouge_l_f
+from unlearnbench import (
+    NO_WORDS,
+    DataError,
+    Floats,
+    Measurement,
+    Score,
+    auc,
+    bootstrap_draws,
+    mean,
+    mean_score,
+    percentile_interval,
+    resampled_auc,
+    rouge_l_f,
+)
 
 Row = Mapping[str, Any]
 
@@ -116,8 +126,8 @@ def _auc(found: Measurement) -> Score:
         return Score.missing("auc", _undefined(found), len(forget))
     resampled = spread = None
     if len(forget) > 1 and len(holdout) > 1:
-        resampled = resampled_auc(forget, holdout, draws(len(forget), 0), draws(len(holdout), 1))
-        spread = interval(_bounded_auc(forget, holdout))
+        resampled = resampled_auc(forget, holdout, bootstrap_draws(len(forget), 0), bootstrap_draws(len(holdout), 1))
+        spread = percentile_interval(_bounded_auc(forget, holdout))
     return Score("auc", value, len(forget), tuple(forget), spread, reason=_left_out(found),
                  resamples=resampled)  # fmt: skip
 
@@ -128,7 +138,7 @@ def _bounded_auc(forget: Sequence[float], holdout: Sequence[float]) -> Floats:
     As for means (``statistics.bounded_means``): near 0 and 1 the texts alone do not show what they happen to lack.
     """
     further = [*forget, -math.inf, math.inf]
-    return resampled_auc(further, holdout, draws(len(further), 0), draws(len(holdout), 1))
+    return resampled_auc(further, holdout, bootstrap_draws(len(further), 0), bootstrap_draws(len(holdout), 1))
 
 
 def _privleak(found: Measurement, retained: Measurement | None) -> Score:
@@ -146,9 +156,9 @@ def _privleak(found: Measurement, retained: Measurement | None) -> Score:
     resampled = spread = None
     if len(forget) == len(theirs[0]) > 1 and len(holdout) == len(theirs[1]) > 1:
         # Both models read the same texts, so these are resampled together.
-        texts = draws(len(forget), 0), draws(len(holdout), 1)
+        texts = bootstrap_draws(len(forget), 0), bootstrap_draws(len(holdout), 1)
         resampled = _relative(resampled_auc(forget, holdout, *texts), resampled_auc(*theirs, *texts))
-        spread = interval(_relative(_bounded_auc(forget, holdout), _bounded_auc(*theirs)))
+        spread = percentile_interval(_relative(_bounded_auc(forget, holdout), _bounded_auc(*theirs)))
     relative = (value - reference) / reference * 100
     return Score("privleak", relative, len(forget), (), spread, reason=_left_out(found),
                  resamples=resampled)  # fmt: skip

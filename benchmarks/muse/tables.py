@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from unlearnbench.errors import DataError
-from unlearnbench.tables import Row, Tables
+from unlearnbench import DataError, Row, Tables
 
 FOLDS = (1, 2, 3, 4)
 TEXT = ("text",)

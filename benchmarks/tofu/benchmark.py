@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, ClassVar
 
-from unlearnbench.context import Context, Preparation
-from unlearnbench.domain import Example, Measurement, Score, Task
-from unlearnbench.generation import greedy
-from unlearnbench.hyperparameters import hyperparameter
-from unlearnbench.scoring import likelihoods
-from unlearnbench.tables import Row
+from unlearnbench import (
+    Context,
+    Example,
+    Measurement,
+    Preparation,
+    Row,
+    Score,
+    Task,
+    greedy,
+    hyperparameter,
+    likelihoods,
+)
 
 from .metrics import scores
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unlearnbench.domain import EDITIONS, Direction, Metric
+from unlearnbench import EDITIONS, Direction, Metric
 
 PARTS = ("retain", "real_authors", "world_facts", "forget")
 UTILITY_PARTS = PARTS[:3]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from unlearnbench.tables import Row
+from unlearnbench import Row
 
 # Authors, questions on each, rows of retain_perturbed, and general facts of either kind.
 SCALES = {"full": (100, 20, 60, 20), "quick": (40, 8, 32, 12)}

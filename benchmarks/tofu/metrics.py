@@ -17,20 +17,23 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 
-from unlearnbench.domain import EDITIONS, Measurement, Score
-from unlearnbench.errors import DataError
-from unlearnbench.statistics import (
+from unlearnbench import (
+    EDITIONS,
+    NO_WORDS,
     RESAMPLES,
+    DataError,
     Floats,
+    Measurement,
+    Score,
+    bootstrap_draws,
     bounded_means,
-    draws,
     harmonic_mean,
-    interval,
     ks_pvalue,
     mean,
     mean_score,
+    percentile_interval,
+    rouge_l_recall,
 )
-from unlearnbench.text import NO_WORDS, rouge_l_recall
 
 from .declaration import PARTS, TERMS, UTILITY_PARTS
 
@@ -113,8 +116,12 @@ def _model_utility(values: Mapping[tuple[str, str, str], list[float]], edition: 
     value = harmonic_mean([mean(term) for term in terms])
     if math.isnan(value):
         return Score.missing("model_utility", "one of its nine terms is missing", n, edition)
-    resampled = _resampled_utility(values, edition, lambda array, seed: array[draws(len(array), seed)].mean(axis=1))
-    spread = interval(_resampled_utility(values, edition, lambda array, seed: bounded_means(array, (0.0, 1.0), seed)))
+    resampled = _resampled_utility(
+        values, edition, lambda array, seed: array[bootstrap_draws(len(array), seed)].mean(axis=1)
+    )
+    spread = percentile_interval(
+        _resampled_utility(values, edition, lambda array, seed: bounded_means(array, (0.0, 1.0), seed))
+    )
     return Score("model_utility", value, n, (), spread, edition, resamples=resampled)
 
 

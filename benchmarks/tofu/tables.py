@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from unlearnbench.errors import DataError
-from unlearnbench.tables import Tables
+from unlearnbench import DataError, Tables
 
 QA = ("question", "answer")
 PERTURBED = (*QA, "perturbed_answer[]")

@@ -10,15 +10,16 @@ import pytest
 import torch
 from workload import Work, prepared, untrained
 
-from unlearnbench.batches import Encoded, collate
 from unlearnbench.benchmarks.tofu.benchmark import _answers
-from unlearnbench.context import Context
-from unlearnbench.descent import FineTune
-from unlearnbench.domain import Example, UnlearningData
-from unlearnbench.generation import greedy
+from unlearnbench.contracts import Context, UnlearningData
+from unlearnbench.data.encoder import EncodedRow
+from unlearnbench.domain import Example
+from unlearnbench.engine.batch import collate
+from unlearnbench.engine.generation import greedy
+from unlearnbench.engine.scoring import likelihoods
 from unlearnbench.methods import flat, gradient_ascent, other_answers, preference
-from unlearnbench.models import fine_tune
-from unlearnbench.scoring import likelihoods
+from unlearnbench.training.loss_method import FineTune
+from unlearnbench.training.models import fine_tune
 
 
 def close(found, expected):
@@ -39,7 +40,7 @@ def plainly(rows):
 def random_rows(count, vocabulary, shortest=20, longest=80):
     generator = random.Random(0)
     lengths = [generator.randint(shortest, longest) for _ in range(count)]
-    return [Encoded(tuple(generator.randrange(1, vocabulary) for _ in range(n)), n // 2) for n in lengths]
+    return [EncodedRow(tuple(generator.randrange(1, vocabulary) for _ in range(n)), n // 2) for n in lengths]
 
 
 # -- texts to tensors --------------------------------------------------------------------------------------------------

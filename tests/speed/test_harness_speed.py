@@ -13,12 +13,12 @@ from itertools import pairwise
 
 import pytest
 
-from unlearnbench.planning import make_plan
-from unlearnbench.plugins import load_plugins
-from unlearnbench.records import SAMPLES
-from unlearnbench.runs import finished, folder_of, write_plan
+from unlearnbench.planning.plan import make_plan
+from unlearnbench.planning.study import check_study
+from unlearnbench.plugin.registry import load_plugins
+from unlearnbench.records.record import SAMPLES
+from unlearnbench.running.run_folder_writer import finished, folder_of, write_plan
 from unlearnbench.storage import read_sealed, write_sealed
-from unlearnbench.study import check_study
 
 CELLS = 10_000
 NOTHING = '''

@@ -12,10 +12,11 @@ from itertools import count, islice
 import pytest
 
 from unlearnbench.leaderboard.render import render
-from unlearnbench.plugins import load_plugins
-from unlearnbench.records import Record
-from unlearnbench.results import Results, opened
-from unlearnbench.runs import StoredCell
+from unlearnbench.plugin.registry import load_plugins
+from unlearnbench.records.record import Record
+from unlearnbench.records.results import Results
+from unlearnbench.records.run_folder import StoredCell
+from unlearnbench.results.opening import opened
 
 CELLS = 10_000
 SECONDS, BYTES = 60, 2**30

@@ -32,12 +32,12 @@ class Work:
 
 def prepared(name: str, **settings: Any) -> Any:
     """A benchmark and its task, on generated or real data, for a model from scratch or a real one."""
-    from unlearnbench import models
-    from unlearnbench.builtin import unlearnbench_models
-    from unlearnbench.context import Preparation
-    from unlearnbench.plugins import load_plugins
-    from unlearnbench.specs import resolve
-    from unlearnbench.tables import DataSource, read_tables
+    from unlearnbench.contracts import Preparation
+    from unlearnbench.data.sources import DataSource, read_tables
+    from unlearnbench.plugin.registry import load_plugins
+    from unlearnbench.plugin.specs import resolve
+    from unlearnbench.running.builtin import unlearnbench_models
+    from unlearnbench.training import models
 
     spec = load_plugins().find("benchmark", name).spec
     real = REAL_DATA and name.startswith("tofu")

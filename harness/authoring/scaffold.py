@@ -1,0 +1,61 @@
+"""New plugin packages, small and whole: what ``unlearnbench new`` writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Literal
+
+from ..errors import UsageError
+from ..storage import as_storage_error
+
+# Where each template goes; those of a kind lie in its own folder, the others in ``common``.
+FILES = {
+    "common/pyproject.toml.in": "pyproject.toml",
+    "common/workflow.yml.in": ".github/workflows/tests.yml",
+    "{kind}/README.md.in": "README.md",
+    "{kind}/module.py.in": "{module}.py",
+    "{kind}/test.py.in": "tests/test_{module}.py",
+}
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+def write_package(kind: Literal["method", "benchmark"], name: str, parent: Path) -> list[Path]:
+    """Write an installable package for a method or benchmark into ``parent/name``.
+
+    Raises:
+        UsageError: the name is not lower-case words joined by hyphens, or the folder is there and not empty.
+    """
+    if not NAME.fullmatch(name) or len(name) > 60:
+        raise UsageError(f"{name!r} is no name for a {kind}: lower-case letters, digits and single hyphens, at most 60")
+    folder = parent / name
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already; choose another name or remove it")
+    module = name.replace("-", "_")
+    words = {
+        "name": name,
+        "module": module,
+        "class_name": "".join(word.capitalize() for word in name.split("-")),
+        "summary": f"{'An unlearning method' if kind == 'method' else 'A benchmark'} called {name}",
+        "version": metadata.version("unlearnbench"),
+    }
+    try:
+        return _written(folder, module, kind, words)
+    except OSError as error:
+        raise as_storage_error(error, folder) from error
+
+
+def _written(folder: Path, module: str, kind: str, words: Mapping[str, str]) -> list[Path]:
+    written = []
+    templates = files("unlearnbench.authoring").joinpath("templates")
+    for source, target in FILES.items():
+        text = templates.joinpath(*source.format(kind=kind).split("/")).read_text(encoding="utf-8")
+        path = folder / target.format(module=module)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(Template(text).substitute(words), encoding="utf-8")
+        written.append(path)
+    return written

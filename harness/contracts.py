@@ -1,0 +1,179 @@
+"""What plugins promise and what they are handed: methods and benchmarks, their data, seeds, device and log."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from .data.encoder import Encoder
+from .data.sources import Row
+from .domain import Example, Measurement, Requires, Score
+from .errors import UndeclaredAccess
+
+
+class UnlearningData:
+    """What a method is given: the forget set, and what else its ``requires`` declares.
+
+    What was not declared is not held back by convention: it is not in the object.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        requires: Requires,
+        encoder: Encoder,
+        forget: Sequence[Example],
+        retain: Sequence[Example],
+        templates: Sequence[str],
+    ) -> None:
+        self._method = method
+        self.encoder = encoder
+        self.forget = tuple(forget)
+        self._retain = tuple(retain) if requires.retain else None
+        self._templates = tuple(templates) if requires.template else None
+
+    @property
+    def retain(self) -> tuple[Example, ...]:
+        """Rows that must still be known. Raises UndeclaredAccess unless ``Requires(retain=True)``."""
+        if self._retain is None:
+            raise UndeclaredAccess(self._method, "touched data.retain; declare Requires(retain=True)")
+        return self._retain
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Refusal answers. Raises UndeclaredAccess unless ``Requires(template=True)``."""
+        if self._templates is None:
+            raise UndeclaredAccess(self._method, "touched data.templates; declare Requires(template=True)")
+        return self._templates
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark made ready for one model: what to train on, what to forget, what to ask.
+
+    Args:
+        encoder: text to tokens, in the model's prompt format.
+        training: rows that the reference models are fine-tuned on, by role (``original``, ``retained``).
+        forget, retain: the splits that methods may be given.
+        evaluation: whatever the benchmark's own ``measure`` needs; the harness does not look inside.
+        earlier: requests to forget that come before ``forget``; a method meets one after another.
+        notes: what a reader of the record should know about the data.
+    """
+
+    encoder: Encoder
+    training: Mapping[str, Sequence[Example]]
+    forget: Sequence[Example]
+    retain: Sequence[Example]
+    evaluation: Any
+    earlier: Sequence[Sequence[Example]] = ()
+    notes: Sequence[str] = ()
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Turns an original model into an unlearned one. Its dataclass fields are its hyperparameters."""
+
+    name: str
+    requires: Requires
+
+    def unlearn(self, model: Any, tokenizer: Any, data: UnlearningData, ctx: Context) -> Any:
+        """Return the unlearned model; ``model`` is the caller's own copy and may be changed in place."""
+        ...
+
+
+@runtime_checkable
+class Benchmark(Protocol):
+    """Data, and the metrics that judge. ``score`` is pure, so results can be recomputed without a model."""
+
+    name: str
+
+    def prepare(self, ctx: Preparation) -> Task:
+        """Read the splits and encode what evaluation needs."""
+        ...
+
+    def measure(self, model: Any, task: Task, ctx: Context) -> Measurement:
+        """Per-row values; the only part that touches a model."""
+        ...
+
+    def score(self, unlearned: Measurement, original: Measurement | None, retained: Measurement) -> Iterable[Score]:
+        """Scores in every edition. ``original`` is None while the retained model itself is scored."""
+        ...
+
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Mixed precisions by accelerate's names: float32 weights, forward passes in the compute type."""
+
+
+def derived_seed(seed: int, *purpose: str) -> int:
+    """A seed for one purpose, by hashing: no result depends on what ran before it."""
+    text = "\0".join([str(seed), *purpose])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+
+
+@dataclass
+class Meter:
+    """What a training run spent."""
+
+    optimiser_steps: int = 0
+    fastest_step: float | None = None
+    """Processor seconds, of all threads; None where the work is done by a GPU."""
+    tokens: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What ``Benchmark.prepare`` is given.
+
+    ``encoder(corpus)`` is the model's encoder; a model from scratch builds its vocabulary from ``corpus``.
+    ``pretrained`` is False for a model from scratch, which knows only what its reference models are trained on.
+    ``generated`` is True where the tables are invented.
+    """
+
+    tables: Mapping[str, list[Row]]
+    encoder: Callable[[Iterable[str]], Encoder]
+    pretrained: bool = True
+    generated: bool = False
+
+
+class Context:
+    """What ``unlearn`` and ``measure`` are given."""
+
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        device: torch.device | str = "cpu",
+        log: Callable[[str], None] = print,
+        original: Any = None,
+        autocast: str = "no",
+    ) -> None:
+        self.seed = seed
+        self.device = torch.device(device)
+        self.log = log
+        self.autocast = autocast
+        self.meter = Meter()
+        self._name = name
+        self._original = original
+
+    @property
+    def original(self) -> Any:
+        """A frozen copy of the original model. Raises UndeclaredAccess unless the method declared it."""
+        if self._original is None:
+            raise UndeclaredAccess(self._name, 'touched ctx.original; declare Requires(original="model")')
+        return self._original
+
+    def for_request(self, original: Any, name: str = "") -> Context:
+        """The same context with another frozen original model, and the same meter."""
+        fresh = Context(name or self._name, self.seed, self.device, self.log, original, self.autocast)
+        fresh.meter = self.meter
+        return fresh
+
+    def rng(self, purpose: str) -> random.Random:
+        """A random stream of this cell's own, one per purpose."""
+        return random.Random(derived_seed(self.seed, self._name, purpose))

@@ -1,0 +1,121 @@
+"""A decoding step that is recorded once as a CUDA graph and replayed: a small batch is then bound by memory, and not
+by the hundreds of kernels that Python launches for each token.
+
+A graph repeats work on the same addresses and sizes. So the cache does not grow while a batch keeps its rows: it has
+room for the steps to come, keys are written at a column that a tensor names, and a mask hides the columns after it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from .counters import count
+from .kv_cache import KVCache
+
+# A batch takes this many steps at least before its cache is too small for another.
+ROOM = 64
+# For fewer steps recording gains nothing.
+WORTHWHILE = 4
+# Whether a model repeats its step as a graph; tried out when it is first recorded.
+_repeats: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def records(model: Any, cache: Any, device: torch.device) -> bool:
+    """Whether the steps of a model with such a cache are to be recorded."""
+    return device.type == "cuda" and isinstance(cache, KVCache) and cache.joins and _repeats.get(model, True)
+
+
+class RecordedSteps:
+    """The next steps of a batch whose rows stay.
+
+    Args:
+        cache: its rows' keys and values, L columns.
+        tokens: (B, 1), those written last, which the model has not read yet.
+        mask: (B, L), 1 where a column is a row's own.
+        first: the position of a row's first own column.
+        last: the last position that a row may have; one that is finished waits there.
+    """
+
+    def __init__(self, model: Any, cache: KVCache, tokens: Tensor, mask: Tensor, first: int, last: int) -> None:
+        self.model, self.cache, self.last = model, cache, last
+        self.begin = mask.shape[1]
+        self.written = 0
+        self.tokens = tokens.clone()
+        self.positions = mask.sum(-1, keepdim=True) + first
+        self.column = torch.tensor([self.begin], device=tokens.device)
+        hidden = torch.finfo(model.dtype).min
+        self.mask = torch.full((len(mask), 1, 1, self.begin + ROOM), hidden, dtype=model.dtype, device=mask.device)
+        self.mask[..., : self.begin].masked_fill_(mask.bool()[:, None, None], 0.0)
+        cache.reserve(ROOM, self.column)
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    @property
+    def left(self) -> int:
+        """Steps for which there is room."""
+        return ROOM - self.written
+
+    def next(self) -> Tensor:
+        """(B, 1) the likeliest tokens to follow; the batch has read those before them."""
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._step()
+            if self.written == 0 and self.tokens.device.type == "cuda":
+                self._record()
+        self.written += 1
+        return self.tokens.clone()
+
+    def end(self) -> Tensor:
+        """The cache grows again from where it is; (B, written) ones for the mask."""
+        self._graph = None
+        self.cache.resume_growth(self.begin + self.written)
+        return torch.ones((len(self.tokens), self.written), dtype=torch.long, device=self.tokens.device)
+
+    def _step(self) -> None:
+        self.mask.index_fill_(-1, self.column, 0.0)
+        logits = self.model(
+            input_ids=self.tokens,
+            attention_mask=self.mask,
+            position_ids=self.positions.clamp(max=self.last),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        self.tokens.copy_(logits[:, -1].argmax(-1, keepdim=True))
+        self.positions.add_(1)
+        self.column.add_(1)
+
+    def _record(self) -> None:
+        """Record the step after the first, which has warmed up what cannot be recorded; the graph itself runs later."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._step()
+            if self.model not in _repeats:
+                _repeats[self.model] = self._repeats(graph)
+        except RuntimeError:
+            # What waits for the device, or depends on its numbers, cannot be recorded.
+            _repeats[self.model] = False
+        torch.cuda.synchronize()
+        if _repeats[self.model]:
+            self._graph = graph
+        count("decoding", "recorded" if _repeats[self.model] else "step by step")
+
+    def _repeats(self, graph: torch.cuda.CUDAGraph) -> bool:
+        """Whether the graph writes what the model does; afterwards the batch stands where it stood."""
+        stood = [tensor.clone() for tensor in (self.tokens, self.positions, self.column, self.mask)]
+
+        def back() -> Tensor:
+            written = self.tokens.clone()
+            for tensor, value in zip((self.tokens, self.positions, self.column, self.mask), stood, strict=True):
+                tensor.copy_(value)
+            return written
+
+        graph.replay()
+        replayed = back()
+        self._step()
+        return bool(torch.equal(replayed, back()))

@@ -1,0 +1,173 @@
+"""Tasks of lm-evaluation-harness, asked of a model in memory; a row per document, from which scores recompute.
+
+lm-eval supplies the documents, prompts and right answers; the likelihoods come from this engine, so that any
+model it can score (one made of two, for example) can be asked. Importing this module does not import lm-eval.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.encoder import EncodedRow, Encoder
+from ..errors import DataError
+from .scoring import likelihoods
+
+Row = dict[str, Any]
+
+
+def ask_tasks(
+    model: Any,
+    encoder: Encoder,
+    tasks: Mapping[str, Any],
+    device: torch.device | str,
+    limit: int = 0,
+) -> Iterator[Row]:
+    """Rows of every task, by name: an error in place of a task is a row with the reason that it is missing.
+
+    A multiple-choice document gives ``loglikelihoods`` of its choices and ``right``, the places of right ones; a
+    text gives ``loglikelihood`` and its number of ``words``. All are in nats, zero-shot.
+
+    Args:
+        tasks: lm-eval tasks, or the reason why one is not there.
+        limit: first documents of each task; 0 asks all.
+    """
+    present = {name: task for name, task in tasks.items() if not isinstance(task, str)}
+    language_model = _engine(model, encoder, device)
+    for name, task in present.items():
+        task.build_all_requests(limit=limit or None)
+        by_document: dict[int, list[Any]] = {}
+        for request in task.instances:
+            by_document.setdefault(request.doc_id, []).append(request)
+        rolling = task.OUTPUT_TYPE == "loglikelihood_rolling"
+        ask = language_model.loglikelihood_rolling if rolling else language_model.loglikelihood
+        found = iter(ask([request for requests in by_document.values() for request in requests], disable_tqdm=True))
+        for index, requests in enumerate(by_document.values()):
+            values = [next(found) for _ in requests]
+            yield {"part": name, "index": index, **_row(task, requests[0].doc, values, rolling)}
+    for name, task in tasks.items():
+        if isinstance(task, str):
+            yield {"part": name, "index": 0, "missing": task}
+
+
+def _row(task: Any, doc: Any, values: Sequence[Any], rolling: bool) -> Row:
+    if rolling:
+        _, words = task.process_results(doc, [values[0]])["word_perplexity"]
+        return {"loglikelihood": float(values[0]), "words": int(words)}
+    logprobs = [float(value) for value, _ in values]
+    return {"loglikelihoods": logprobs, "right": _right(task, doc, len(logprobs))}
+
+
+def _right(task: Any, doc: Any, choices: int) -> list[int]:
+    """The places of right choices, asked of the task: which one, taken as certain, does it count as right?"""
+    certain = [[(0.0 if place == chosen else -1e4, False) for place in range(choices)] for chosen in range(choices)]
+    return [place for place, answers in enumerate(certain) if task.process_results(doc, answers)["acc"] > 0.5]
+
+
+@cache
+def hub_tasks(folders: tuple[str, ...], names: tuple[str, ...]) -> dict[str, Any]:
+    """lm-eval's own tasks, each loaded apart, or the reason why it cannot be.
+
+    Args:
+        folders: where the tasks lie below ``lm_eval/tasks``; reading all of them takes many seconds.
+    """
+    import lm_eval.tasks
+
+    root = Path(lm_eval.tasks.__file__).parent
+    manager = lm_eval.tasks.TaskManager(include_path=[root / name for name in folders], include_defaults=False)
+    found: dict[str, Any] = {}
+    for name in names:
+        try:
+            found[name] = manager.load([name])["tasks"][name]
+        except Exception as error:  # noqa: BLE001 - whatever keeps one task away, the others stand
+            reason = " ".join(str(error).split())[:200]
+            found[name] = f"lm-eval task {name} cannot be loaded ({type(error).__name__}: {reason})"
+    return found
+
+
+def worth_another_try(tasks: Mapping[str, Any]) -> str:
+    """Why a task is not there, if the hub may give it another time; empty where all are, or none can be asked for."""
+    from huggingface_hub import constants
+
+    absent = [reason for reason in tasks.values() if isinstance(reason, str)]
+    return "" if constants.HF_HUB_OFFLINE or not absent else absent[0]
+
+
+def local_tasks(folder: Traversable) -> dict[str, Any]:
+    """The tasks of a folder: ``NAME.json`` is lm-eval's configuration, ``NAME.jsonl`` beside it the documents."""
+    from datasets import Dataset
+    from lm_eval.tasks import TaskManager
+
+    found = {}
+    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if not file.name.endswith(".json"):
+            continue
+        config = json.loads(file.read_text(encoding="utf-8"))
+        name = file.name.removesuffix(".json")
+        lines = folder.joinpath(f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        documents = Dataset.from_list([json.loads(line) for line in lines])
+        config |= {"task": name, "test_split": "test", "custom_dataset": lambda rows=documents, **_: {"test": rows}}
+        found[name] = TaskManager(include_defaults=False).load([config])["tasks"][name]
+    return found
+
+
+def _engine(model: Any, encoder: Encoder, device: torch.device | str) -> Any:
+    """The model as lm-eval sees one; tokenised and windowed as lm-eval's own ``hf`` model does."""
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+    tokenizer = encoder.tokenizer
+
+    class Engine(TemplateLM):  # type: ignore[misc]
+        @property
+        def eot_token_id(self) -> int:
+            return int(tokenizer.eos_token_id)
+
+        @property
+        def prefix_token_id(self) -> int:
+            return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
+
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+            options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+            starts = bool(tokenizer.bos_token) and string.startswith(tokenizer.bos_token)
+            if add_special_tokens is None and starts:
+                options = {"add_special_tokens": False}
+            ids: list[int] = tokenizer.encode(string, **options)
+            return ids
+
+        def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
+            rows = []
+            for _texts, context, continuation in requests:
+                if len(continuation) > encoder.context:
+                    raise DataError(
+                        f"a task's continuation has {len(continuation)} tokens; the model's context is "
+                        f"{encoder.context}: use a model with a longer one"
+                    )
+                # The last token is not read, so that a row may have one more than the model has positions.
+                ids = (*context, *continuation)[-(encoder.context + 1) :]
+                rows.append(EncodedRow(ids, len(ids) - len(continuation)))
+            # Whether greedy decoding would say the same is not asked here, and no metric of ours uses it.
+            return [(-found.nll, False) for found in likelihoods(model, rows, device)]
+
+        def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+            pairs, places = [], []
+            for place, request in enumerate(requests):
+                ids = self.tok_encode(request.args[0])
+                for pair in get_rolling_token_windows(ids, self.prefix_token_id, encoder.context, 1):
+                    pairs.append((None, *make_disjoint_window(pair)))
+                    places.append(place)
+            totals = [0.0] * len(requests)
+            for place, (value, _) in zip(places, self._loglikelihood_tokens(pairs), strict=True):
+                totals[place] += value
+            return totals
+
+        def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+            raise NotImplementedError("the tasks asked here score likelihoods")
+
+    return Engine()

@@ -1,0 +1,95 @@
+"""Logits to log-probabilities of tokens, and where in a pass logits are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .lm_head import capture_head_input, replace_head_input
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Logits in at least float32, for arithmetic that half precision would spoil."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def token_logprobs_of(logits: Tensor, targets: Tensor, places: Tensor | None = None) -> Tensor:
+    """Log-probabilities of tokens, in nats, computed in at least float32.
+
+    Args:
+        logits: (M, V).
+        targets: (P,) token ids.
+        places: (P,) the row of ``logits`` that predicts each of them; without it P = M and each has its own.
+    """
+    if places is None:
+        places = torch.arange(len(targets), device=targets.device)
+    found: Tensor = _PickedLogprobs.apply(logits, targets, places)
+    return found
+
+
+def is_argmax(logits: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+    """(P,) whether a token is the one most likely, and alone in that; arguments as for ``token_logprobs_of``."""
+    top, alone = [], []
+    for block in logits.split(_block(logits)):
+        highest = block.amax(-1, keepdim=True)
+        top.append(highest[:, 0])
+        alone.append((block == highest).sum(-1) == 1)
+    return (logits[places, targets] == torch.cat(top)[places]) & torch.cat(alone)[places]
+
+
+class _PickedLogprobs(torch.autograd.Function):  # type: ignore[misc]
+    """Rows of logits are normalised a few at a time, so that what is computed of a row stays in a CPU's cache, and no
+    second block of logits in float32 is ever made."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+        normalisers = torch.cat([widened(block).logsumexp(-1) for block in logits.split(_block(logits))])  # (M,)
+        ctx.save_for_backward(logits, normalisers, targets, places)
+        return widened(logits[places, targets]) - normalisers[places]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        # d log p(target) / d logits = 1 at the target − softmax
+        logits, normalisers, targets, places = ctx.saved_tensors
+        weights = torch.zeros_like(normalisers).index_add_(0, places, gradient)  # (M,)
+        found = torch.empty_like(logits)
+        size = _block(logits)
+        for into, block, normaliser, weight in zip(
+            found.split(size), logits.split(size), normalisers.split(size), weights.split(size), strict=True
+        ):
+            into.copy_((widened(block) - normaliser[:, None]).exp_().mul_(-weight[:, None]))
+        return found.index_put_((places, targets), gradient.to(found.dtype), accumulate=True), None, None
+
+
+def _block(logits: Tensor) -> int:
+    """Rows of logits normalised at a time."""
+    return 16 if logits.device.type == "cpu" else 4096
+
+
+def attention_dtype(model: Any, device: torch.device) -> torch.dtype:
+    """The type in which a model's attention scores are computed here."""
+    found: torch.dtype = (
+        torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else model.dtype
+    )
+    return found
+
+
+def logits_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor, narrow: bool) -> Tensor:
+    """(M, V) logits at the positions where (B, T) is true."""
+    if not narrow:
+        logits: Tensor = model(**inputs).logits
+        return logits[where]
+
+    with replace_head_input(model, lambda states: states[where].unsqueeze(0)):
+        found: Tensor = model(**inputs).logits[0]
+        return found
+
+
+def states_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor) -> Tensor:
+    """(M, D) what the output head would read at the positions where (B, T) is true."""
+    with capture_head_input(model) as seen:
+        model(**inputs)
+    return seen[0][where]

@@ -1,0 +1,176 @@
+"""Rows as trees: what answers to one prompt begin with alike goes through the model once, and nothing is padding.
+
+A benchmark asks for the likelihood of several answers to each question, which often differ in their last words alone,
+and methods set a refusal against the forget answer to the same prompt. Every distinct beginning of such rows is one
+node of a tree; a node attends to its ancestors alone, which a mask says, and stands at the position it has in its
+rows. Trees that attend to nothing of each other lie side by side in one sequence, so that short ones are not padded.
+The last token of a row predicts nothing and is no node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+from ..data.encoder import EncodedRow
+from .batch import placed
+
+# Nodes of one sequence of small trees: attention to masked nodes stays far below the cost of padding.
+PACKED_NODES = 256
+# Tokens of the rows of one tree at most, and of a row that is put into one.
+TREE_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Nodes from ``begin`` to ``end`` that follow one another, and the nodes before them on the way from the root."""
+
+    begin: int
+    end: int
+    before: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PrefixTree:
+    """Rows that begin alike. ``predicts`` has for each of them the nodes that predict its scored tokens, in order."""
+
+    rows: tuple[EncodedRow, ...]
+    ids: tuple[int, ...]
+    depths: tuple[int, ...]
+    branches: tuple[Segment, ...]
+    predicts: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def scored(self) -> int:
+        """Nodes at which logits are needed."""
+        return len({node for nodes in self.predicts for node in nodes})
+
+    @property
+    def farthest(self) -> EncodedRow:
+        """The row whose own nodes stand behind those of all others, farthest from what they share."""
+        return max(self.rows, key=lambda row: row.ids)
+
+
+def build_prefix_tree(rows: Sequence[EncodedRow]) -> PrefixTree:
+    """The tree of rows, which need not begin alike; in token order, so that equal beginnings are neighbours."""
+    ids: list[int] = []
+    depths: list[int] = []
+    branches: list[Segment] = []
+    predicts: dict[EncodedRow, tuple[int, ...]] = {}
+    previous: tuple[int, ...] = ()
+    path: list[int] = []
+    for row in sorted(set(rows), key=lambda row: row.ids):
+        read = row.ids[:-1]
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(previous, read, strict=False)))
+        begin, end = len(ids), len(ids) + len(read) - shared
+        if begin < end:
+            branches.append(Segment(begin, end, tuple(path[:shared])))
+        path = [*path[:shared], *range(begin, end)]
+        ids += read[shared:]
+        depths += range(shared, len(read))
+        previous = read
+        predicts[row] = tuple(path[max(row.start, 1) - 1 :])
+    return PrefixTree(tuple(rows), tuple(ids), tuple(depths), tuple(branches), tuple(predicts[row] for row in rows))
+
+
+def trees_by_prompt(rows: Sequence[EncodedRow]) -> list[PrefixTree]:
+    """A tree for each distinct prompt, or several where its rows are too long for one; running text stands alone."""
+    groups: dict[tuple[int, ...] | EncodedRow, list[EncodedRow]] = {}
+    for row in rows:
+        groups.setdefault(row.ids[: row.start] or row, []).append(row)
+    return [build_prefix_tree(piece) for group in groups.values() for piece in _pieces(group)]
+
+
+def _pieces(group: list[EncodedRow]) -> Iterator[list[EncodedRow]]:
+    """The group in parts of at most ``TREE_TOKENS`` tokens; rows that begin alike stay together."""
+    if sum(len(row.ids) for row in group) <= TREE_TOKENS:
+        yield group
+        return
+    piece: list[EncodedRow] = []
+    for row in sorted(group, key=lambda row: row.ids):
+        if piece and sum(len(other.ids) for other in piece) + len(row.ids) > TREE_TOKENS:
+            yield piece
+            piece = []
+        piece.append(row)
+    yield piece
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Trees in sequences of equal length, as tensors.
+
+    ``input_ids`` and ``position_ids`` are (B, N), ``attention_mask`` (B, 1, N, N), to be added to attention scores;
+    ``where`` (B, N) is true at the M nodes whose logits are needed. For every scored token, tree after tree and row
+    after row, ``nodes`` (P,) is the place of its logits among the M, and ``targets`` (P,) its id.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor
+    where: Tensor
+    nodes: Tensor
+    targets: Tensor
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model is called with."""
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "position_ids": self.position_ids}
+
+
+def pack_sequences(trees: Sequence[PrefixTree], length: int) -> list[list[int]]:
+    """Places of trees, grouped so that no sequence is longer than ``length`` nodes or its only tree (first fit)."""
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for place in sorted(range(len(trees)), key=lambda place: -len(trees[place])):
+        size = len(trees[place])
+        found = next((i for i, left in enumerate(room) if left >= size), None)
+        if found is None:
+            bins.append([place])
+            room.append(length - size)
+        else:
+            bins[found].append(place)
+            room[found] -= size
+    return bins
+
+
+def pack_trees(trees: Sequence[PrefixTree], dtype: torch.dtype, device: torch.device | str) -> PackedBatch:
+    """The trees as one batch; ``dtype`` is that of the model's attention."""
+    longest = max(len(tree) for tree in trees)
+    grouped = pack_sequences(trees, max(longest, min(PACKED_NODES, sum(map(len, trees)))))
+    width = max(sum(len(trees[place]) for place in group) for group in grouped)
+    ids = torch.zeros((len(grouped), width), dtype=torch.long)
+    positions = torch.zeros_like(ids)
+    # A padded node attends to itself, because a softmax over nothing is not a number.
+    allowed = torch.eye(width, dtype=torch.bool).repeat(len(grouped), 1, 1)
+    below = torch.ones((longest, longest), dtype=torch.bool).tril()
+    offsets = [0] * len(trees)
+    for number, group in enumerate(grouped):
+        at = 0
+        for place in group:
+            tree = trees[place]
+            offsets[place] = number * width + at
+            ids[number, at : at + len(tree)] = torch.tensor(tree.ids)
+            positions[number, at : at + len(tree)] = torch.tensor(tree.depths)
+            for branch in tree.branches:
+                begin, end = at + branch.begin, at + branch.end
+                allowed[number, begin:end, begin:end] |= below[: end - begin, : end - begin]
+                if branch.before:
+                    allowed[number, begin:end, torch.tensor(branch.before) + at] = True
+            at += len(tree)
+    flat = [offsets[place] + node for place, tree in enumerate(trees) for nodes in tree.predicts for node in nodes]
+    targets = [token for tree in trees for row in tree.rows for token in row.ids[max(row.start, 1) :]]
+    distinct, nodes = torch.unique(torch.tensor(flat, dtype=torch.long), return_inverse=True)
+    where = torch.zeros(ids.numel(), dtype=torch.bool)
+    where[distinct] = True
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
+    mask.masked_fill_(~placed(allowed, device), torch.finfo(dtype).min)
+    parts = (ids, positions, where.view_as(ids), nodes, torch.tensor(targets, dtype=torch.long))
+    ids, positions, where, nodes, wanted = (placed(part, device) for part in parts)
+    return PackedBatch(ids, positions, mask[:, None], where, nodes, wanted)

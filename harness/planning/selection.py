@@ -1,0 +1,216 @@
+"""From the names and values of a study to components, data and templates, each checked before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..data.model_folder import folder_fingerprint, is_pointer
+from ..data.sources import DataSource, hub_commit
+from ..errors import DataError, ModelError, NothingSelected, UnknownName, UsageError
+from ..plugin.parameters import parse_parameters
+from ..plugin.registry import Component, Registry
+from ..plugin.specs import BenchmarkSpec, ModelSpec
+from ..records.gates import read_gates
+from .study import EVERY, Study
+
+
+def selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any]]:
+    section = f"{kind}s"
+    names = study.selected[section]
+    if names == ("all",):
+        names = tuple(component.qualified for component in registry.of_kind(kind))
+    if not names:
+        raise NothingSelected(f"the study selects no {kind}; name some with study.{section} or --{kind}")
+    found = [_customised(study, registry, name) if kind == "model" else registry.find(kind, name) for name in names]
+    if kind == "model":
+        found = _told_apart(found)
+    known = {*names, *(c.spec.name for c in found), *(c.qualified for c in found)}
+    others = study.also.get(section, ())
+    known |= {c.spec.name for c in registry.of_kind(kind)} if others == ("all",) else set(others)
+    # The reference methods are part of every plan.
+    extra = {"original", "retained", EVERY} if kind == "method" else {EVERY}
+    for name in study.overrides[section]:
+        if name not in known | extra:
+            raise UnknownName(f"{kind} in [{section}]", name, known, "; its settings would change nothing")
+    keys = {parameter.name for component in found for parameter in component.spec.parameters}
+    for key in study.overrides[section].get(EVERY, {}):
+        if key not in keys:
+            raise UnknownName(f"key of {section}.{EVERY}", key, keys)
+    return found
+
+
+def _told_apart(models: list[Component[ModelSpec]]) -> list[Component[ModelSpec]]:
+    """Models whose folders end alike are called by as much of their paths as tells them apart."""
+    found = []
+    for model in models:
+        others = [other.spec for other in models if other.spec.name == model.spec.name and other is not model]
+        parts, length = Path(model.spec.path).parts, 1
+        while any(Path(other.path).parts[-length:] == parts[-length:] for other in others) and length < len(parts):
+            length += 1
+        name = "/".join(parts[-length:]) if length > 1 else model.spec.name
+        found.append(replace(model, spec=replace(model.spec, name=name)))
+    return found
+
+
+def _customised(study: Study, registry: Registry, name: str) -> Component[ModelSpec]:
+    """A registered model with the study's overrides, or a new one from a hub id or folder."""
+    parameters = [parameter.name for parameter in ModelSpec.parameters]
+    known = [c for c in registry.of_kind("model") if name in (c.spec.name, c.qualified)]
+    if known:
+        component = registry.find("model", name)
+        given = study.given("models", (component.spec.name, component.qualified), parameters)
+    else:
+        plugin = registry.find("model", "unlearnbench/tiny").plugin
+        component = Component(_named_in_study(registry, name, study.given("models", (name,), parameters)), plugin)
+        # A folder has its own name too, and settings may stand under either.
+        given = study.given("models", (component.spec.name, name), parameters)
+    values = parse_parameters(ModelSpec.parameters, {**_model_values(component.spec), **given}, f"models.{name}")
+    spec = replace(component.spec, **values)
+    if spec.path and (spec.path.startswith((".", "/", "~")) or os.path.isdir(spec.path)):
+        spec = replace(spec, path=_model_folder(spec, name))
+    elif spec.path:
+        spec = replace(spec, revision=hub_commit("model", spec.path, spec.revision))
+    _check_date(spec.template_date, name)
+    return Component(spec, component.plugin)
+
+
+def _check_date(value: str, name: str) -> None:
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        raise UsageError(f"models.{name}.template_date = {value!r}: expected a day, YYYY-MM-DD") from None
+
+
+def _named_in_study(registry: Registry, name: str, given: Mapping[str, Any]) -> ModelSpec:
+    """A model that is a folder, a hub id, or a name of the study's own with a path."""
+    if os.path.isdir(name):
+        return ModelSpec(Path(name).resolve().name, "named in the study", path=name)
+    if name.startswith((".", "/", "~")):
+        raise ModelError(f"model folder {name!r} does not exist")
+    if given.get("path") or "/" in name:
+        return ModelSpec(name, "named in the study", path=str(given.get("path", name)))
+    raise UnknownName("model", name, {component.spec.name for component in registry.of_kind("model")})
+
+
+def _model_values(spec: ModelSpec) -> dict[str, Any]:
+    return {parameter.name: getattr(spec, parameter.name) for parameter in ModelSpec.parameters}
+
+
+def _model_folder(spec: ModelSpec, name: str) -> str:
+    """The folder, if it can hold a model. Weights are looked for here so that planning fails, not the run."""
+    folder = Path(spec.path).expanduser()
+    if not folder.is_dir():
+        raise ModelError(f"model {name}: folder {spec.path!r} does not exist")
+    files = os.listdir(folder)
+    pointer = next((file for file in sorted(files) if is_pointer(folder / file)), "")
+    if pointer:
+        raise ModelError(
+            f"model {name}: {pointer} in {spec.path!r} is a Git LFS pointer in place of the file; fetch it with: "
+            "git lfs pull"
+        )
+    if "adapter_config.json" in files and "config.json" not in files:
+        raise ModelError(
+            f"model {name}: {spec.path!r} is a LoRA adapter and not a model; merge it into its base model and save that"
+        )
+    safe = any(file.endswith((".safetensors", ".safetensors.index.json")) for file in files)
+    pickled = any(file.endswith((".bin", ".pt", ".pth")) for file in files)
+    if spec.gguf_file:
+        if spec.gguf_file not in files:
+            raise ModelError(f"model {name}: {spec.gguf_file!r} is not in {spec.path!r}")
+    elif pickled and not safe and not spec.allow_pickle:
+        raise ModelError(
+            f"model {name}: {spec.path!r} has only pickle weights, which can run code; "
+            f"if you trust them, --set models.{name}.allow_pickle=true"
+        )
+    elif not safe and not pickled:
+        raise ModelError(f"model {name}: {spec.path!r} has no weights; expected model.safetensors beside config.json")
+    return str(folder.resolve())
+
+
+def data_source(study: Study) -> DataSource:
+    data = study.data
+    folder = str(Path(data["dir"]).expanduser().resolve()) if data["dir"] else ""
+    if data["source"] == "local" and not folder and not data["files"]:
+        raise DataError("data.source = 'local' needs data.dir (--data-dir) or data.files")
+    return DataSource(
+        data["source"],
+        folder,
+        data["seed"],
+        data["scale"],
+        {table: str(Path(file).expanduser().resolve()) for table, file in data["files"].items()},
+        tuple(data["allow_missing"]),
+        dict(data["stand_ins"]),
+    )
+
+
+def check_tables(source: DataSource, benchmarks: list[Component[BenchmarkSpec]]) -> None:
+    """Tables that the study names must be tables of its benchmarks, and may_be_missing where they may be missing."""
+    data = [benchmark.spec.data for benchmark in benchmarks]
+    known = {table for spec in data for table in spec.tables}
+    for table in (*source.files, *source.stand_ins):
+        if table not in known:
+            raise UnknownName("table", table, known, " in [data]")
+    may_be_missing = {table for spec in data for table in spec.may_be_missing}
+    for table in source.allow_missing:
+        if table not in may_be_missing:
+            raise UnknownName("table that may be missing", table, may_be_missing, " in data.allow_missing")
+
+
+def check_metrics(study: Study, benchmarks: Sequence[Component[BenchmarkSpec]]) -> None:
+    """Gates must be over metrics of the study's benchmarks: a mistyped one would be found after the run."""
+    for gate in read_gates(study.raw):
+        meant = [b.spec for b in benchmarks if gate.benchmark in ("*", b.spec.name, b.qualified)]
+        known = {metric.name for spec in meant for metric in spec.metrics}
+        if meant and not gate.metric.startswith("cost.") and gate.metric not in known:
+            raise UnknownName("metric in [[gates]]", gate.metric, known)
+
+
+def published_checkpoint(path: str) -> tuple[str, str]:
+    """A published checkpoint and what it is: the hash of a local folder's files, or the commit on the hub."""
+    if not path:
+        return "", ""
+    if path.startswith((".", "/", "~")) or os.path.isdir(path):
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise ModelError(f"published model folder {path!r} does not exist")
+        return str(folder.resolve()), folder_fingerprint(str(folder.resolve()))
+    return path, hub_commit("model", path, "")
+
+
+def refusal_templates(study: Study) -> list[str]:
+    """Refusal answers: the user's file, or our own."""
+    if not study.data["templates"]:
+        return _builtin_templates()
+    path = Path(study.data["templates"]).expanduser()
+    if not path.is_file():
+        raise UsageError(f"data.templates = {str(path)!r}: no such file")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"data.templates = {str(path)!r}: not UTF-8 text ({error})") from error
+    if not any(lines):
+        raise UsageError(f"data.templates = {str(path)!r}: the file has no lines")
+    return [line for line in lines if line]
+
+
+@cache
+def _builtin_templates() -> list[str]:
+    from importlib.resources import files
+
+    text = files("unlearnbench.planning").joinpath("refusals.txt").read_text(encoding="utf-8")
+    return [line for line in text.split("\n") if line]
+
+
+def weights_fingerprint(spec: ModelSpec) -> str:
+    """What the base weights are: file hashes of a folder, or id and revision on the hub; empty from scratch."""
+    if not spec.path:
+        return ""
+    if os.path.isdir(spec.path):
+        return folder_fingerprint(spec.path, spec.gguf_file)
+    return f"{spec.path}@{spec.revision}"

@@ -1,0 +1,272 @@
+"""Light descriptions of what plugins offer: enough to list, show, validate and plan without importing torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..domain import Metric, Requires
+from ..errors import PluginError
+from .parameters import Parameter, Value, parameter_of
+
+Kind = Literal["method", "benchmark", "model", "executor", "reporter"]
+TEMPLATE_DATE = "2024-07-26"
+"""What chat templates that write a date write here: the one that Llama 3's own falls back on without a clock."""
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """An unlearning method by name. ``fixed`` are fields of the target that this name sets."""
+
+    name: str
+    target: str
+    summary: str
+    requires: Requires = field(default_factory=Requires)
+    parameters: tuple[Parameter, ...] = ()
+    fixed: Mapping[str, Value] = field(default_factory=dict)
+    citation: str = ""
+    editions: tuple[str, ...] = ("paper",)
+    edition_requires: Mapping[str, Requires] = field(default_factory=dict)
+    """What an edition needs where that differs from ``requires``."""
+    models: int = 1
+    """How many models answer together after unlearning."""
+    reference: bool = False
+    """True for the two ends of every scale, which are shown but never ranked."""
+    api_version: int = 1
+
+    kind: typing.ClassVar[Kind] = "method"
+
+    def requires_in(self, edition: object) -> Requires:
+        """What the method may touch in one edition of its loss."""
+        return self.edition_requires.get(str(edition), self.requires)
+
+    @classmethod
+    def of(cls, target: type, **more: Any) -> MethodSpec:
+        """The spec of a method class, read from its fields: for plugins that need not be listed cheaply."""
+        parameters = tuple(_parameters(target))
+        editions = next((p.choices for p in parameters if p.name == "edition" and p.choices), ("paper",))
+        more.setdefault("summary", _first_line(target))
+        more.setdefault("editions", tuple(str(edition) for edition in editions))
+        return cls(
+            name=_declared_name(target),
+            target=f"{target.__module__}:{target.__qualname__}",
+            requires=getattr(target, "requires", Requires()),
+            edition_requires=getattr(target, "edition_requires", {}),
+            parameters=parameters,
+            **more,
+        )
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Where a benchmark's tables come from: the hub, a folder in the hub's layout, or a generator.
+
+    Args:
+        tables: fields that every row of a table must have, by table name: the hub's config, or ``config/split``;
+            ``name[]`` is a list of texts. A table of plain texts has the one field ``text``.
+        hub: data set id; ``revision`` a commit, so that a moved branch cannot change a result.
+        hub_tables: tables of other data sets, ``id[@revision]:config:split:field:rows``: that field of so many rows.
+        optional: tables that need not be there; ``check`` says which of them a benchmark can do without together.
+        may_be_missing: tables that may be missing only where the study allows it, because results then say less.
+        generator: ``"pkg.mod:function"``, called with a seed, returning every table as a list of rows.
+        check: ``"pkg.mod:function"``, called with the tables; raises DataError where they contradict each other.
+        remedy: what to do where there is no hub data set.
+    """
+
+    tables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hub: str = ""
+    revision: str = ""
+    hub_tables: Mapping[str, str] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+    may_be_missing: tuple[str, ...] = ()
+    licence: str = ""
+    generator: str = ""
+    check: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class BenchmarkSpec:
+    """A benchmark by name: its data, its metrics, and which table each reference model is trained on."""
+
+    name: str
+    target: str
+    summary: str
+    metrics: tuple[Metric, ...]
+    version: str = "1"
+    data: DataSpec = field(default_factory=DataSpec)
+    training: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    """Role (``original``, ``retained``) to the tables that identify what this reference model saw."""
+    vocabulary: tuple[str, ...] = ()
+    """Tables beyond the training ones from which a model from scratch takes its vocabulary."""
+    parameters: tuple[Parameter, ...] = ()
+    evaluation_parameters: tuple[str, ...] = ()
+    """Parameters that do not change what the reference models are trained on, so that these can be shared."""
+    fixed: Mapping[str, Value] = field(default_factory=dict)
+    recipe: Mapping[str, Value] = field(default_factory=dict)
+    citation: str = ""
+    workload: Mapping[str, float] = field(default_factory=dict)
+    """Tokens of the published data, for estimates: ``original`` and ``retained`` (an epoch of training), ``forget``,
+    ``row`` (of one row), ``scored``, ``prompts`` and ``generated`` (an evaluation), and the number of ``questions``
+    that are answered. Without all of them there is no estimate."""
+    questions: str = ""
+    """``"pkg.mod:function"``: from tables to the rows that are asked, by part, each with the fields of a sample row
+    that tell it from others. Submissions are held against them; empty where it is not known."""
+    published: str = ""
+    """``"pkg.mod:function"``: from this benchmark's name to the hashes of those rows of the published data."""
+    scoring: tuple[str, ...] = ()
+    """Modules of the benchmark that only score or describe scores: a change there asks for ``rescore``, not for another
+    run of every cell. What is measured must not depend on them."""
+    packages: tuple[str, ...] = ()
+    """Distributions that supply what is asked; rows of different versions of them are not compared."""
+    samples: Literal["public", "redacted", "none"] = "public"
+    log_readers: Mapping[str, str] = field(default_factory=dict)
+    """Publishers' log formats that ``score --from`` reads, to ``"pkg.mod:function"``."""
+    reference: bool = False
+    api_version: int = 1
+
+    kind: typing.ClassVar[Kind] = "benchmark"
+
+    @property
+    def editions(self) -> tuple[str, ...]:
+        """The editions in which this benchmark's metrics come."""
+        return tuple(sorted({edition for metric in self.metrics for edition in metric.editions})[::-1])
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A base model by name, and how it is prompted, trained and loaded.
+
+    Args:
+        path: hub id or folder; empty for a model built from ``architecture`` and trained from scratch.
+        architecture: sizes of a model from scratch (layers, width, heads, hidden, vocabulary, context).
+        prompt_format: a name in ``unlearnbench.data.prompts``, or ``"auto"``: the chat template if there is one.
+        system_prompt, template_date, enable_thinking: what a chat template is rendered with: a system turn before each
+            question (empty for none), the date that it may write (YYYY-MM-DD), whether it leaves room for thoughts.
+        dtype: of the forward passes; ``"auto"`` is bfloat16 on a GPU that has it and float32 elsewhere.
+        allow_missing_weights: load a checkpoint whose tensors do not fit the architecture; its rows are never ranked.
+        shape: ``parameters``, ``layers`` and ``width`` of a pretrained model, for estimates of time and memory.
+        original, retained: published checkpoints to use instead of fine-tuning; ``{split}`` in the name
+            stands for the benchmark's training table (``full``, ``retain95``).
+        lora_rank: above 0, methods train a LoRA adapter of this rank, merged before evaluation.
+        recipe: fine-tuning of the reference models, over the benchmark's own.
+        method_defaults: hyperparameters that suit this model, below whatever a study sets.
+    """
+
+    name: str
+    summary: str
+    path: str = ""
+    revision: str = ""
+    gguf_file: str = ""
+    prompt_format: str = "auto"
+    system_prompt: str = ""
+    template_date: str = TEMPLATE_DATE
+    enable_thinking: bool = False
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    allow_missing_weights: bool = False
+    original: str = ""
+    retained: str = ""
+    lora_rank: int = 0
+    architecture: Mapping[str, int] = field(default_factory=dict)
+    shape: Mapping[str, float] = field(default_factory=dict)
+    recipe: Mapping[str, Value] = field(default_factory=dict)
+    method_defaults: Mapping[str, Value] = field(default_factory=dict)
+    citation: str = ""
+    api_version: int = 1
+
+    kind: typing.ClassVar[Kind] = "model"
+    parameters: typing.ClassVar[tuple[Parameter, ...]] = (
+        Parameter("path", str, "", "hub id or folder"),
+        Parameter("revision", str, "", "branch, tag or commit on the hub"),
+        Parameter("gguf_file", str, "", "a GGUF file inside the folder or repository"),
+        Parameter("prompt_format", str, "auto", "how questions are put"),
+        Parameter("system_prompt", str, "", "system turn of a chat template; empty for none"),
+        Parameter("template_date", str, TEMPLATE_DATE, "the date that a chat template may write, YYYY-MM-DD"),
+        Parameter("enable_thinking", bool, False, "let a chat template leave room for thoughts"),
+        Parameter("dtype", str, "auto", "of forward passes", choices=("auto", "float32", "bfloat16", "float16")),
+        Parameter("trust_remote_code", bool, False, "run the repository's own model code"),
+        Parameter("allow_pickle", bool, False, "load pickle weights, which can run code"),
+        Parameter("allow_missing_weights", bool, False, "load weights that do not fit; rows are unranked"),
+        Parameter("original", str, "", "published original model"),
+        Parameter("retained", str, "", "published retained model; {split} is the training table"),
+        Parameter("lora_rank", int, 0, "train a LoRA adapter of this rank; 0 trains all weights", low=0),
+    )
+
+
+@dataclass(frozen=True)
+class ExecutorSpec:
+    """Something that runs nodes: ``start(key, folder) -> Job`` and ``kill(job)``, as ``execution.LocalExecutor``."""
+
+    name: str
+    target: str
+    summary: str
+    parameters: tuple[Parameter, ...] = ()
+    api_version: int = 1
+
+    kind: typing.ClassVar[Kind] = "executor"
+
+
+@dataclass(frozen=True)
+class ReporterSpec:
+    """Something that shows results: ``target(results, out, registry)`` for pages, ``target(cells)`` for the terminal.
+
+    ``results`` is a list of ``results.Results``, whose cells have records; a ``Registry`` knows what plugins say of
+    methods and benchmarks.
+    """
+
+    name: str
+    target: str
+    summary: str
+    parameters: tuple[Parameter, ...] = ()
+    api_version: int = 1
+
+    kind: typing.ClassVar[Kind] = "reporter"
+
+
+Spec = MethodSpec | BenchmarkSpec | ModelSpec | ExecutorSpec | ReporterSpec
+
+
+def resolve(target: str, plugin: str) -> Any:
+    """The object that ``"pkg.mod:Name"`` names. Raises PluginError naming the plugin that promised it."""
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise PluginError(plugin, f"cannot load {target}: {type(error).__name__}: {error}") from error
+
+
+def _first_line(target: type) -> str:
+    return (inspect.getdoc(target) or target.__name__).splitlines()[0]
+
+
+def _declared_name(target: type) -> str:
+    name = getattr(target, "name", None)
+    if not isinstance(name, str):
+        raise PluginError(target.__module__, f"{target.__qualname__} has no class attribute 'name'")
+    return name
+
+
+def _parameters(target: type) -> list[Parameter]:
+    """Dataclass fields as parameters; the metadata of a field holds bounds, choices and a summary."""
+    if not dataclasses.is_dataclass(target):
+        return []
+    hints = typing.get_type_hints(target)
+    found = []
+    for item in dataclasses.fields(target):
+        kind = hints[item.name]
+        if item.name == "name" or kind not in (bool, int, float, str):
+            if isinstance(kind, types.UnionType) or item.default is dataclasses.MISSING:
+                raise PluginError(
+                    target.__module__, f"{target.__qualname__}.{item.name} must be bool, int, float or str"
+                )
+            continue
+        found.append(parameter_of(item, kind))
+    return found

@@ -1,0 +1,132 @@
+"""Scores once more, from the samples that lie beside a record. No model is loaded, no torch is imported.
+
+The benchmark is the one that is installed here: what a record names is looked up by name, never imported from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ..domain import Measurement, Score
+from ..errors import RecordError
+from ..plugin.parameters import parse_parameters
+from ..plugin.registry import Component, Registry
+from ..plugin.specs import BenchmarkSpec, resolve
+from .record import Identity, Record, ScoreEntry, score_entries
+
+TOLERANCE = 1e-9
+Rows = Sequence[Mapping[str, Any]]
+
+
+def scores_of(
+    benchmark: Any, identity: Identity, mine: Measurement, references: Mapping[str, Measurement]
+) -> Iterable[Score]:
+    """The benchmark's scores of a model beside its references; a reference model is its own.
+
+    Raises:
+        RecordError: the retained model's measurement is not there.
+    """
+    original = mine if identity.method_qualified == "unlearnbench/original" else references.get("original")
+    is_retained = identity.reference and identity.requires.start == "retained"
+    retained = mine if is_retained else references.get("retained")
+    if retained is None:
+        raise RecordError(f"{identity.method}: the retained model's samples are not among its references")
+    found: Iterable[Score] = benchmark.score(mine, original, retained)
+    return found
+
+
+def benchmark_of(record: Record, registry: Registry) -> tuple[Component[BenchmarkSpec], Any]:
+    """The installed benchmark that a record names, and an instance with the record's settings.
+
+    Raises:
+        RecordError: it is of another version here.
+        UnknownName, UsageError: no such benchmark is installed, or a setting is none of its.
+    """
+    component = registry.find("benchmark", record.identity.benchmark_qualified)
+    spec: BenchmarkSpec = component.spec
+    if spec.version != record.identity.benchmark_version:
+        raise RecordError(
+            f"{record.cell}: benchmark {spec.name} is version {record.identity.benchmark_version} in the record and "
+            f"{spec.version} here; install the version of unlearnbench that made it"
+        )
+    settings = record.comparability.key.get("benchmark_settings")
+    given = settings if isinstance(settings, Mapping) else {}
+    values = parse_parameters(
+        spec.parameters, {k: v for k, v in given.items() if k not in spec.fixed}, f"benchmarks.{spec.name}"
+    )
+    return component, resolve(spec.target, component.qualified)(**values, **spec.fixed)
+
+
+def rescored(record: Record, samples_of: Callable[[str], Rows], registry: Registry) -> list[Score]:
+    """Every score of a record, from its samples and its references' samples.
+
+    Args:
+        samples_of: the rows of a cell's sample file, by the cell's key.
+
+    Raises:
+        RecordError: samples are missing, or are not what the benchmark measures.
+    """
+    _, benchmark = benchmark_of(record, registry)
+    mine = Measurement(tuple(samples_of(record.cell)))
+    references = {role: Measurement(tuple(samples_of(key))) for role, key in record.samples.references.items()}
+    try:
+        return list(scores_of(benchmark, record.identity, mine, references))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+        raise RecordError(
+            f"{record.cell}: the samples are not what {record.identity.benchmark} measures "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def differences(record: Record, found: Sequence[Score], component: Component[BenchmarkSpec]) -> list[str]:
+    """Where a record departs from its recomputed scores, one line each: value, number of rows, interval, criterion."""
+    fresh = score_entries(found, component.spec.metrics, record.edition)
+    lines = []
+    for name in sorted({*fresh, *record.scores}):
+        stored, again = record.scores.get(name), fresh.get(name)
+        if stored is None or again is None:
+            lines.append(f"{record.cell}: {name} is {'not stored' if stored is None else 'no metric here'}")
+            continue
+        lines += _entry_differences(f"{record.cell}: {name}", stored, again)
+    return lines
+
+
+def _entry_differences(where: str, stored: ScoreEntry, again: ScoreEntry) -> list[str]:
+    lines = []
+    for edition in sorted({*stored.editions, *again.editions}):
+        old, new = stored.editions.get(edition), again.editions.get(edition)
+        if old is None or new is None:
+            lines.append(f"{where} ({edition}) is {'not stored' if old is None else 'no edition here'}")
+            continue
+        pairs: list[tuple[str, object, object]]
+        pairs = [("value", old.value, new.value), ("n", old.n, new.n), ("passes", old.passes, new.passes)]
+        if (old.interval is None) != (new.interval is None):
+            pairs.append(("interval", old.interval, new.interval))
+        elif old.interval and new.interval:
+            pairs += zip(("low end", "high end"), old.interval, new.interval, strict=True)
+        lines += [
+            f"{where} ({edition}) {what}: stored {kept!r}, recomputed {fresh!r}"
+            for what, kept, fresh in pairs
+            if not agree(kept, fresh)
+        ]
+    shown = stored.editions.get(stored.edition) or next(iter(stored.editions.values()), None)
+    if shown is None or not agree(stored.value, shown.value) or stored.interval != shown.interval:
+        lines.append(f"{where}: the score on top ({stored.value!r}) is not that of its edition")
+    described = ("label", "better", "headline", "target", "criterion")
+    lines += [
+        f"{where} {field}: stored {getattr(stored, field)!r}, here {getattr(again, field)!r}"
+        for field in described
+        if getattr(stored, field) != getattr(again, field)
+    ]
+    return lines
+
+
+def agree(stored: object, fresh: object) -> bool:
+    """Equal; numbers to a relative (below 1: absolute) tolerance of 1e-9, and NaN agrees with NaN."""
+    if isinstance(stored, float) and isinstance(fresh, float):
+        if math.isnan(stored) or math.isnan(fresh) or math.isinf(stored) or math.isinf(fresh):
+            return stored == fresh or (math.isnan(stored) and math.isnan(fresh))
+        return abs(stored - fresh) <= TOLERANCE * max(1.0, abs(fresh))
+    return stored == fresh

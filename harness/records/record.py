@@ -1,0 +1,293 @@
+"""One record per cell: what was run, what came out, what it cost, and what it may be compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from ..domain import Direction, Metric, Score
+from ..errors import RecordError
+from ..storage import digest, read_json
+
+RECORD_SCHEMA = 1
+SAMPLES = "samples.jsonl.gz"
+"""The file of a cell's measurement, a JSON object per row."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class EditionScore(_Strict):
+    """A metric's value in one edition; ``interval`` is a 95 % bootstrap interval over rows."""
+
+    value: float
+    n: int
+    interval: tuple[float, float] | None = None
+    reason: str = ""
+    passes: bool | None = None
+    """Whether the paper's criterion for this metric holds (✓ or ✗); None where there is none."""
+
+
+class ScoreEntry(EditionScore):
+    """A metric's value in the record's edition, with every edition beside it."""
+
+    edition: str
+    label: str
+    better: Direction
+    headline: bool = False
+    target: float | str | None = None
+    criterion: str = ""
+    axis: Literal["", "forget", "utility"] = ""
+    scale: Literal["linear", "log"] = "linear"
+    editions: dict[str, EditionScore]
+
+
+class Needs(_Strict):
+    """What a method may touch, as ``domain.Requires`` says it."""
+
+    retain: bool = False
+    template: bool = False
+    original: Literal["none", "logprobs", "model"] = "none"
+    start: Literal["original", "retained"] = "original"
+
+
+class Identity(_Strict):
+    """Which pairing this is."""
+
+    method: str
+    method_qualified: str
+    method_edition: str
+    hyperparameters: dict[str, bool | int | float | str]
+    requires: Needs
+    reference: bool
+    benchmark: str
+    benchmark_qualified: str
+    benchmark_version: str
+    model: str
+    seed: int
+
+
+class Samples(_Strict):
+    """The file that every score recomputes from, and the retained model's, which forget scores compare with."""
+
+    file: str
+    sha256: str
+    rows: int
+    shown: str = "public"
+    """What pages show of the texts: ``public``, ``redacted`` (numbers alone) or ``none``."""
+    references: dict[str, str]
+    """Role to the key of the cell, or to the log file, whose samples were compared with."""
+
+
+class Cost(_Strict):
+    """What the cell spent; ``unlearn`` alone is the method's time.
+
+    ``cpu_seconds`` is processor time of all threads, which other work on the machine hardly changes.
+    """
+
+    seconds: dict[str, float]
+    cpu_seconds: dict[str, float] = {}
+    optimiser_steps: int
+    fastest_step_cpu_seconds: float | None = None
+    """The least that one optimiser step took: what other work on the machine disturbs least. None on a GPU."""
+    training_tokens: int
+    peak_memory_bytes: int
+    peak_device_memory_bytes: int | None = None
+    stage_memory_bytes: dict[str, int] = {}
+    """The most resident memory in each stage that ``seconds`` names."""
+    stage_device_memory_bytes: dict[str, int] = {}
+
+
+class Comparability(_Strict):
+    """Everything that must agree before two rows may be ranked together, and its hash."""
+
+    key: dict[str, Any]
+    sha256: str
+
+
+class _Plugin(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    name: str = ""
+    dist: str = ""
+    version: str = ""
+    source: str = ""
+
+
+class _Provenance(BaseModel):
+    """What is read of a record's provenance, as far as it is there; more may stand in it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    python: str = ""
+    packages: dict[str, str] = {}
+    machine: dict[str, Any] = {}
+    plugins: dict[str, _Plugin] = {}
+    device: str = ""
+    threads: int = 0
+    paths: dict[str, dict[str, int]] = {}
+    recipe: dict[str, Any] = {}
+    method_source: str = ""
+    templates: str = ""
+    data: dict[str, Any] = {}
+
+
+class _Compared(BaseModel):
+    """What is read of a comparability key."""
+
+    model_config = ConfigDict(extra="allow")
+
+    edition: str
+    benchmark_settings: dict[str, bool | int | float | str] = {}
+    references: dict[Literal["original", "retained"], dict[str, Any]]
+
+
+def _refuse_halves(value: Any) -> None:
+    """Raise ValueError where a text holds half of a surrogate pair: no character, and nothing that can be written."""
+    if isinstance(value, str):
+        value.encode("utf-8")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_halves(key)
+            _refuse_halves(item)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_halves(item)
+
+
+class Record(_Strict):
+    """What a cell leaves behind."""
+
+    schema_version: int = RECORD_SCHEMA
+    cell: str
+    content: str
+    edition: str
+    identity: Identity
+    scores: dict[str, ScoreEntry]
+    samples: Samples
+    cost: Cost
+    comparability: Comparability
+    provenance: dict[str, Any]
+    limits: dict[str, Any]
+    """Restrictions of this run that a published number would not have; empty where there are none."""
+    unranked: list[str] = []
+    """Why no row like this is ranked; empty where it is."""
+    notes: list[str]
+    losses: list[float] = []
+
+    @field_validator("provenance")
+    @classmethod
+    def _whole_provenance(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return _Provenance.model_validate(value).model_dump()
+
+    @field_validator("comparability")
+    @classmethod
+    def _readable_key(cls, value: Comparability) -> Comparability:
+        _Compared.model_validate(value.key)
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_characters(cls, value: Any) -> Any:
+        _refuse_halves(value)
+        return value
+
+    def in_edition(self, edition: str) -> Record:
+        """The same record with another edition asked for; the measurement holds both."""
+        if edition == self.edition:
+            return self
+        scores = {}
+        for name, entry in self.scores.items():
+            # A metric that is the same in all editions was stored under one of them.
+            chosen = entry.editions.get(edition) or next(iter(entry.editions.values()), None)
+            if chosen is None:
+                raise RecordError(f"record {self.cell} has no edition {edition!r} of {name}")
+            scores[name] = entry.model_copy(update={**chosen.model_dump(), "edition": edition})
+        key = {**self.comparability.key, "edition": edition}
+        return self.model_copy(update={"edition": edition, "scores": scores, "comparability": comparability(key)})
+
+
+class LogRecord(_Strict):
+    """What a publisher's evaluation log comes to: scores, samples and comparability as in a cell's record.
+
+    The samples are the log itself; nothing is known of what the run cost or how the model was made.
+    """
+
+    schema_version: int = RECORD_SCHEMA
+    log_format: str
+    edition: str
+    benchmark: str
+    scores: dict[str, ScoreEntry]
+    samples: Samples
+    comparability: Comparability
+    notes: list[str]
+
+
+def comparability(key: Mapping[str, Any]) -> Comparability:
+    """The mapping with its hash."""
+    return Comparability(key=dict(key), sha256=digest(key))
+
+
+def score_entries(scores: Iterable[Score], metrics: Sequence[Metric], edition: str) -> dict[str, ScoreEntry]:
+    """Scores by metric name, the asked edition on top, all of them under ``editions``.
+
+    Raises:
+        RecordError: a score of a metric that the benchmark does not declare, or a declared one without a score.
+    """
+    declared = {metric.name: metric for metric in metrics}
+    found: dict[str, dict[str, EditionScore]] = {}
+    for score in scores:
+        if score.metric not in declared:
+            raise RecordError(f"score of {score.metric!r}, which the benchmark does not declare")
+        if math.isnan(score.value) and not score.reason:
+            raise RecordError(f"{score.metric} is NaN without a reason")
+        entry = EditionScore(
+            value=score.value, n=score.n, interval=score.interval, reason=score.reason, passes=score.passes
+        )
+        for name in [score.edition] if score.edition else declared[score.metric].editions or [edition]:
+            found.setdefault(score.metric, {})[name] = entry
+    missing = declared.keys() - found.keys()
+    if missing:
+        raise RecordError(f"the benchmark yields no score of {', '.join(sorted(missing))}")
+    entries = {}
+    for name, metric in declared.items():
+        chosen = found[name].get(edition) or next(iter(found[name].values()))
+        entries[name] = ScoreEntry(
+            **chosen.model_dump(),
+            edition=edition,
+            label=metric.label,
+            better=metric.better,
+            headline=metric.headline,
+            target=metric.target,
+            criterion=metric.criterion,
+            axis=metric.axis,
+            scale=metric.scale,
+            editions=found[name],
+        )
+    return entries
+
+
+def read_record(path: Path) -> Record:
+    """Raises RecordError where the file is absent, truncated, invalid, or of a newer schema."""
+    raw = read_json(path, "run the study again to make it")
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > RECORD_SCHEMA:
+        raise RecordError(
+            f"{path} has record schema {version}; this unlearnbench reads up to {RECORD_SCHEMA}: upgrade it"
+        )
+    try:
+        return Record.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecordError(f"{path} is not a record: {where}: {first['msg']}; run the study again") from error
+
+
+def metrics_of(entries: Sequence[Mapping[str, Any]]) -> tuple[Metric, ...]:
+    """Metrics from their JSON form in a plan."""
+    return tuple(Metric(**{**entry, "editions": tuple(entry["editions"])}) for entry in entries)

@@ -1,0 +1,92 @@
+"""A run in one file, to hand in: records, samples, study and a manifest, with the hash of every file.
+
+A bundle comes from a stranger. It is read by names that are written here, to sizes that are set here; nothing in it is
+imported or run, and what it says of itself is only believed where it can be recomputed.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import UsageError
+from ..planning.study import SUBMISSION_PARAMETERS
+from ..records.badge import BADGE_SCHEMA, Badge
+from ..records.manifest import MANIFEST, RECORD, REQUIRED, BundledCell, BundledFile, Manifest, Submission
+from ..records.record import SAMPLES, Record
+from ..records.run_folder import STUDY, read_plan, stored_cells
+from ..storage import file_digest, write_bytes
+
+
+def write_bundle(run: Path, out: Path, submission: Mapping[str, str], version: str) -> Manifest:
+    """Pack a run folder; equal runs give equal bytes.
+
+    Raises:
+        UsageError: the submission lacks something, or nothing is done.
+        RecordError: the run folder is broken.
+    """
+    lacking = [name for name in REQUIRED if not str(submission.get(name, "")).strip()]
+    if lacking:
+        meaning = {parameter.name: parameter.summary for parameter in SUBMISSION_PARAMETERS}
+        words = "; ".join(f"{name} ({meaning[name]})" for name in lacking)
+        raise UsageError(f"the submission lacks {words}: give --{lacking[0]} or a [submission] table in the study")
+    plan = read_plan(run)
+    cells = stored_cells(run)
+    done = [cell for cell in cells if cell.record]
+    if not done:
+        raise UsageError(f"{run} has no finished cell to hand in; run its study first")
+    files = {STUDY: run / STUDY}
+    for cell in done:
+        for name in (RECORD, SAMPLES):
+            files[f"cells/{cell.key}/{name}"] = cell.folder / name
+    manifest = Manifest(
+        unlearnbench=version,
+        study=plan["study"],
+        edition=plan["edition"],
+        partial=any(cell.status == "pending" for cell in cells),
+        submission=Submission(**submission),
+        plugins=_plugins([cell.record for cell in done if cell.record]),
+        cells=[BundledCell(key=cell.key, status=cell.status, reason=cell.reason, **cell.identity) for cell in cells],
+        files={name: BundledFile(sha256=file_digest(path), bytes=path.stat().st_size) for name, path in files.items()},
+    )
+    _write_zip(out, {MANIFEST: manifest.model_dump_json(indent=1).encode() + b"\n"}, files)
+    return manifest
+
+
+def _plugins(records: Sequence[Record]) -> list[dict[str, str]]:
+    found = {}
+    for record in records:
+        for plugin in record.provenance["plugins"].values():
+            entry = {"dist": plugin["dist"], "version": plugin["version"], "name": plugin["name"]}
+            found[tuple(entry.values())] = entry
+    return [found[key] for key in sorted(found)]
+
+
+def _write_zip(out: Path, texts: Mapping[str, bytes], files: Mapping[str, Path]) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in (*texts, *sorted(files)):
+            # A time stamp of its own would make equal bundles differ.
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, texts[name] if name in texts else files[name].read_bytes())
+    write_bytes(out, buffer.getvalue())
+
+
+def badge_path(bundle: Path) -> Path:
+    """Where the badge of a bundle lies: beside it."""
+    return bundle.with_name(bundle.name + ".verified.json")
+
+
+def read_badge(bundle: Path) -> Badge | None:
+    """The badge of a bundle; None where there is none, where it is another file's, of a newer schema or broken."""
+    path = badge_path(bundle)
+    try:
+        badge = Badge.model_validate_json(path.read_bytes()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    fits = badge is not None and badge.schema_version <= BADGE_SCHEMA and badge.bundle_sha256 == file_digest(bundle)
+    return badge if fits else None

@@ -1,0 +1,83 @@
+"""Results to look at: run folders, bundles, and records that ``results --json`` printed, all read alike."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import HarnessError, RecordError, UsageError
+from ..records.record import Record
+from ..records.results import Results
+from ..records.run_folder import StoredCell, read_own_study, stored_cells
+from .bundle_reader import bundled_rows, unpacked
+
+
+@contextmanager
+def opened(paths: Sequence[str | Path], edition: str = "", lenient: bool = False) -> Iterator[list[Results]]:
+    """The results at each path: a run folder, a bundle, a folder of bundles, or a JSON file of records.
+
+    Bundles are unpacked for as long as the context lasts.
+
+    Args:
+        lenient: a bundle of a folder that cannot be read stands there with its ``fault`` and without cells.
+
+    Raises:
+        RecordError, BundleError: a source is broken, or not results at all.
+    """
+    with ExitStack() as stack:
+        found = []
+        for path, of_folder in _each(paths):
+            try:
+                found.append(stack.enter_context(_opened(path, edition)))
+            except HarnessError as error:
+                if not (lenient and of_folder):
+                    raise
+                found.append(Results(str(path), (), fault=str(error).replace(str(path), path.name)))
+        yield found
+
+
+def _each(paths: Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
+    """Every source, and whether it is one of a folder's."""
+    for path in map(Path, paths):
+        bundles = sorted(path.glob("*.zip")) if path.is_dir() and not (path / "plan.json").exists() else []
+        yield from ((bundle, True) for bundle in bundles)
+        if not bundles:
+            yield path, False
+
+
+@contextmanager
+def _opened(path: Path, edition: str) -> Iterator[Results]:
+    if path.is_dir():
+        yield Results(str(path), tuple(stored_cells(path, edition)), read_own_study(path), folder=path)
+    elif path.suffix == ".json":
+        printed, gates = _printed(path, edition)
+        yield Results(str(path), tuple(printed), {"gates": gates})
+    elif path.is_file():
+        with tempfile.TemporaryDirectory(prefix="unlearnbench-") as folder:
+            bundle = unpacked(path, Path(folder))
+            cells = tuple(bundle.cells(edition))
+            yield Results(str(path), cells, bundle.study(), bundle.manifest, Path(folder), read_rows=bundled_rows)
+    else:
+        raise UsageError(f"{str(path)!r} does not exist; name a run folder, a bundle, or records in JSON")
+
+
+def _printed(path: Path, edition: str) -> tuple[list[StoredCell], list[Any]]:
+    """Records as ``results --json`` or ``run --json`` prints them, and the gates of their study."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        records = [Record.model_validate(entry) for entry in content["records"]]
+        gates = list(content.get("gates", []))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise RecordError(f"{path} holds no records ({text}); make it with: unlearnbench results RUN --json") from error
+    shown = [record.in_edition(edition or record.edition) for record in records]
+    return [StoredCell(record.cell, _identity(record), "done", "", path.parent / record.cell, record)
+            for record in shown], gates  # fmt: skip
+
+
+def _identity(record: Record) -> dict[str, Any]:
+    return {name: getattr(record.identity, name) for name in ("method", "benchmark", "model", "seed")}

@@ -1,0 +1,54 @@
+"""A run's scores once more from its stored samples, where only what scores has changed since."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..planning.code_digest import modules_digest
+from ..plugin.registry import Registry
+from ..records.recomputation import benchmark_of, differences, rescored
+from ..records.record import Record, score_entries
+from ..running.run_folder_writer import locked
+from ..storage import read_sealed, write_bytes, write_sealed
+from .opening import opened
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """A cell that was scored again, and what is other than before."""
+
+    key: str
+    changes: tuple[str, ...]
+
+
+def rescore(run: Path, registry: Registry) -> list[Rescored]:
+    """Score every finished cell of a run folder again, with the benchmarks that are installed, and keep that.
+
+    What was measured stays as it is: nothing is trained or asked.
+
+    Raises:
+        RecordError: samples or records are damaged, or the benchmark is of another version.
+    """
+    with locked(run), opened([run]) as (results,):
+        made = []
+        for cell in results.cells:
+            if cell.record is None:
+                continue
+            record, found = cell.record, rescored(cell.record, results.samples_of, registry)
+            component, _ = benchmark_of(record, registry)
+            changes = tuple(differences(record, found, component))
+            scores = score_entries(found, component.spec.metrics, record.edition)
+            _keep(cell.folder, record.model_copy(update={"scores": scores}), modules_digest(component.spec.scoring))
+            made.append(Rescored(cell.key, changes))
+        return made
+
+
+def _keep(folder: Path, record: Record, scoring: str) -> None:
+    content = record.model_dump_json(indent=1).encode() + b"\n"
+    status = read_sealed(folder / "status.json", "run the study again")
+    write_bytes(folder / "record.json", content)
+    write_sealed(
+        folder / "status.json", {**status, "record_sha256": hashlib.sha256(content).hexdigest(), "scoring": scoring}
+    )

@@ -1,0 +1,304 @@
+"""What a submission is worth before anybody trains again: every score recomputed, every question held against its data.
+
+Recomputing shows that scores follow from the samples. It cannot tell whether a model wrote them: that takes a rerun.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..data.sources import DataSource, fingerprints, read_tables
+from ..errors import BundleError, HarnessError, RecordError, printable
+from ..plugin.registry import Component, Registry
+from ..plugin.specs import BenchmarkSpec, resolve
+from ..records.badge import BADGE_SCHEMA, Badge
+from ..records.recomputation import agree, benchmark_of, differences, rescored
+from ..records.record import Record
+from ..records.results import Results
+from ..storage import digest, file_digest, write_json
+from .bundle import badge_path, read_badge
+
+RECOMPUTED, REFUTED = "recomputed", "refuted"
+LISTED_FAULTS = 100
+# Two texts of the longest that a bundle may hold take seconds to compare.
+SECONDS_A_CELL = 300
+Pins = Mapping[str, Mapping[str, Sequence[str]]]
+"""By part: ``fields``, which tell its rows apart, and ``rows``, a hash of these fields each, in order."""
+
+
+@dataclass
+class Verification:
+    """What was found: faults are the submitter's, notes are for the reader."""
+
+    source: str
+    cells: list[str] = field(default_factory=list)
+    scores: int = 0
+    rows: int = 0
+    faults: list[str] = field(default_factory=list)
+    refuted: dict[str, str] = field(default_factory=dict)
+    """The cells with a fault, by key, and the first of their faults."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return not self.faults
+
+    @property
+    def sound(self) -> list[str]:
+        """The cells that were looked at and have no fault."""
+        return [key for key in self.cells if key not in self.refuted]
+
+
+def verify(results: Results, registry: Registry, data: DataSource | None = None) -> Verification:
+    """Recompute every score of a bundle or run folder, and compare what was asked with the data.
+
+    Args:
+        data: a folder with the benchmark's tables; without it generated tables are made again, and published ones are
+            known by their hashes.
+    """
+    found = Verification(results.source)
+    done = [cell for cell in results.cells if cell.record]
+    if not done:
+        found.faults.append(f"{results.source} holds no finished cell")
+    for cell in results.cells:
+        if not cell.record and cell.status != "not-applicable":
+            found.notes.append(f"{cell.key}: {cell.status}{': ' + cell.reason if cell.reason else ''}"[:300])
+    if results.manifest and results.manifest.partial:
+        found.notes.append("the run was not finished when it was bundled: partial")
+    known = {cell.key for cell in done}
+    for cell in done:
+        record = cell.record
+        assert record is not None
+        before = len(found.faults)
+        absent = sorted(set(record.samples.references.values()) - known)
+        if absent:
+            found.faults.append(f"{cell.key}: the samples of its reference {absent[0]} are not in {results.source}")
+            found.refuted[cell.key] = found.faults[-1]
+            continue
+        try:
+            with _time_limit(SECONDS_A_CELL):
+                _verify_cell(record, results, registry, data, found)
+        except HarnessError as error:
+            found.faults.append(str(error))
+        if len(found.faults) > before:
+            found.refuted[cell.key] = found.faults[before]
+    found.faults, found.notes = ([printable(line) for line in lines] for lines in (found.faults, found.notes))
+    return found
+
+
+def _verify_cell(
+    record: Record, results: Results, registry: Registry, data: DataSource | None, found: Verification
+) -> None:
+    component, _ = benchmark_of(record, registry)
+    rows = results.samples_of(record.cell)
+    if len(rows) != record.samples.rows:
+        found.faults.append(f"{record.cell}: {len(rows)} samples, its record says {record.samples.rows}")
+    if results.folder and file_digest(results.folder / "cells" / record.cell / record.samples.file) != (
+        record.samples.sha256
+    ):
+        found.faults.append(f"{record.cell}: its samples do not have the hash in its record")
+    if digest(record.comparability.key) != record.comparability.sha256:
+        found.faults.append(f"{record.cell}: the comparability key does not have the hash beside it")
+    scores = rescored(record, results.samples_of, registry)
+    found.faults += differences(record, scores, component)
+    found.faults += _limits_shown(record, component)
+    pins, where = _pins(record, component, data)
+    if pins is None:
+        found.notes.append(f"{record.cell}: {where}")
+    else:
+        limit = record.limits.get("limit", 0)
+        limit = limit if type(limit) is int and limit > 0 else 0
+        found.faults += [f"{record.cell}: {line}" for line in unlike(rows, pins, where, limit)]
+    found.cells.append(record.cell)
+    found.scores += sum(len(entry.editions) for entry in record.scores.values())
+    found.rows += len(rows)
+
+
+def _limits_shown(record: Record, component: Component[BenchmarkSpec]) -> Iterator[str]:
+    """A record whose settings are not the benchmark's own must say so."""
+    settings = record.comparability.key.get("benchmark_settings")
+    given = settings if isinstance(settings, Mapping) else {}
+    for parameter in component.spec.parameters:
+        value = given.get(parameter.name, parameter.default)
+        shown = record.limits.get(parameter.name.replace("_", " "), parameter.default)
+        if value != shown:
+            yield f"{record.cell}: {parameter.name} = {value!r} is not shown among its limits"
+    source = record.comparability.key.get("data_source")
+    if (source == "generated") != ("data" in record.limits):
+        yield f"{record.cell}: its data are {source}, and its limits do not say so"
+
+
+# -- what was asked ---------------------------------------------------------------------------------------------------
+
+
+def _pins(record: Record, component: Component[BenchmarkSpec], data: DataSource | None) -> tuple[Pins | None, str]:
+    """The rows that the benchmark asks, and what they were made from; None and why they are not known."""
+    spec = component.spec
+    if not spec.questions:
+        return None, f"{spec.name} names no rows to hold the samples against"
+    made = record.provenance.get("data")
+    kind = made.get("kind") if isinstance(made, Mapping) else ""
+    if kind == "generated" and isinstance(made, Mapping):
+        seed, scale = made.get("seed"), made.get("scale")
+        if type(seed) is not int or scale not in ("full", "quick"):
+            raise RecordError(f"{record.cell}: generated data of seed {seed!r} and scale {scale!r} cannot be made")
+        data = DataSource("generated", seed=seed, scale=scale)
+        _same_fingerprints(record, fingerprints(spec.data, data))
+    if data is None:
+        pins = resolve(spec.published, component.qualified)(spec.name) if spec.published else None
+        return pins, "the published rows" if pins else "its data are not known here; name them with --data-dir"
+    return pins_of(component, read_tables(spec.data, data)), f"{data.kind} data"
+
+
+def _same_fingerprints(record: Record, fresh: Mapping[str, str]) -> None:
+    if record.comparability.key.get("data") != digest(fresh):
+        raise RecordError(
+            f"{record.cell}: its generated data are not those of this version of unlearnbench; verify with the one "
+            "that made it"
+        )
+
+
+def pins_of(component: Component[BenchmarkSpec], tables: Any) -> Pins:
+    """The rows that a benchmark asks of these tables."""
+    asked: Mapping[str, Sequence[Mapping[str, Any]]] = resolve(component.spec.questions, component.qualified)(tables)
+    return {
+        part: {"fields": list(rows[0]), "rows": [_row_hash(row, list(rows[0])) for row in rows]}
+        for part, rows in asked.items()
+        if rows
+    }
+
+
+def _row_hash(row: Mapping[str, Any], fields: Sequence[str]) -> str:
+    return digest([row.get(name) for name in fields])[:16]
+
+
+def unlike(rows: Sequence[Mapping[str, Any]], pins: Pins, where: str, limit: int = 0) -> Iterator[str]:
+    """Samples that are not the benchmark's questions, in its order, from the first on."""
+    for part, pinned in pins.items():
+        fields, hashes = pinned["fields"], pinned["rows"]
+        mine = [row for row in rows if row.get("part") == part]
+        expected = hashes[: limit or None]
+        if len(mine) != len(expected):
+            yield f"{part} has {len(mine)} rows, {where} give {len(expected)}"
+        wrong = [
+            place for place, (row, pin) in enumerate(zip(mine, expected, strict=False)) if _row_hash(row, fields) != pin
+        ]
+        if wrong:
+            yield f"{len(wrong)} rows of {part} are not {where}, the first is row {wrong[0]}"
+
+
+# -- badges -----------------------------------------------------------------------------------------------------------
+
+
+def write_badge(bundle: Path, found: Verification, version: str) -> Path:
+    """Say beside a bundle what recomputing its scores gave, here and now; where they do not hold, what is wrong."""
+    path = badge_path(bundle)
+    write_json(path, {
+        "schema_version": BADGE_SCHEMA,
+        "level": RECOMPUTED if found.holds else REFUTED,
+        "bundle_sha256": file_digest(bundle),
+        "date": datetime.now(UTC).date().isoformat(),
+        "unlearnbench": version,
+        "cells": found.sound,
+        "refuted": found.refuted,
+        "faults": found.faults[:LISTED_FAULTS],
+        "notes": found.notes,
+    })  # fmt: skip
+    return path
+
+
+def held(results: Results, registry: Registry) -> Results:
+    """What may be shown of a source: a bundle's cells whose scores do not recompute have their fault in their place.
+
+    A bundle without a badge is verified now. What was run here, or printed without samples, is taken as it is.
+    """
+    if results.manifest is None:
+        return results
+    badge = read_badge(Path(results.source))
+    if badge is None:
+        found = verify(results, registry)
+        badge = Badge(cells=found.sound, refuted=found.refuted, faults=found.faults[:LISTED_FAULTS])
+    cells = tuple(
+        replace(cell, record=None, status=REFUTED, reason=badge.refuted[cell.key])
+        if cell.key in badge.refuted
+        else cell
+        for cell in results.cells
+    )
+    return replace(results, cells=cells, badge=badge)
+
+
+# -- reruns -----------------------------------------------------------------------------------------------------------
+
+
+def study_of(record: Record, registry: Registry, data_dir: str = "") -> dict[str, Any]:
+    """The study that makes one cell of a record again, as the tables of a study file."""
+    identity, key = record.identity, record.comparability.key
+    method = registry.find("method", identity.method_qualified).spec
+    benchmark = registry.find("benchmark", identity.benchmark_qualified).spec
+    free = {name: value for name, value in identity.hyperparameters.items() if name not in method.fixed}
+    settings = {k: v for k, v in key.get("benchmark_settings", {}).items() if k not in benchmark.fixed}
+    data = record.provenance.get("data", {})
+    names = ("dir", "seed", "scale", "files", "allow_missing", "stand_ins")
+    source = {"source": data.get("kind", "hub"), **{name: data[name] for name in names if data.get(name)}}
+    if data_dir:
+        source |= {"source": "local", "dir": data_dir}
+    return {
+        "study": {"name": "rerun", "methods": [identity.method_qualified], "benchmarks": [identity.benchmark_qualified],
+                  "models": [identity.model], "seeds": [identity.seed], "edition": record.edition},
+        "data": source,
+        "recipe": record.provenance.get("recipe", {}),
+        "methods": {identity.method_qualified: free},
+        "benchmarks": {identity.benchmark_qualified: settings},
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a rerun came out from what is stored, in half widths of the stored interval."""
+
+    metric: str
+    stored: float
+    rerun: float
+    half_widths: float
+    """NaN where there is no interval, or one of no width that the rerun does not repeat."""
+
+
+def distances(stored: Record, rerun: Record) -> list[Distance]:
+    """Every metric of a cell beside its rerun."""
+    found = []
+    for name, entry in stored.scores.items():
+        again = rerun.scores[name].value if name in rerun.scores else math.nan
+        low, high = entry.interval or (math.nan, math.nan)
+        width = (high - low) / 2
+        apart = abs(again - entry.value)
+        units = 0.0 if agree(entry.value, again) else apart / width if width > 0 else math.nan
+        found.append(Distance(name, entry.value, again, units))
+    return found
+
+
+@contextmanager
+def _time_limit(seconds: int) -> Iterator[None]:
+    """Stop pure Python work that a stranger's samples make endless."""
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise BundleError(f"recomputing took more than {seconds} s")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)

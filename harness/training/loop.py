@@ -1,0 +1,218 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from ..contracts import Context
+from ..engine.memory import in_pieces
+from ..engine.process_group import processes, rank, summed
+from ..errors import Diverged
+from .loss import Batch, Objective, loss_of
+from .sharding import Sharded
+
+# Losses are read back every so many steps: often enough to stop a diverged run, rarely enough not to wait
+# for the device at every step.
+CHECK_EVERY = 10
+
+
+def train(model: Any, recipe: Objective, steps: Iterator[list[Batch]], rows: int, ctx: Context) -> Any:
+    """Minimise ``recipe.loss``; the model is trained in place and returned.
+
+    Raises:
+        Diverged: a loss stopped being finite.
+    """
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != ctx.autocast:
+        # Accelerate keeps one precision for a process; the next run may ask for another.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(mixed_precision=ctx.autocast, cpu=ctx.device.type == "cpu", gradient_accumulation_steps=1)
+    _set_training(model, recipe)
+    sharded = Sharded(model, ctx.device) if processes() > 1 else None
+    if sharded:
+        model = sharded.model
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    optimiser = torch.optim.AdamW(
+        _decayed(model, recipe), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=_fused(trainable)
+    )
+    warmup, total = _budget(recipe, rows)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(recipe, warmup, total))
+    if sharded is None:
+        model, optimiser = accelerator.prepare(model, optimiser)
+    pending: list[Tensor] = []
+    pieces = 1
+    for batches in islice(steps, total):
+        began = time.process_time()
+        totals: dict[str, int] = {}
+        for batch in batches:
+            for count, number in batch.counts().items():
+                totals[count] = totals.get(count, 0) + number
+        step_loss, pieces = _gradients(accelerator, model, recipe, batches, totals, pieces, ctx)
+        if recipe.max_grad_norm:
+            accelerator.clip_grad_norm_(trainable, recipe.max_grad_norm)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad(set_to_none=True)
+        ctx.meter.optimiser_steps += 1
+        if ctx.device.type == "cpu":
+            ctx.meter.fastest_step = min(ctx.meter.fastest_step or math.inf, time.process_time() - began)
+        ctx.meter.tokens += sum(number for count, number in totals.items() if count.endswith(" positions"))
+        pending.append(step_loss)
+        if len(pending) == CHECK_EVERY:
+            _read(pending, ctx)
+    _read(pending, ctx)
+    model = sharded.whole() if sharded else accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    model.eval()
+    return model
+
+
+def _gradients(
+    accelerator: Accelerator,
+    model: Any,
+    recipe: Objective,
+    batches: Sequence[Batch],
+    totals: Mapping[str, int],
+    pieces: int,
+    ctx: Context,
+) -> tuple[Tensor, int]:
+    """Accumulate the gradients of one optimiser step; its loss, and in how many pieces batches had to be cut.
+
+    Terms are sums over counts of the whole step, so that a batch in pieces has the same gradient.
+
+    Raises:
+        torch.OutOfMemoryError: single rows are too large, or the loss couples those of a batch.
+    """
+
+    def attempt(more: int) -> tuple[Tensor, int]:
+        for weight in model.parameters():
+            weight.grad = None
+        chosen = list(batches)
+        for _ in range((pieces * more).bit_length() - 1):
+            if recipe.is_batch_coupled:
+                raise torch.OutOfMemoryError(f"{recipe.name} couples the rows of a batch, which cannot be cut")
+            chosen = [half for batch in chosen for half in batch.halves()]
+        if more > 1:
+            ctx.log(f"out of memory: batches of {len(batches[0])} are cut into {pieces * more}")
+        total: Tensor | float = 0.0
+        for batch in chosen:
+            part, weight = _own_part(batch, recipe)
+            # The original model's forward passes round as the trained model's do.
+            with accelerator.autocast():
+                loss = loss_of(recipe.loss(model, part), totals, recipe.name) * weight
+            accelerator.backward(loss)
+            total = total + loss.detach()
+        return summed(torch.as_tensor(total)) / processes(), pieces * more
+
+    # Processes that share a model step together: one cannot try again alone.
+    return in_pieces(attempt) if processes() == 1 else attempt(1)
+
+
+def _own_part(batch: Batch, recipe: Objective) -> tuple[Batch, float]:
+    """What this process computes of a batch, and the factor of its loss: gradients are averaged over processes."""
+    if processes() == 1 or recipe.is_batch_coupled:
+        return batch, 1.0
+    part = batch.share(rank(), processes())
+    # With nothing of its own a process still takes part in gathering weights.
+    return (part, float(processes())) if part else (batch, 0.0)
+
+
+def _set_training(model: Any, recipe: Objective) -> None:
+    """Dropout is off unless asked for. Checkpointing runs only in training mode, so its dropout is set to 0."""
+    if recipe.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    model.train(recipe.dropout or recipe.gradient_checkpointing)
+    if recipe.gradient_checkpointing and not recipe.dropout:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            # Some models call functional dropout with a rate that they keep as an attribute.
+            for name in [name for name in vars(module) if name.endswith(("dropout", "pdrop", "layerdrop"))]:
+                if isinstance(getattr(module, name), float):
+                    setattr(module, name, 0.0)
+
+
+def _fused(weights: list[Tensor]) -> bool:
+    return all(weight.device.type in ("cpu", "cuda") and weight.is_floating_point() for weight in weights)
+
+
+def _read(pending: list[Tensor], ctx: Context) -> None:
+    """Bring losses back from the device, keep them, and stop where one is not finite."""
+    values = [float(loss) for loss in pending]
+    first = ctx.meter.optimiser_steps - len(values) + 1
+    pending.clear()
+    for step, value in enumerate(values, first):
+        ctx.meter.losses.append(value)
+        if not math.isfinite(value):
+            raise Diverged(f"the loss became {value} at optimiser step {step}; a lower learning_rate may help")
+    if values:
+        ctx.log(f"step {first + len(values) - 1}: loss {values[-1]:.6g}")
+
+
+def _as_trainer(recipe: Objective) -> bool:
+    """Whether steps, warm-up and decay are those of transformers' Trainer, with which all releases train."""
+    return recipe.edition.startswith("as-released")
+
+
+# Names of weights that the Trainer does not decay, and of modules whose weights it does not.
+UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+
+
+def _decayed(model: Any, recipe: Objective) -> list[dict[str, Any]]:
+    """Weights in groups by their decay: all alike, or as released norms and biases without."""
+    trainable = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    if not _as_trainer(recipe):
+        return [{"params": [weight for _, weight in trainable]}]
+    norms = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, torch.nn.LayerNorm))
+    kept = [UNDECAYED.search(name.lower()) is None and not name.startswith(norms) for name, _ in trainable]
+    groups: list[dict[str, Any]] = [
+        {"params": [weight for (_, weight), keep in zip(trainable, kept, strict=True) if keep]},
+        {
+            "params": [weight for (_, weight), keep in zip(trainable, kept, strict=True) if not keep],
+            "weight_decay": 0.0,
+        },
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _budget(recipe: Objective, rows: int) -> tuple[int, int]:
+    """Optimiser steps of warm-up and of the whole run.
+
+    Every epoch takes all rows. As released (locuslab/tofu ``forget.py``, and FLAT's) the run ends after as many steps
+    as all rows of all epochs fill, and warms up for one at least.
+    """
+    window = recipe.batch_size * recipe.accumulation
+    if recipe.edition == "as-released":
+        total = min(max(1, recipe.epochs * rows // window), recipe.epochs * math.ceil(rows / window))
+        return (max(1, round(recipe.warmup_epochs * (rows // window))) if recipe.warmup_epochs else 0), total
+    per_epoch = math.ceil(rows / window)
+    total = per_epoch * recipe.epochs
+    return min(round(recipe.warmup_epochs * per_epoch), max(total - 1, 0)), total
+
+
+def _schedule(recipe: Objective, warmup: int, total: int) -> Any:
+    """Factor of the peak learning rate at a step: linear warm-up, then the recipe's schedule down to 0.
+
+    As released the warm-up begins at 0, as transformers' does: the first step changes nothing.
+    """
+    first = 0 if _as_trainer(recipe) else 1
+
+    def factor(step: int) -> float:
+        if recipe.schedule == "constant" and _as_trainer(recipe):
+            return 1.0
+        if step < warmup:
+            return (step + first) / (warmup + first)
+        done = (step - warmup) / max(total - warmup, 1)
+        if recipe.schedule == "constant":
+            return 1.0
+        return max(0.0, 1 - done) if recipe.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * min(done, 1)))
+
+    return factor

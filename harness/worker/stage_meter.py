@@ -1,0 +1,31 @@
+"""Wall time, processor time and memory of each stage of a cell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..engine.memory import Peaks
+
+
+class StageMeter:
+    """Wall and processor time by stage, and the most memory it took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
+        self.peaks = Peaks()
+        self.device = torch.device("cpu")
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        began, busy = time.perf_counter(), time.process_time()
+        try:
+            with self.peaks.stage(stage, self.device):
+                yield
+        finally:
+            self.seconds[stage] = time.perf_counter() - began
+            self.cpu_seconds[stage] = time.process_time() - busy

@@ -1,0 +1,139 @@
+"""What ``check`` finds in methods and benchmarks that break a promise, and the packages that ``new`` writes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from unlearnbench.authoring.conformance import check, checkable
+from unlearnbench.authoring.scaffold import write_package
+from unlearnbench.errors import UsageError
+from unlearnbench.plugin.registry import load_plugins
+
+REGISTRY = load_plugins()
+
+
+def broken(name, registry=REGISTRY):
+    return {each.name: each.message for each in check(checkable(registry, name)) if not each.kept}
+
+
+@pytest.mark.parametrize("name", ["ga", "kl", "llmu", "npo-rt", "task-vector", "whp", "flat-js", "retained"])
+def test_built_in_methods_keep_their_promises(name):
+    assert broken(name) == {}
+
+
+@pytest.mark.parametrize("name", ["tofu-forget01", "muse-news", "hp"])
+def test_built_in_benchmarks_keep_their_promises(name):
+    assert broken(name) == {}
+
+
+METHOD = """
+import random
+from dataclasses import dataclass
+from typing import ClassVar
+import torch
+from unlearnbench import LossMethod, MethodSpec, Requires, Term, answer_logprobs, hyperparameter
+
+@dataclass(frozen=True)
+class Mine(LossMethod):
+    '''Does something wrong.'''
+    name: ClassVar[str] = "mine"
+    requires: ClassVar[Requires] = Requires({requires})
+    steepness: float = hyperparameter(1.0, "factor", low=0.0)
+
+    def loss(self, model, batch):
+        (logp,) = answer_logprobs(model, batch.forget)
+        yield Term(logp.sum(), per="forget tokens", weight=self.steepness)
+
+    def unlearn(self, model, tokenizer, data, ctx):
+        {body}
+
+def unlearnbench_methods():
+    return [MethodSpec.of(Mine)]
+"""
+TRAIN = "return super().unlearn(model, tokenizer, data, ctx)"
+
+
+@pytest.mark.parametrize(
+    ("body", "requires", "promise", "message"),
+    [("return None", "", "unlearn returns a model", "returned NoneType"),
+     ("raise ValueError('no')", "", "unlearn returns a model", "ValueError: no"),
+     ("data.retain; " + TRAIN, "", "unlearn returns a model", "declare Requires(retain=True)"),
+     ("return model", "", "weights have changed", "is anything trained"),
+     ("model.resize_token_embeddings(900); " + TRAIN, "", "vocabulary and tokenizer", "size of the vocabulary"),
+     ("tokenizer.add_tokens(['zzz']); " + TRAIN, "", "vocabulary and tokenizer", "tokenizer's vocabulary"),
+     ("random.random(); " + TRAIN, "", "no global state", "random's generator"),
+     ("torch.set_default_dtype(torch.float32); torch.manual_seed(1); " + TRAIN, "", "no global state",
+      "torch's generator"),
+     ("model = super().unlearn(model, tokenizer, data, ctx); model.get_input_embeddings().weight.data.add_("
+      "random.Random().random()); return model", "", "the same seed", "differs between two calls"),
+     ("model = super().unlearn(model, tokenizer, data, ctx); model.get_input_embeddings().weight.data.fill_("
+      "float('nan')); return model", "", "weights are finite", "not finite"),
+     ("model.get_input_embeddings().weight.data.add_(1e-3); return model", "template=True, original='model'",
+      "it uses what it declares", "declares original and template"),
+     ("next(ctx.original.parameters()).data.add_(1.0); " + TRAIN, "original='model'", "what it was handed",
+      "ctx.original has other weights")],
+)  # fmt: skip
+def test_a_broken_promise_is_found(tmp_path, monkeypatch, body, requires, promise, message):
+    path = tmp_path / "mine.py"
+    path.write_text(METHOD.format(body=body, requires=requires))
+    monkeypatch.setitem(sys.modules, "mine", None)
+    del sys.modules["mine"]
+    found = broken("mine", load_plugins([str(path)]))
+    assert any(name.startswith(promise) and message in text for name, text in found.items()), found
+
+
+def test_check_prints_every_promise_and_exits_7(command, tmp_path):
+    (tmp_path / "mine.py").write_text(METHOD.format(body="return model", requires=""))
+    done = command("check", "mine", "--plugin", "mine.py")
+    assert done.code == 7
+    assert "BROKEN  weights have changed: all weights are as they were" in done.out
+    assert done.out.splitlines()[-1].endswith("checks hold")
+    done = command("check", "npo", "--json")
+    assert done.code == 0, done.out
+    assert done.json["holds"]
+    assert command("check", "nothing-like-it").code == 4
+
+
+@pytest.mark.parametrize("kind", ["method", "benchmark"])
+def test_a_new_package_installs_and_passes_its_own_tests(kind, command, tmp_path):
+    pytest.importorskip("setuptools")
+    done = command("new", kind, "my-plugin")
+    assert done.code == 0, done.err
+    package = tmp_path / "my-plugin"
+    written = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
+    assert written == {"pyproject.toml", "README.md", "my_plugin.py", ".github/workflows/tests.yml",
+                       "tests/test_my_plugin.py"}  # fmt: skip
+    assert not any("$" in (package / name).read_text() for name in written if not name.endswith(".yml"))
+    install = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", "site", "./my-plugin"]
+    subprocess.run([sys.executable, *install], cwd=tmp_path, check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    tests = subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=package, env=environment, capture_output=True)
+    assert tests.returncode == 0, tests.stdout.decode()[-3000:]
+    listed = command("list", "plugins", PYTHONPATH=str(tmp_path / "site")).out
+    assert "my-plugin/my_plugin" in listed
+
+
+def test_a_name_that_cannot_be_one_is_refused(tmp_path):
+    for name in ("My Method", "../x", "a" * 61, "1st", "a--b", ""):
+        with pytest.raises(UsageError, match="is no name for a method"):
+            write_package("method", name, tmp_path)
+    write_package("method", "fine", tmp_path)
+    with pytest.raises(UsageError, match="is there already"):
+        write_package("method", "fine", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["fine"]
+
+
+def test_a_term_that_is_a_mean_already_is_found_by_accumulation(tmp_path):
+    path = tmp_path / "meant.py"
+    path.write_text(
+        METHOD.format(requires="", body=TRAIN).replace(
+            'Term(logp.sum(), per="forget tokens"', 'Term(logp.mean(), per="forget tokens"'
+        )
+    )
+    found = broken("mine", load_plugins([str(path)]))
+    assert list(found) == ["accumulation changes no weight"]
+    assert "a sum over what `per` counts, and not a mean of it" in found["accumulation changes no weight"]

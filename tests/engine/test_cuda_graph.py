@@ -1,0 +1,67 @@
+"""Steps of a batch that stays: a cache with room and a mask of its own give what a growing cache gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from unlearnbench.engine import cuda_graph as recorded
+from unlearnbench.engine import generation
+from unlearnbench.engine.cuda_graph import RecordedSteps, records
+from unlearnbench.engine.generation import greedy
+from unlearnbench.engine.kv_cache import KVCache, new_cache
+
+
+@pytest.fixture(params=["sdpa", "eager"])
+def model(request):
+    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=50)
+    config = LlamaConfig(num_key_value_heads=2, attn_implementation=request.param, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = LlamaForCausalLM(config).eval()
+    # In float64 eager attention gives no numbers for padding: its softmax is in float32, where the mask is infinite.
+    return model.double() if request.param == "sdpa" else model
+
+
+def prompts(beginning=()):
+    made = torch.Generator().manual_seed(0)
+    lengths = torch.randint(2, 9, (14,), generator=made).tolist()
+    return [(*beginning, *torch.randint(1, 50, (length,), generator=made).tolist()) for length in lengths]
+
+
+@pytest.mark.parametrize("beginning", [(), tuple(range(1, 41))], ids=["each row alone", "after a shared beginning"])
+@pytest.mark.parametrize("room", [3, 64])
+def test_a_batch_that_stays_writes_what_a_growing_one_writes(model, beginning, room, monkeypatch):
+    """Rows end at different times, leave and join between the steps."""
+    asked = prompts(beginning)
+    monkeypatch.setattr(generation, "TOKENS", 160)
+    expected = greedy(model, asked, 20, [7, 8, 9, 11], "cpu")
+    assert len({len(line) for line in expected}) > 3
+    stayed = []
+    monkeypatch.setattr(generation, "records", lambda model, cache, device: isinstance(cache, KVCache))
+    monkeypatch.setattr(recorded, "ROOM", room)
+    monkeypatch.setitem(generation.STEPS, "cpu", 4)
+    step = RecordedSteps.next
+    monkeypatch.setattr(RecordedSteps, "next", lambda self: stayed.append(self.begin) or step(self))
+    assert greedy(model, asked, 20, [7, 8, 9, 11], "cpu") == expected
+    assert len(stayed) > 20
+    assert len(set(stayed)) > 3, "the batch changed between its steps"
+
+
+def test_only_gpus_record(model):
+    cache = new_cache(model)
+    assert records(model, cache, torch.device("cuda"))
+    assert not records(model, cache, torch.device("cpu"))
+    model.config.layer_types = ["sliding_attention"] * 2
+    model.config.sliding_window = 8
+    assert not records(model, new_cache(model), torch.device("cuda"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a graph is recorded on a GPU")
+def test_a_graph_writes_what_a_growing_batch_writes(model, monkeypatch):
+    placed = model.cuda()
+    found = greedy(placed, prompts(), 20, [7], "cuda")
+    assert recorded._repeats[model]
+    monkeypatch.setattr(generation, "records", lambda *_: False)
+    assert greedy(placed, prompts(), 20, [7], "cuda") == found
