@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, Literal
 
 API_VERSION = 1
@@ -15,11 +16,49 @@ IGNORE = -100
 """Label of a position that is not scored (the value ``torch.nn.functional.cross_entropy`` skips)."""
 
 
-EDITIONS = ("paper", "as-released")
+Edition = Literal["paper", "as-released"]
+EDITIONS: tuple[Edition, ...] = ("paper", "as-released")
 """``paper``: the definition as written. ``as-released``: what the published code computes."""
 
 
 Direction = Literal["higher", "lower", "target"]
+
+
+class CellStatus(StrEnum):
+    """How a node of a plan ended; ``PENDING`` where it has not."""
+
+    PENDING = "pending"
+    DONE = "done"
+    NOT_APPLICABLE = "not-applicable"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    OUT_OF_MEMORY = "out-of-memory"
+    TIMED_OUT = "timed-out"
+    REFUTED = "refuted"
+    """Of a stranger's cell: its scores do not follow from its samples."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether another run would only come to the same: the node is done, or its pairing makes no sense."""
+        return self in (CellStatus.DONE, CellStatus.NOT_APPLICABLE)
+
+
+@dataclass(frozen=True, order=True)
+class CellId:
+    """Which pairing a cell is. In the plan of a reference model ``method`` is its role."""
+
+    method: str
+    benchmark: str
+    model: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.pairing} × {self.model} seed {self.seed}"
+
+    @property
+    def pairing(self) -> str:
+        """Method and benchmark in words."""
+        return f"{self.method} × {self.benchmark}"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,13 @@ import difflib
 import re
 from collections.abc import Iterable
 
+FAILED, INTERRUPTED, INTERNAL, USAGE, NOTHING, TRIPPED, INVALID = 1, 2, 3, 4, 5, 6, 7
+"""Exit codes of commands: a cell failed · interrupted, state saved · internal error or full disk · usage error, or rows
+that may not be compared · nothing selected · a gate tripped · a submission or a conformance check does not hold."""
+
+DISK_REFUSED = 74
+"""Exit status of a node that could not write its status (EX_IOERR)."""
+
 # Control characters but for line ends, halves of surrogate pairs, and overrides of the writing direction.
 UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
@@ -33,7 +40,7 @@ def printable(text: str) -> str:
 class HarnessError(Exception):
     """Base of all errors that are shown to the user as one line, whoever wrote what it tells of."""
 
-    exit_code = 4
+    exit_code = USAGE
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))
@@ -54,7 +61,7 @@ class UnknownName(UsageError):
 class NothingSelected(HarnessError):
     """The request is valid and selects nothing."""
 
-    exit_code = 5
+    exit_code = NOTHING
 
 
 class DataError(HarnessError):
@@ -72,13 +79,13 @@ class RecordError(HarnessError):
 class BundleError(HarnessError):
     """A submission is not what it must be; the fault is its author's."""
 
-    exit_code = 7
+    exit_code = INVALID
 
 
 class StorageError(HarnessError):
     """The disk refused a write."""
 
-    exit_code = 3
+    exit_code = INTERNAL
 
 
 class PluginError(HarnessError):
@@ -106,7 +113,3 @@ def _suggestion(name: str, available: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     meant = f"; did you mean {near[0]!r}?" if near else ""
     return f"{meant} (available: {', '.join(names) or 'none'})"
-
-
-DISK_REFUSED = 74
-"""Exit status of a node that could not write its status (EX_IOERR)."""

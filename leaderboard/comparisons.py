@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 from xml.etree import ElementTree
 
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from unlearnbench.records.comparison import Comparison, Difference, Finding, Pair
+from unlearnbench.records.comparison import Comparison, Difference, LoneCell, Pair
 from unlearnbench.records.recomputation import agree
 
 from .ranking import formatted
@@ -20,7 +21,7 @@ HEADER = ("metric", "baseline", "candidate", "difference", "95 % interval")
 UNITS = {"peak_memory_bytes": (2**20, "MiB")}
 
 
-def print_comparison(comparison: Comparison, findings: Sequence[Finding]) -> None:
+def print_comparison(comparison: Comparison) -> None:
     """Print what changed, one table per pairing with its costs below, and what the gates say."""
     console = Console()
     if not console.is_terminal:
@@ -37,7 +38,7 @@ def print_comparison(comparison: Comparison, findings: Sequence[Finding]) -> Non
         console.print(grid)
     for pair in same:
         console.print(plain(f"{pair.title}: all {len(pair.metrics)} metrics as before"))
-    for line in (*remarks(comparison), *gate_lines(findings)):
+    for line in (*remarks(comparison), *gate_lines(comparison)):
         console.print(plain(line))
 
 
@@ -77,32 +78,29 @@ def _bounds(found: Difference) -> str:
 def remarks(comparison: Comparison) -> list[str]:
     """What stands on one side alone, and why intervals are what they are."""
     lines = [
-        f"only in {comparison.baseline}: {cell['method']} × {cell['benchmark']} ({cell['status']})"
-        for cell in comparison.only_baseline
+        f"only in {comparison.baseline}: {cell.identity.pairing} ({cell.status})" for cell in comparison.only_baseline
     ]
-    lines += [
-        f"only in {comparison.candidate}: {cell['method']} × {cell['benchmark']}" for cell in comparison.only_candidate
-    ]
+    lines += [f"only in {comparison.candidate}: {cell.identity.pairing}" for cell in comparison.only_candidate]
     return [*lines, *(f"note: {note}" for note in comparison.notes)]
 
 
-def gate_lines(findings: Sequence[Finding]) -> list[str]:
+def gate_lines(comparison: Comparison) -> list[str]:
     """One line for each gate that tripped, and one that counts."""
-    tripped = [finding for finding in findings if finding.tripped]
+    findings, tripped = comparison.findings, comparison.tripped
     lines = [f"TRIPPED {finding.title}: {finding.message} [{finding.gate}]" for finding in tripped]
     if findings:
         lines.append(f"gates: {len(tripped)} of {len(findings)} checks tripped")
     return lines
 
 
-def as_json(comparison: Comparison, findings: Sequence[Finding]) -> dict[str, Any]:
+def as_json(comparison: Comparison) -> dict[str, Any]:
     """Everything, for other programs."""
     return {
         "baseline": comparison.baseline,
         "candidate": comparison.candidate,
         "pairs": [
             {
-                **pair.identity,
+                **asdict(pair.identity),
                 "metrics": {
                     found.metric: {
                         name: getattr(found, name)
@@ -115,19 +113,23 @@ def as_json(comparison: Comparison, findings: Sequence[Finding]) -> dict[str, An
             }
             for pair in comparison.pairs
         ],
-        "only_baseline": [dict(cell) for cell in comparison.only_baseline],
-        "only_candidate": [dict(cell) for cell in comparison.only_candidate],
+        "only_baseline": [_lone(cell) for cell in comparison.only_baseline],
+        "only_candidate": [_lone(cell) for cell in comparison.only_candidate],
         "notes": list(comparison.notes),
         "gates": [
             {"gate": str(finding.gate), "title": finding.title, "tripped": finding.tripped, "message": finding.message}
-            for finding in findings
+            for finding in comparison.findings
         ],
     }  # fmt: skip
 
 
-def as_markdown(comparison: Comparison, findings: Sequence[Finding]) -> str:
+def _lone(cell: LoneCell) -> dict[str, Any]:
+    return {**asdict(cell.identity), "status": cell.status}
+
+
+def as_markdown(comparison: Comparison) -> str:
     """A page for a job summary or a pull request: gates first, then every pairing folded away."""
-    tripped = [finding for finding in findings if finding.tripped]
+    findings, tripped = comparison.findings, comparison.tripped
     lines = ["# unlearnbench: candidate against baseline", ""]
     if findings:
         verdict = f"**{len(tripped)} of {len(findings)} checks tripped**" if tripped else "all gates hold"
@@ -153,11 +155,11 @@ def _escaped(text: str) -> str:
     return " ".join(text.split())
 
 
-def as_junit(comparison: Comparison, findings: Sequence[Finding]) -> str:
+def as_junit(comparison: Comparison) -> str:
     """JUnit XML, a test case for every check of a gate."""
-    tripped = sum(finding.tripped for finding in findings)
-    suite = ElementTree.Element("testsuite", name="unlearnbench gates", tests=str(len(findings)), failures=str(tripped))
-    for finding in findings:
+    counts = {"tests": str(len(comparison.findings)), "failures": str(len(comparison.tripped))}
+    suite = ElementTree.Element("testsuite", {"name": "unlearnbench gates", **counts})
+    for finding in comparison.findings:
         case = ElementTree.SubElement(suite, "testcase", classname=_xml(str(finding.gate)), name=_xml(finding.title))
         if finding.tripped:
             ElementTree.SubElement(case, "failure", message=_xml(finding.message)).text = _xml(

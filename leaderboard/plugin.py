@@ -8,6 +8,4 @@ from unlearnbench.plugin.specs import ReporterSpec
 def unlearnbench_reporters() -> list[ReporterSpec]:
     return [
         ReporterSpec("html", "unlearnbench.leaderboard.render:render", "static pages that open without a network"),
-        ReporterSpec("paper", "unlearnbench.leaderboard.published:print_published", "the paper's tables as published"),
-        ReporterSpec("table", "unlearnbench.leaderboard.terminal:print_tables", "tables in the terminal"),
     ]

@@ -107,7 +107,7 @@ def tables(cells: Iterable[StoredCell]) -> list[Table]:
     """One table per benchmark, model, comparability key and loss edition, in the order of the plan."""
     groups: dict[tuple[str, str], list[StoredCell]] = {}
     for cell in cells:
-        groups.setdefault((cell.identity["benchmark"], cell.identity["model"]), []).append(cell)
+        groups.setdefault((cell.identity.benchmark, cell.identity.model), []).append(cell)
     found = [table for members in groups.values() for table in _tables_of(members)]
     return [replace(table, model=name) for table, name in zip(found, _labels(found), strict=True)]
 
@@ -146,7 +146,7 @@ def _rows(cells: Sequence[StoredCell]) -> list[Row]:
     groups: dict[tuple[str, int], dict[int, StoredCell]] = {}
     times: Counter[tuple[str, int]] = Counter()
     for cell in {cell.key: cell for cell in cells}.values():
-        label, seed = _label(cell), cell.identity["seed"]
+        label, seed = _label(cell), cell.identity.seed
         groups.setdefault((label, times[label, seed]), {})[seed] = cell
         times[label, seed] += 1
     rows = []
@@ -157,9 +157,9 @@ def _rows(cells: Sequence[StoredCell]) -> list[Row]:
         names = records[0].scores if records else {}
         rows.append(
             Row(
-                members[0].identity["method"],
+                members[0].identity.method,
                 first.method_edition if first else "",
-                first.reference if first else members[0].identity["method"] in ("original", "retained"),
+                first.reference if first else members[0].identity.method in ("original", "retained"),
                 tuple(members),
                 {name: _over_seeds([record.scores[name] for record in records]) for name in names},
             )
@@ -173,10 +173,10 @@ def _with_failures(groups: Mapping[tuple[str, int], dict[int, StoredCell]]) -> l
     rest = [group for group in groups.values() if not any(cell.record for cell in group.values())]
     of_method: dict[str, list[dict[int, StoredCell]]] = {}
     for group in scored:
-        of_method.setdefault(next(iter(group.values())).identity["method"], []).append(group)
+        of_method.setdefault(next(iter(group.values())).identity.method, []).append(group)
     alone = []
     for group in rest:
-        own = of_method.get(next(iter(group.values())).identity["method"], [])
+        own = of_method.get(next(iter(group.values())).identity.method, [])
         if len(own) == 1 and not own[0].keys() & group.keys():
             own[0].update(group)
         else:
@@ -189,7 +189,7 @@ def _with_failures(groups: Mapping[tuple[str, int], dict[int, StoredCell]]) -> l
 def _label(cell: StoredCell) -> str:
     """What rows of different seeds must agree in."""
     if cell.record is None:
-        return str(cell.identity["method"])
+        return cell.identity.method
     identity, provenance = cell.record.identity, cell.record.provenance
     return digest([identity.method_qualified, identity.hyperparameters, provenance["method_source"],
                    provenance["templates"]])  # fmt: skip
@@ -282,7 +282,7 @@ def _on_common_seeds(rows: Sequence[Row]) -> list[Row]:
 
     A mean over three seeds is not held against a single one: it would be the luck of the draw.
     """
-    seeds = [frozenset(cell.identity["seed"] for cell in row.cells if cell.record) for row in rows]
+    seeds = [frozenset(cell.identity.seed for cell in row.cells if cell.record) for row in rows]
     if len(set(seeds)) < 2:
         return list(rows)
     common = frozenset.intersection(*seeds)
@@ -291,7 +291,7 @@ def _on_common_seeds(rows: Sequence[Row]) -> list[Row]:
         common = frozenset([min(counts, key=lambda seed: (-counts[seed], seed))])
     found = []
     for row, own in zip(rows, seeds, strict=True):
-        records = [cell.record for cell in row.cells if cell.record and cell.identity["seed"] in common]
+        records = [cell.record for cell in row.cells if cell.record and cell.identity.seed in common]
         if own == common or not records:
             found.append(row)
             continue
@@ -339,7 +339,7 @@ def _placing(row: Row, name: str, metric: ScoreEntry, originals: Mapping[str, Re
     changes = []
     for cell in row.cells:
         original = originals.get(cell.key)
-        if cell.record and original and (row.seeds is None or cell.identity["seed"] in row.seeds):
+        if cell.record and original and (row.seeds is None or cell.identity.seed in row.seeds):
             mine, theirs = (_read(record.scores[name].value, metric) for record in (cell.record, original))
             changes.append(mine - theirs)
     if changes and not any(map(math.isnan, changes)):

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from unlearnbench.domain import CellStatus
 from unlearnbench.errors import HarnessError
 from unlearnbench.plugin.registry import Registry
 from unlearnbench.plugin.specs import BenchmarkSpec, Kind, MethodSpec
@@ -202,22 +203,22 @@ class Site:
         found: dict[str, dict[tuple[str, str], list[StoredCell]]] = {}
         for entry in self.entries.values():
             cell = entry.cell
-            name = str(cell.identity["method"])
+            name = cell.identity.method
             if name in self.ambiguous and cell.record:
                 name = cell.record.identity.method_qualified
-            column = (cell.identity["benchmark"], cell.identity["model"])
+            column = (cell.identity.benchmark, cell.identity.model)
             found.setdefault(name, {}).setdefault(column, []).append(cell)
         return found
 
 
 def _source(results: Results) -> Source:
-    done = sum(cell.status in ("done", "not-applicable") for cell in results.cells)
+    done = sum(cell.status.settled for cell in results.cells)
     # A bundle or folder is known by its name: where it lies is nobody's business, and would change the bytes.
     name = Path(results.source).name or results.source
     if results.fault:
         return Source(name, 0, 0, False, "", faults=(results.fault,))
     if results.manifest is None:
-        waiting = any(cell.status == "pending" for cell in results.cells)
+        waiting = any(cell.status == CellStatus.PENDING for cell in results.cells)
         return Source(name, done, len(results.cells), waiting, "")
     manifest = results.manifest
     badge = results.badge

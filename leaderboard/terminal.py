@@ -28,10 +28,8 @@ def print_tables(cells: Iterable[StoredCell]) -> None:
     # Where nothing of a pairing of benchmark and model has a score, there is no table for it.
     known = {(table.benchmark, table.model) for table in shown}
     for cell in every:
-        i = cell.identity
-        if cell.record is None and (i["benchmark"], i["model"]) not in known:
-            title = f"{i['method']} × {i['benchmark']} × {i['model']} seed {i['seed']}"
-            console.print(plain(f"{title}: {cell.status}: {cell.reason}"[:300], style="red"))
+        if cell.record is None and (cell.identity.benchmark, cell.identity.model) not in known:
+            console.print(plain(f"{cell.identity}: {cell.status}: {cell.reason}"[:300], style="red"))
 
 
 def _rich(table: Table) -> RichTable:

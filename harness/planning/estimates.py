@@ -14,12 +14,14 @@ On a CPU only memory is estimated, of each stage: the libraries, and everything 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ..domain import Requires
+from ..plugin.parameters import Value
 from ..plugin.specs import ModelSpec
+from ..records.node_spec import CellSpec, PlannedMethod, ReferenceSpec
 
 # Sustained rates that a single H100-class device has been seen to reach with matrix products of this size.
 OPERATIONS = 250e12
@@ -31,6 +33,16 @@ LIBRARIES = 0.43 * GIB
 # What scoring and generation on a CPU bound their batches by; a test holds these against the engine's own.
 CPU_POSITIONS, CPU_PIECE, CPU_CACHED, CPU_CACHE_BYTES = 2048, 2**20, 24576, (2**27, 2**30)
 WORKLOAD = {"original", "retained", "forget", "row", "scored", "questions", "prompts", "generated"}
+# A template stands beside a forget row with a quarter of its tokens, a retain row with as many.
+TEMPLATE_TOKENS = 0.25
+# Bytes a weight in training: float32 weight, gradient and AdamW's two moments; of a LoRA adapter almost none of these.
+TRAINED, ADAPTED = 16, 4
+# Bytes a token, layer and unit of width that the backward pass needs in bfloat16.
+ACTIVATION = 34
+# Rows and tokens of a benchmark that says nothing of its workload.
+USUAL = {"row": 60.0, "questions": 500.0, "prompts": 1e4, "generated": 2e4}
+# A limit is of each part, and a benchmark has four at most.
+PARTS = 4
 
 
 def shape_of(spec: ModelSpec) -> dict[str, float]:
@@ -76,97 +88,92 @@ class Estimate:
         return f"≈ {f'{self.seconds:.0f} s' if minutes < 2 else time}, {self.memory / GIB:.0f} GiB"
 
 
-def estimated(spec: Mapping[str, Any]) -> Estimate | None:
+def estimated(spec: ReferenceSpec | CellSpec) -> Estimate | None:
     """The estimate of a planned node; None where the model's size or the benchmark's token counts are not known."""
-    shape, workload = spec["model"]["shape"], spec["benchmark"]["workload"]
-    if not shape or not workload.keys() >= WORKLOAD or spec["data"]["kind"] == "generated":
+    shape, workload = spec.model.shape, spec.benchmark.workload
+    if not shape or not workload.keys() >= WORKLOAD or spec.source.kind == "generated":
         return None
-    weights = float(shape["parameters"])
-    if spec["kind"] == "model":
-        if spec["published"] or not workload[spec["role"]]:
-            return Estimate(4 * weights / 1e9, 4 * weights)
-        recipe = spec["recipe"]
-        return _training(shape, recipe, workload[spec["role"]] * recipe["epochs"], workload["row"], 0.0, 0.0)
-    method = spec["method"]
-    evaluation = _evaluation(shape, workload, method["models"])
-    values = method["values"]
-    if method["reference"] or "epochs" not in values:
+    if isinstance(spec, ReferenceSpec):
+        return _preparation(spec)
+    evaluation = _evaluation(shape, workload, spec.method.models)
+    if not _trains(spec.method):
         return evaluation
-    requires = method["requires"]
-    # Beside the forget row stand a retain row of its length, and a template of a quarter of it.
-    beside = requires["retain"] + 0.25 * requires["template"]
-    kept = 1.0 if requires["original"] == "model" else 0.0
-    tokens = workload["forget"] * values["epochs"] * (1 + beside)
-    training = _training(shape, values, tokens, workload["row"] * (1 + beside), kept * requires["retain"], kept,
-                         spec["model"]["lora_rank"])  # fmt: skip
+    training = _unlearning(spec)
     return Estimate(training.seconds + evaluation.seconds, max(training.memory, evaluation.memory))
 
 
-def resident(spec: Mapping[str, Any]) -> dict[str, float]:
-    """Bytes of resident memory of each stage of a planned node on a CPU; empty where the model's size is not known."""
-    shape = spec["model"]["shape"]
-    if spec["device"] != "cpu" or not shape:
-        return {}
-    workload = {"row": 60.0, "questions": 500.0, "prompts": 1e4, "generated": 2e4, **spec["benchmark"]["workload"]}
-    # A chat template adds about half of a short row.
-    row = workload["row"] * (1.0 if spec["model"]["architecture"] or workload["row"] > 256 else 1.5)
-    weights = 4.0 * shape["parameters"]
-    inner, vocabulary = shape.get("inner", 4 * shape["width"]), shape.get("vocabulary", 50_000)
-    # Of a layer and token: what the backward pass needs (norms, projections, attention, the inner states).
-    kept = 4.0 * shape["layers"] * (12 * shape["width"] + 4 * inner)
+def _trains(method: PlannedMethod) -> bool:
+    """Whether a method takes optimiser steps over the forget set."""
+    return not method.reference and "epochs" in method.values
 
-    def trained(recipe: Mapping[str, Any], beside: float, frozen: float) -> float:
-        tokens = row * recipe["batch_size"] * (1 + beside)
-        # Logits and their gradient at the answers, about half of a row; a divergence of two models keeps more.
-        logits = 4.0 * vocabulary * tokens / 2 * (6 if frozen else 2)
-        layers = kept if not recipe["gradient_checkpointing"] else kept / shape["layers"] + 4.0 * shape["width"]
-        return float(LIBRARIES + (4 + frozen) * weights + layers * tokens + logits)
 
-    if spec["kind"] == "model":
-        return {} if spec["published"] else {"train": trained(spec["recipe"], 0.0, 0.0)}
-    method = spec["method"]
-    requires, models = method["requires"], method["models"]
-    scoring = 4.0 * (2 * CPU_PIECE + CPU_POSITIONS * (8 * shape["width"] + 3 * inner))
-    column = 4.0 * 2 * shape["layers"] * shape.get("key_width", shape["width"])
-    values = spec["benchmark"]["values"]
-    # A limit is of each part, and a benchmark has four at most.
-    asked = min(workload["questions"], 4 * values.get("limit", 0) or workload["questions"])
-    written = values.get("max_new_tokens") or workload["generated"] / workload["questions"]
-    rows = asked * (workload["prompts"] / workload["questions"] + written)
-    least, most = CPU_CACHE_BYTES
-    cached = min(CPU_CACHED, min(max(2 * weights, least), most) / column, rows)
-    # Weights are mapped from their file: what is not read yet is not resident.
-    stages = {"load": LIBRARIES, "measure": LIBRARIES + models * weights + max(scoring, cached * column)}
-    if not method["reference"] and "epochs" in method["values"]:
-        kept_whole = float(requires["original"] == "model")
-        stages["unlearn"] = trained(method["values"], requires["retain"] + 0.25 * requires["template"], kept_whole)
-    return stages
+def _number(values: Mapping[str, Value], name: str) -> float:
+    return float(values[name])
+
+
+def _beside(requires: Requires) -> float:
+    """Tokens of the rows beside a forget row, as a share of its own."""
+    return requires.retain + TEMPLATE_TOKENS * requires.template
+
+
+def _preparation(spec: ReferenceSpec) -> Estimate:
+    """Fine-tuning of a reference model, or reading a published one."""
+    weights, workload = float(spec.model.shape["parameters"]), spec.benchmark.workload
+    if spec.published or not workload[spec.role]:
+        return Estimate(4 * weights / 1e9, 4 * weights)
+    tokens = workload[spec.role] * _number(spec.recipe, "epochs")
+    return _training(spec.model.shape, spec.recipe, tokens, workload["row"])
+
+
+def _unlearning(spec: CellSpec) -> Estimate:
+    """The training of a method; a frozen original model that it keeps reads the retain rows too."""
+    requires, values, workload = spec.method.requires, spec.method.values, spec.benchmark.workload
+    frozen = float(requires.original == "model")
+    tokens = workload["forget"] * _number(values, "epochs") * (1 + _beside(requires))
+    row = workload["row"] * (1 + _beside(requires))
+    return _training(
+        spec.model.shape,
+        values,
+        tokens,
+        row,
+        frozen=frozen,
+        frozen_share=frozen * requires.retain,
+        adapter=spec.model.spec.lora_rank > 0,
+    )
 
 
 def _training(
     shape: Mapping[str, float],
-    recipe: Mapping[str, Any],
+    values: Mapping[str, Value],
     tokens: float,
     row: float,
-    extra_forward: float,
-    frozen: float,
-    lora_rank: int = 0,
+    *,
+    frozen: float = 0.0,
+    frozen_share: float = 0.0,
+    adapter: bool = False,
 ) -> Estimate:
-    """Args:
-    row: tokens of all parts of one row; extra_forward: share of tokens that a frozen model reads too;
-    frozen: how many frozen models are kept.
+    """Training on one GPU.
+
+    Args:
+        tokens: all that the forward passes read.
+        row: tokens of all parts of one row.
+        frozen: how many frozen models are kept, in bfloat16.
+        frozen_share: the share of tokens that a frozen model reads too.
+        adapter: whether a LoRA adapter is trained in place of the weights.
     """
-    weights = float(shape["parameters"])
-    checkpointing = recipe["gradient_checkpointing"]
-    operations = ((8 if checkpointing else 6) + 2 * extra_forward) * weights * tokens
-    in_pass = row * recipe["batch_size"]
-    layer = 34 * in_pass * shape["width"]
-    activations = layer + 2 * in_pass * shape["width"] * shape["layers"] if checkpointing else layer * shape["layers"]
-    states = 4 if lora_rank else 16
+    weights, width, layers = float(shape["parameters"]), shape["width"], shape["layers"]
+    checkpointing = bool(values["gradient_checkpointing"])
+    operations = ((8 if checkpointing else 6) + 2 * frozen_share) * weights * tokens
+    tokens_in_pass = row * _number(values, "batch_size")
+    layer = ACTIVATION * tokens_in_pass * width
+    # With checkpointing each layer keeps its input alone, in bfloat16, and one layer at a time has all.
+    activations = layer + 2 * tokens_in_pass * width * layers if checkpointing else layer * layers
+    states = ADAPTED if adapter else TRAINED
     return Estimate(operations / OPERATIONS, (states + 2 * frozen) * weights + activations)
 
 
 def _evaluation(shape: Mapping[str, float], workload: Mapping[str, float], models: int) -> Estimate:
+    """Scoring and generation on one GPU by ``models`` models that answer together."""
     weights = float(shape["parameters"])
     scoring = 2 * weights * models * (workload["scored"] + workload["prompts"]) / OPERATIONS
     decoding = workload["generated"] / DECODE_ROWS * 2 * weights * models / BANDWIDTH
@@ -175,16 +182,66 @@ def _evaluation(shape: Mapping[str, float], workload: Mapping[str, float], model
     return Estimate(scoring + decoding, (2.5 * weights + cache) * models)
 
 
-def checkpoints(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+def resident(spec: ReferenceSpec | CellSpec) -> dict[str, float]:
+    """Bytes of resident memory of each stage of a planned node on a CPU; empty where the model's size is not known."""
+    if spec.device_kind != "cpu" or not spec.model.shape:
+        return {}
+    if isinstance(spec, ReferenceSpec):
+        return {} if spec.published else {"train": _resident_training(spec, spec.recipe, Requires())}
+    weights = 4.0 * spec.model.shape["parameters"]
+    # Weights are mapped from their file: what is not read yet is not resident.
+    stages = {"load": LIBRARIES, "measure": LIBRARIES + spec.method.models * weights + _resident_evaluation(spec)}
+    if _trains(spec.method):
+        stages["unlearn"] = _resident_training(spec, spec.method.values, spec.method.requires)
+    return stages
+
+
+def _resident_training(spec: ReferenceSpec | CellSpec, values: Mapping[str, Value], requires: Requires) -> float:
+    """Bytes of a process that trains in float32 on a CPU."""
+    shape = spec.model.shape
+    width, layers = shape["width"], shape["layers"]
+    inner, vocabulary = shape.get("inner", 4 * width), shape.get("vocabulary", 50_000)
+    row = {**USUAL, **spec.benchmark.workload}["row"]
+    if not spec.model.from_scratch and row <= 256:
+        # A chat template adds about half of a short row.
+        row *= 1.5
+    frozen = float(requires.original == "model")
+    tokens = row * _number(values, "batch_size") * (1 + _beside(requires))
+    # Of a layer and token the backward pass needs norms, projections, attention and the inner states.
+    kept = 4.0 * (12 * width + 4 * inner)
+    activations = kept + 4.0 * width if values["gradient_checkpointing"] else kept * layers
+    # Logits and their gradient at the answers, about half of a row; a divergence of two models keeps more.
+    logits = 4.0 * vocabulary * tokens / 2 * (6 if frozen else 2)
+    return float(LIBRARIES + (4 + frozen) * 4.0 * shape["parameters"] + activations * tokens + logits)
+
+
+def _resident_evaluation(spec: CellSpec) -> float:
+    """Bytes beside the weights while a benchmark measures on a CPU: a scoring pass, or a batch's keys and values."""
+    shape, values = spec.model.shape, spec.benchmark.values
+    workload = {**USUAL, **spec.benchmark.workload}
+    width = shape["width"]
+    inner = shape.get("inner", 4 * width)
+    scoring = 4.0 * (2 * CPU_PIECE + CPU_POSITIONS * (8 * width + 3 * inner))
+    column = 4.0 * 2 * shape["layers"] * shape.get("key_width", width)
+    asked = min(workload["questions"], PARTS * float(values.get("limit", 0)) or workload["questions"])
+    written = float(values.get("max_new_tokens", 0)) or workload["generated"] / workload["questions"]
+    tokens = asked * (workload["prompts"] / workload["questions"] + written)
+    least, most = CPU_CACHE_BYTES
+    weights = 4.0 * shape["parameters"]
+    cached = min(CPU_CACHED, min(max(2 * weights, least), most) / column, tokens)
+    return max(scoring, cached * column)
+
+
+def checkpoints(specs: Iterable[ReferenceSpec | CellSpec]) -> list[str]:
     """What has to be fetched or trained, one line for each reference model."""
     lines = []
     for spec in specs:
-        if spec["kind"] != "model":
+        if not isinstance(spec, ReferenceSpec):
             continue
-        model = spec["model"]
-        base = model["path"] or "a model from scratch"
-        made = f"published {spec['published']}" if spec["published"] else f"trained here from {base}"
-        if model["path"] and spec["benchmark"]["workload"].get(spec["role"]) == 0:
+        path = spec.model.spec.path
+        base = path or "a model from scratch"
+        made = f"published {spec.published}" if spec.published else f"trained here from {base}"
+        if path and spec.benchmark.workload.get(spec.role) == 0:
             made = f"{base} as it is"
-        lines.append(f"{spec['role']} {model['name']} for {spec['benchmark']['name']}: {made}")
+        lines.append(f"{spec.role} {spec.model.name} for {spec.benchmark.name}: {made}")
     return list(dict.fromkeys(lines))

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from ..domain import CellId
+from ..records.node_spec import CellSpec, ReferenceSpec
 from .study import Study
 
 
 @dataclass(frozen=True)
 class Node:
-    """One unit of work in a process of its own: a reference model to prepare, or a cell to run.
+    """One unit of work in a process of its own: a reference model to prepare, or a cell to run."""
 
-    ``spec`` is all that the process is given; ``content`` is the hash of what can change its result.
-    """
+    spec: ReferenceSpec | CellSpec
+    needs: tuple[str, ...] = ()
+    """Keys of the nodes that must be done before."""
 
-    key: str
-    kind: str
-    title: str
-    needs: tuple[str, ...]
-    content: str
-    spec: Mapping[str, Any]
+    @property
+    def key(self) -> str:
+        return self.spec.key
+
+    @property
+    def kind(self) -> str:
+        return self.spec.kind
+
+    @property
+    def title(self) -> str:
+        return self.spec.title
+
+    @property
+    def id(self) -> CellId:
+        return self.spec.id
+
+    @property
+    def content(self) -> str:
+        return self.spec.content
 
 
 @dataclass(frozen=True)
@@ -33,4 +48,10 @@ class Plan:
 
     @property
     def cells(self) -> tuple[Node, ...]:
-        return tuple(node for node in self.nodes if node.kind == "cell")
+        return tuple(node for node in self.nodes if isinstance(node.spec, CellSpec))
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)

@@ -15,14 +15,13 @@ from ..data.sources import DataSource, hub_commit
 from ..errors import DataError, ModelError, NothingSelected, UnknownName, UsageError
 from ..plugin.parameters import parse_parameters
 from ..plugin.registry import Component, Registry
-from ..plugin.specs import BenchmarkSpec, ModelSpec
-from ..records.gates import read_gates
+from ..plugin.specs import MODEL_PARAMETERS, BenchmarkSpec, ModelSpec
 from .study import EVERY, Study
 
 
 def selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any]]:
     section = f"{kind}s"
-    names = study.selected[section]
+    names = study.selected(section)
     if names == ("all",):
         names = tuple(component.qualified for component in registry.of_kind(kind))
     if not names:
@@ -35,11 +34,11 @@ def selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any]
     known |= {c.spec.name for c in registry.of_kind(kind)} if others == ("all",) else set(others)
     # The reference methods are part of every plan.
     extra = {"original", "retained", EVERY} if kind == "method" else {EVERY}
-    for name in study.overrides[section]:
+    for name in study.overrides(section):
         if name not in known | extra:
             raise UnknownName(f"{kind} in [{section}]", name, known, "; its settings would change nothing")
     keys = {parameter.name for component in found for parameter in component.spec.parameters}
-    for key in study.overrides[section].get(EVERY, {}):
+    for key in study.overrides(section).get(EVERY, {}):
         if key not in keys:
             raise UnknownName(f"key of {section}.{EVERY}", key, keys)
     return found
@@ -60,7 +59,7 @@ def _told_apart(models: list[Component[ModelSpec]]) -> list[Component[ModelSpec]
 
 def _customised(study: Study, registry: Registry, name: str) -> Component[ModelSpec]:
     """A registered model with the study's overrides, or a new one from a hub id or folder."""
-    parameters = [parameter.name for parameter in ModelSpec.parameters]
+    parameters = [parameter.name for parameter in MODEL_PARAMETERS]
     known = [c for c in registry.of_kind("model") if name in (c.spec.name, c.qualified)]
     if known:
         component = registry.find("model", name)
@@ -70,7 +69,7 @@ def _customised(study: Study, registry: Registry, name: str) -> Component[ModelS
         component = Component(_named_in_study(registry, name, study.given("models", (name,), parameters)), plugin)
         # A folder has its own name too, and settings may stand under either.
         given = study.given("models", (component.spec.name, name), parameters)
-    values = parse_parameters(ModelSpec.parameters, {**_model_values(component.spec), **given}, f"models.{name}")
+    values = parse_parameters(MODEL_PARAMETERS, {**_model_values(component.spec), **given}, f"models.{name}")
     spec = replace(component.spec, **values)
     if spec.path and (spec.path.startswith((".", "/", "~")) or os.path.isdir(spec.path)):
         spec = replace(spec, path=_model_folder(spec, name))
@@ -99,7 +98,7 @@ def _named_in_study(registry: Registry, name: str, given: Mapping[str, Any]) -> 
 
 
 def _model_values(spec: ModelSpec) -> dict[str, Any]:
-    return {parameter.name: getattr(spec, parameter.name) for parameter in ModelSpec.parameters}
+    return {parameter.name: getattr(spec, parameter.name) for parameter in MODEL_PARAMETERS}
 
 
 def _model_folder(spec: ModelSpec, name: str) -> str:
@@ -135,22 +134,22 @@ def _model_folder(spec: ModelSpec, name: str) -> str:
 
 def data_source(study: Study) -> DataSource:
     data = study.data
-    folder = str(Path(data["dir"]).expanduser().resolve()) if data["dir"] else ""
-    if data["source"] == "local" and not folder and not data["files"]:
+    folder = str(Path(data.dir).expanduser().resolve()) if data.dir else ""
+    if data.source == "local" and not folder and not data.files:
         raise DataError("data.source = 'local' needs data.dir (--data-dir) or data.files")
     return DataSource(
-        data["source"],
+        data.source,
         folder,
-        data["seed"],
-        data["scale"],
-        {table: str(Path(file).expanduser().resolve()) for table, file in data["files"].items()},
-        tuple(data["allow_missing"]),
-        dict(data["stand_ins"]),
+        data.seed,
+        data.scale,
+        {table: str(Path(file).expanduser().resolve()) for table, file in data.files.items()},
+        tuple(data.allow_missing),
+        dict(data.stand_ins),
     )
 
 
 def check_tables(source: DataSource, benchmarks: list[Component[BenchmarkSpec]]) -> None:
-    """Tables that the study names must be tables of its benchmarks, and may_be_missing where they may be missing."""
+    """Raise UnknownName where the study names a table that no benchmark has, or that no benchmark can do without."""
     data = [benchmark.spec.data for benchmark in benchmarks]
     known = {table for spec in data for table in spec.tables}
     for table in (*source.files, *source.stand_ins):
@@ -164,10 +163,10 @@ def check_tables(source: DataSource, benchmarks: list[Component[BenchmarkSpec]])
 
 def check_metrics(study: Study, benchmarks: Sequence[Component[BenchmarkSpec]]) -> None:
     """Gates must be over metrics of the study's benchmarks: a mistyped one would be found after the run."""
-    for gate in read_gates(study.raw):
+    for gate in study.tables.gates:
         meant = [b.spec for b in benchmarks if gate.benchmark in ("*", b.spec.name, b.qualified)]
         known = {metric.name for spec in meant for metric in spec.metrics}
-        if meant and not gate.metric.startswith("cost.") and gate.metric not in known:
+        if meant and not gate.cost and gate.metric not in known:
             raise UnknownName("metric in [[gates]]", gate.metric, known)
 
 
@@ -185,9 +184,9 @@ def published_checkpoint(path: str) -> tuple[str, str]:
 
 def refusal_templates(study: Study) -> list[str]:
     """Refusal answers: the user's file, or our own."""
-    if not study.data["templates"]:
+    if not study.data.templates:
         return _builtin_templates()
-    path = Path(study.data["templates"]).expanduser()
+    path = Path(study.data.templates).expanduser()
     if not path.is_file():
         raise UsageError(f"data.templates = {str(path)!r}: no such file")
     try:

@@ -109,9 +109,9 @@ class Training:
 
 
 def parameters_of(dataclass_type: type) -> tuple[Parameter, ...]:
-    """The fields of a hyperparameter dataclass as parameters, in order."""
+    """The fields of a dataclass that ``hyperparameter`` declares, as parameters, in order."""
     hints = get_type_hints(dataclass_type)
-    return tuple(parameter_of(item, hints[item.name]) for item in fields(dataclass_type))
+    return tuple(parameter_of(item, hints[item.name]) for item in fields(dataclass_type) if item.metadata)
 
 
 TRAINING_PARAMETERS = parameters_of(Training)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ..domain import Metric, Requires
 from ..errors import PluginError
-from .parameters import Parameter, Value, parameter_of
+from .parameters import Parameter, Value, hyperparameter, parameter_of, parameters_of
 
 Kind = Literal["method", "benchmark", "model", "executor", "reporter"]
 TEMPLATE_DATE = "2024-07-26"
@@ -161,20 +161,20 @@ class ModelSpec:
 
     name: str
     summary: str
-    path: str = ""
-    revision: str = ""
-    gguf_file: str = ""
-    prompt_format: str = "auto"
-    system_prompt: str = ""
-    template_date: str = TEMPLATE_DATE
-    enable_thinking: bool = False
-    dtype: str = "auto"
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
-    allow_missing_weights: bool = False
-    original: str = ""
-    retained: str = ""
-    lora_rank: int = 0
+    path: str = hyperparameter("", "hub id or folder")
+    revision: str = hyperparameter("", "branch, tag or commit on the hub")
+    gguf_file: str = hyperparameter("", "a GGUF file inside the folder or repository")
+    prompt_format: str = hyperparameter("auto", "how questions are put")
+    system_prompt: str = hyperparameter("", "system turn of a chat template; empty for none")
+    template_date: str = hyperparameter(TEMPLATE_DATE, "the date that a chat template may write, YYYY-MM-DD")
+    enable_thinking: bool = hyperparameter(False, "let a chat template leave room for thoughts")
+    dtype: str = hyperparameter("auto", "of forward passes", choices=("auto", "float32", "bfloat16", "float16"))
+    trust_remote_code: bool = hyperparameter(False, "run the repository's own model code")
+    allow_pickle: bool = hyperparameter(False, "load pickle weights, which can run code")
+    allow_missing_weights: bool = hyperparameter(False, "load weights that do not fit; rows are unranked")
+    original: str = hyperparameter("", "published original model")
+    retained: str = hyperparameter("", "published retained model; {split} is the training table")
+    lora_rank: int = hyperparameter(0, "train a LoRA adapter of this rank; 0 trains all weights", low=0)
     architecture: Mapping[str, int] = field(default_factory=dict)
     shape: Mapping[str, float] = field(default_factory=dict)
     recipe: Mapping[str, Value] = field(default_factory=dict)
@@ -183,27 +183,19 @@ class ModelSpec:
     api_version: int = 1
 
     kind: typing.ClassVar[Kind] = "model"
-    parameters: typing.ClassVar[tuple[Parameter, ...]] = (
-        Parameter("path", str, "", "hub id or folder"),
-        Parameter("revision", str, "", "branch, tag or commit on the hub"),
-        Parameter("gguf_file", str, "", "a GGUF file inside the folder or repository"),
-        Parameter("prompt_format", str, "auto", "how questions are put"),
-        Parameter("system_prompt", str, "", "system turn of a chat template; empty for none"),
-        Parameter("template_date", str, TEMPLATE_DATE, "the date that a chat template may write, YYYY-MM-DD"),
-        Parameter("enable_thinking", bool, False, "let a chat template leave room for thoughts"),
-        Parameter("dtype", str, "auto", "of forward passes", choices=("auto", "float32", "bfloat16", "float16")),
-        Parameter("trust_remote_code", bool, False, "run the repository's own model code"),
-        Parameter("allow_pickle", bool, False, "load pickle weights, which can run code"),
-        Parameter("allow_missing_weights", bool, False, "load weights that do not fit; rows are unranked"),
-        Parameter("original", str, "", "published original model"),
-        Parameter("retained", str, "", "published retained model; {split} is the training table"),
-        Parameter("lora_rank", int, 0, "train a LoRA adapter of this rank; 0 trains all weights", low=0),
-    )
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What a study may set of a model."""
+        return MODEL_PARAMETERS
+
+
+MODEL_PARAMETERS = parameters_of(ModelSpec)
 
 
 @dataclass(frozen=True)
 class ExecutorSpec:
-    """Something that runs nodes: ``start(key, folder) -> Job`` and ``kill(job)``, as ``execution.LocalExecutor``."""
+    """Something that runs nodes. ``target`` is called without arguments and gives an ``Executor``."""
 
     name: str
     target: str
@@ -216,11 +208,7 @@ class ExecutorSpec:
 
 @dataclass(frozen=True)
 class ReporterSpec:
-    """Something that shows results: ``target(results, out, registry)`` for pages, ``target(cells)`` for the terminal.
-
-    ``results`` is a list of ``results.Results``, whose cells have records; a ``Registry`` knows what plugins say of
-    methods and benchmarks.
-    """
+    """Something that shows results: ``target`` is a ``Reporter``, which ``render --reporter NAME`` calls."""
 
     name: str
     target: str

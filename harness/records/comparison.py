@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from ..domain import CellId
 from ..metrics.statistics import Floats
 from .gates import Gate
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -36,29 +40,21 @@ class Difference:
 class Pair:
     """One cell on both sides."""
 
-    identity: Mapping[str, Any]
+    identity: CellId
     metrics: tuple[Difference, ...]
     costs: Mapping[str, tuple[float | None, float | None]]
 
     @property
     def title(self) -> str:
-        i = self.identity
-        return f"{i['method']} × {i['benchmark']} × {i['model']} seed {i['seed']}"
+        return str(self.identity)
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What stands on both sides, and what on one alone (with its status)."""
+class LoneCell:
+    """A cell that stands on one side alone, and how it stands on the other."""
 
-    baseline: str
-    candidate: str
-    pairs: tuple[Pair, ...]
-    only_baseline: tuple[Mapping[str, Any], ...]
-    only_candidate: tuple[Mapping[str, Any], ...]
-    notes: tuple[str, ...] = ()
-
-
-# -- gates ------------------------------------------------------------------------------------------------------------
+    identity: CellId
+    status: str
 
 
 @dataclass(frozen=True)
@@ -69,3 +65,51 @@ class Finding:
     title: str
     tripped: bool
     message: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What stands on both sides, and what on one alone; and what gates find."""
+
+    baseline: str
+    candidate: str
+    pairs: tuple[Pair, ...]
+    only_baseline: tuple[LoneCell, ...]
+    only_candidate: tuple[LoneCell, ...]
+    notes: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def tripped(self) -> tuple[Finding, ...]:
+        """The findings that trip their gates."""
+        return tuple(finding for finding in self.findings if finding.tripped)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """A flat row for every metric of every pairing."""
+        for pair in self.pairs:
+            for found in pair.metrics:
+                low, high = found.interval or (None, None)
+                yield {
+                    **asdict(pair.identity),
+                    "metric": found.metric,
+                    "edition": found.edition,
+                    "baseline": found.baseline,
+                    "candidate": found.candidate,
+                    "difference": found.difference,
+                    "low": low,
+                    "high": high,
+                    "paired": found.paired,
+                    "worsening": found.worsening,
+                    "n": found.n,
+                }
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for every metric of every pairing, as a pandas frame."""
+        import pandas
+
+        return pandas.DataFrame(list(self.rows()))
+
+    def _repr_html_(self) -> str:
+        found: str = self.to_frame().to_html(index=False, na_rep="–", float_format="{:.4g}".format)
+        return found

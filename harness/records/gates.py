@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import ConfigDict, Field, model_validator
+
 from ..errors import UsageError
-from ..plugin.parameters import Parameter, parse_parameters
+from ..plugin.validation import validated
+from .schema import Strict
 
-TIMES = ("unlearn_seconds", "measure_seconds", "unlearn_cpu_seconds", "measure_cpu_seconds",
-         "fastest_step_cpu_seconds")  # fmt: skip
-COSTS = (*TIMES, "training_tokens", "optimiser_steps", "peak_memory_bytes")
-PARAMETERS = (
-    Parameter("metric", str, ""),
-    Parameter("method", str, "*"),
-    Parameter("benchmark", str, "*"),
-    Parameter("max_drop", float, 0.0, low=0.0),
-    Parameter("max_change", float, 0.0, low=0.0),
-    Parameter("confidence", float, 0.0, low=0.0, high=0.999),
-    Parameter("max_ratio", float, 1.0, low=1.0),
-    Parameter("relative_to", str, ""),
+TIMES = frozenset(
+    {
+        "unlearn_seconds",
+        "measure_seconds",
+        "unlearn_cpu_seconds",
+        "measure_cpu_seconds",
+        "fastest_step_cpu_seconds",
+    }
 )
+COSTS = (*sorted(TIMES), "training_tokens", "optimiser_steps", "peak_memory_bytes")
 
 
-@dataclass(frozen=True)
-class Gate:
+class Gate(Strict):
     """What may not get worse, and by how much.
 
     Args:
@@ -38,17 +36,45 @@ class Gate:
         relative_to: a method whose cell in the same run the cost is divided by first; times need one.
     """
 
-    metric: str
+    model_config = ConfigDict(strict=True)
+
+    metric: str = ""
     method: str = "*"
     benchmark: str = "*"
-    max_drop: float | None = None
-    max_change: float | None = None
-    confidence: float = 0.0
-    max_ratio: float | None = None
+    max_drop: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    max_change: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    confidence: float = Field(default=0.0, ge=0, le=0.999, allow_inf_nan=False)
+    max_ratio: float | None = Field(default=None, ge=1, allow_inf_nan=False)
     relative_to: str = ""
 
+    @property
+    def cost(self) -> str:
+        """The name of the cost that the gate bounds; empty where it bounds a metric."""
+        return self.metric.removeprefix("cost.") if self.metric.startswith("cost.") else ""
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Gate:
+        if not self.metric:
+            raise ValueError("a gate names a metric")
+        metric_bounds = (self.max_drop, self.max_change)
+        if not self.metric.startswith("cost."):
+            if metric_bounds == (None, None):
+                raise ValueError(f"{self.metric} needs max_drop or max_change")
+            return self
+        if self.max_ratio is None or metric_bounds != (None, None):
+            raise ValueError(f"{self.metric} is bounded by max_ratio alone")
+        if self.cost not in COSTS:
+            costs = ", ".join(f"cost.{name}" for name in COSTS)
+            raise ValueError(f"metric = {self.metric!r}: costs are {costs}")
+        if self.cost in TIMES and not self.relative_to:
+            raise ValueError(
+                f"{self.metric} needs relative_to, the method whose cell in the same run it is a ratio of: seconds of "
+                "two machines are not compared"
+            )
+        return self
+
     def __str__(self) -> str:
-        given = {name: value for name, value in asdict(self).items() if value not in (None, "", "*", 0.0)}
+        given = {name: value for name, value in self.model_dump().items() if value not in (None, "", "*", 0.0)}
         del given["metric"]
         return f"{self.metric} ({', '.join(f'{name} = {value}' for name, value in given.items())})"
 
@@ -62,24 +88,4 @@ def read_gates(study: Mapping[str, Any]) -> list[Gate]:
     raw = study.get("gates", [])
     if not isinstance(raw, list) or not all(isinstance(entry, Mapping) for entry in raw):
         raise UsageError("gates: expected a list of tables, [[gates]]")
-    gates = []
-    for number, entry in enumerate(raw):
-        where = f"gates[{number}]"
-        values: dict[str, Any] = {**parse_parameters(PARAMETERS, entry, where)}
-        if not values["metric"]:
-            raise UsageError(f"{where}: a gate names a metric")
-        gate = Gate(**{name: value for name, value in values.items() if name in entry})
-        cost = gate.metric.startswith("cost.")
-        if cost and (gate.max_ratio is None or gate.max_drop is not None or gate.max_change is not None):
-            raise UsageError(f"{where}: {gate.metric} is bounded by max_ratio alone")
-        if not cost and gate.max_drop is None and gate.max_change is None:
-            raise UsageError(f"{where}: {gate.metric} needs max_drop or max_change")
-        if cost and gate.metric.removeprefix("cost.") not in COSTS:
-            raise UsageError(f"{where}.metric = {gate.metric!r}: costs are {', '.join(f'cost.{n}' for n in COSTS)}")
-        if cost and gate.metric.removeprefix("cost.") in TIMES and not gate.relative_to:
-            raise UsageError(
-                f"{where}: {gate.metric} needs relative_to, the method whose cell in the same run it is a ratio of: "
-                "seconds of two machines are not compared"
-            )
-        gates.append(gate)
-    return gates
+    return [validated(Gate, entry, f"gates[{number}]") for number, entry in enumerate(raw)]

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator
+
+from ..domain import CellId, CellStatus
+from .schema import Strict
 
 BUNDLE_SCHEMA = 1
 MANIFEST = "manifest.json"
-RECORD = "record.json"
 Text = Field(max_length=2000)
 REQUIRED = ("contact", "licence", "budget", "selection")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Submission(Strict):
+    """Who hands in what, and how hyperparameters were chosen.
+
+    A study may say some of it; a bundle says ``REQUIRED``.
+    """
+
+    contact: str = Field(default="", max_length=2000, description="whom to ask, for example a mail address")
+    licence: str = Field(default="", max_length=2000, description="under which the records and samples are handed in")
+    budget: str = Field(default="", max_length=2000, description="how many settings of each method were tried")
+    selection: str = Field(
+        default="", max_length=2000, description="the rule that chose the settings shown, and the data it looked at"
+    )
+    paper: str = Field(default="", max_length=2000, description="address or citation of the paper")
+    code: str = Field(default="", max_length=2000, description="address of the code")
+
+    @property
+    def lacking(self) -> list[str]:
+        """The names of what a bundle must say and this does not."""
+        return [name for name in REQUIRED if not getattr(self, name).strip()]
 
 
-class Submission(_Strict):
-    """Who hands in what, and how hyperparameters were chosen."""
-
-    contact: str = Text
-    licence: str = Text
-    budget: str = Text
-    selection: str = Text
-    paper: str = Field(default="", max_length=2000)
-    code: str = Field(default="", max_length=2000)
-
-
-class BundledCell(_Strict):
+class BundledCell(Strict):
     """A cell of the study, whether it has a record or not."""
 
     key: str
@@ -36,16 +44,20 @@ class BundledCell(_Strict):
     benchmark: str = Text
     model: str = Text
     seed: int
-    status: str = Text
+    status: CellStatus
     reason: str = Field(default="", max_length=20_000)
 
+    @property
+    def identity(self) -> CellId:
+        return CellId(self.method, self.benchmark, self.model, self.seed)
 
-class BundledFile(_Strict):
+
+class BundledFile(Strict):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """What a bundle says of itself."""
 
     schema_version: int = BUNDLE_SCHEMA
@@ -59,3 +71,10 @@ class Manifest(_Strict):
     """Distributions, versions and source hashes of what was run, as far as the submitter tells."""
     cells: list[BundledCell]
     files: dict[str, BundledFile]
+
+    @field_validator("submission")
+    @classmethod
+    def _complete(cls, submission: Submission) -> Submission:
+        if submission.lacking:
+            raise ValueError(f"{submission.lacking[0]} is missing")
+        return submission

@@ -9,20 +9,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from ..domain import Direction, Metric, Score
+from ..domain import CellId, Direction, Metric, Requires, Score
 from ..errors import RecordError
 from ..storage import digest, read_json
+from .schema import Strict, first_fault
 
 RECORD_SCHEMA = 1
 SAMPLES = "samples.jsonl.gz"
 """The file of a cell's measurement, a JSON object per row."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
-
-
-class EditionScore(_Strict):
+class EditionScore(Strict):
     """A metric's value in one edition; ``interval`` is a 95 % bootstrap interval over rows."""
 
     value: float
@@ -47,23 +44,14 @@ class ScoreEntry(EditionScore):
     editions: dict[str, EditionScore]
 
 
-class Needs(_Strict):
-    """What a method may touch, as ``domain.Requires`` says it."""
-
-    retain: bool = False
-    template: bool = False
-    original: Literal["none", "logprobs", "model"] = "none"
-    start: Literal["original", "retained"] = "original"
-
-
-class Identity(_Strict):
+class Identity(Strict):
     """Which pairing this is."""
 
     method: str
     method_qualified: str
     method_edition: str
     hyperparameters: dict[str, bool | int | float | str]
-    requires: Needs
+    requires: Requires
     reference: bool
     benchmark: str
     benchmark_qualified: str
@@ -71,8 +59,13 @@ class Identity(_Strict):
     model: str
     seed: int
 
+    @property
+    def cell(self) -> CellId:
+        """Method, benchmark, model and seed alone."""
+        return CellId(self.method, self.benchmark, self.model, self.seed)
 
-class Samples(_Strict):
+
+class Samples(Strict):
     """The file that every score recomputes from, and the retained model's, which forget scores compare with."""
 
     file: str
@@ -84,7 +77,7 @@ class Samples(_Strict):
     """Role to the key of the cell, or to the log file, whose samples were compared with."""
 
 
-class Cost(_Strict):
+class Cost(Strict):
     """What the cell spent; ``unlearn`` alone is the method's time.
 
     ``cpu_seconds`` is processor time of all threads, which other work on the machine hardly changes.
@@ -103,7 +96,7 @@ class Cost(_Strict):
     stage_device_memory_bytes: dict[str, int] = {}
 
 
-class Comparability(_Strict):
+class Comparability(Strict):
     """Everything that must agree before two rows may be ranked together, and its hash."""
 
     key: dict[str, Any]
@@ -160,7 +153,7 @@ def _refuse_halves(value: Any) -> None:
             _refuse_halves(item)
 
 
-class Record(_Strict):
+class Record(Strict):
     """What a cell leaves behind."""
 
     schema_version: int = RECORD_SCHEMA
@@ -212,7 +205,7 @@ class Record(_Strict):
         return self.model_copy(update={"edition": edition, "scores": scores, "comparability": comparability(key)})
 
 
-class LogRecord(_Strict):
+class LogRecord(Strict):
     """What a publisher's evaluation log comes to: scores, samples and comparability as in a cell's record.
 
     The samples are the log itself; nothing is known of what the run cost or how the model was made.
@@ -283,11 +276,4 @@ def read_record(path: Path) -> Record:
     try:
         return Record.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"{path} is not a record: {where}: {first['msg']}; run the study again") from error
-
-
-def metrics_of(entries: Sequence[Mapping[str, Any]]) -> tuple[Metric, ...]:
-    """Metrics from their JSON form in a plan."""
-    return tuple(Metric(**{**entry, "editions": tuple(entry["editions"])}) for entry in entries)
+        raise RecordError(f"{path} is not a record: {first_fault(error)}; run the study again") from error

@@ -3,28 +3,95 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from ..errors import (
-    RecordError,
-)
-from ..storage import (
-    digest,
-    file_digest,
-    read_json,
-    read_sealed,
-    read_toml,
-    unsealed,
-)
+from ..domain import CellId, CellStatus
+from ..errors import RecordError
+from ..storage import digest, file_digest, read_json, read_sealed, read_toml, unsealed
 from .record import Record, read_record
+from .schema import Strict, first_fault
 
 PLAN_SCHEMA = 1
+PLAN = "plan.json"
 STUDY = "study.toml"
+STATUS = "status.json"
+RECORD = "record.json"
+
+
+class StoredNode(BaseModel):
+    """A node of a stored plan."""
+
+    key: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+=-]*$")
+    kind: Literal["model", "cell"]
+    title: str
+    needs: list[str]
+    content: str
+    identity: CellId
+
+
+class StoredPlan(BaseModel):
+    """What ``plan.json`` holds."""
+
+    schema_version: int = PLAN_SCHEMA
+    study: str
+    edition: Literal["paper", "as-released"] = "paper"
+    raw: dict[str, Any] = {}
+    """The study's tables."""
+    plugins: list[str] = []
+    """Plugin files that the study was run with."""
+    study_sha256: str = ""
+    nodes: list[StoredNode]
+
+
+class NodeStatus(Strict):
+    """How a node ended, as ``status.json`` holds it.
+
+    Args:
+        content: the content key of what ran.
+        record_sha256, samples_sha256, spec_sha256: hashes of a finished cell's files.
+        scoring: hash of the code that scored.
+        incomplete: why the next run of the study asks again.
+        exit_code: what the command that runs the study exits with because of this node.
+        facts: what is known of a prepared model.
+    """
+
+    status: CellStatus
+    reason: str = ""
+    error: str = ""
+    exit_code: int = 1
+    key: str = ""
+    content: str = ""
+    started: float = 0.0
+    seconds: float = 0.0
+    record_sha256: str = ""
+    samples_sha256: str = ""
+    spec_sha256: str = ""
+    scoring: str = ""
+    incomplete: str = ""
+    facts: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class StoredCell:
+    """A planned cell as its folder tells it."""
+
+    key: str
+    identity: CellId
+    status: CellStatus
+    reason: str
+    folder: Path
+    record: Record | None = None
+
+
+@dataclass(frozen=True)
+class FinishedCell(StoredCell):
+    """A cell whose status is done, which has a record."""
+
+    record: Record
 
 
 def cache_folder() -> Path:
@@ -36,9 +103,9 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "unlearnbench"
 
 
-def read_plan(run: Path) -> dict[str, Any]:
+def read_plan(run: Path) -> StoredPlan:
     """The stored plan. Raises RecordError where it is absent, broken or of a newer schema."""
-    path = run / "plan.json"
+    path = run / PLAN
     plan = read_json(path, "is this a run folder? if its plan was damaged, delete plan.json and run the study again")
     if not isinstance(plan, dict) or not isinstance(plan.get("schema_version"), int):
         raise RecordError(f"{path} is not a plan; delete it and run the study again")
@@ -47,53 +114,9 @@ def read_plan(run: Path) -> dict[str, Any]:
             f"{path} has plan schema {plan['schema_version']}; this unlearnbench reads up to {PLAN_SCHEMA}: upgrade it"
         )
     try:
-        return _Plan.model_validate(unsealed(plan, path, "delete it and run the study again")).model_dump()
+        return StoredPlan.model_validate(unsealed(plan, path, "delete it and run the study again"))
     except ValidationError as error:
-        raise RecordError(f"{path} is not a plan ({_first(error)}); delete it and run the study again") from error
-
-
-def _first(error: ValidationError) -> str:
-    found = error.errors()[0]
-    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"
-
-
-class _PlannedIdentity(BaseModel):
-    method: str
-    benchmark: str
-    model: str
-    seed: int
-
-
-class _PlannedNode(BaseModel):
-    key: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+=-]*$")
-    kind: Literal["model", "cell"]
-    title: str
-    needs: list[str]
-    content: str
-    identity: _PlannedIdentity
-
-
-class _Plan(BaseModel):
-    """What ``plan.json`` holds."""
-
-    schema_version: int
-    study: str
-    edition: Literal["paper", "as-released"] = "paper"
-    raw: dict[str, Any] = {}
-    plugins: list[str] = []
-    study_sha256: str = ""
-    nodes: list[_PlannedNode]
-
-
-class _Status(BaseModel):
-    """What ``status.json`` holds, of a node that ended."""
-
-    model_config = ConfigDict(extra="allow")
-
-    status: str
-    reason: str = ""
-    seconds: float = 0.0
-    content: str = ""
+        raise RecordError(f"{path} is not a plan ({first_fault(error)}); delete it and run the study again") from error
 
 
 def read_own_study(run: Path) -> dict[str, Any]:
@@ -110,57 +133,47 @@ def read_own_study(run: Path) -> dict[str, Any]:
         raw = read_toml(path)
     except (ValueError, OSError) as error:
         raise RecordError(f"{path} is not TOML ({error}); {remedy}") from error
-    if digest(raw) != read_plan(run)["study_sha256"]:
+    if digest(raw) != read_plan(run).study_sha256:
         raise RecordError(f"{path} is not the study that was run; {remedy}")
     return raw
 
 
-@dataclass(frozen=True)
-class StoredCell:
-    """A planned cell as its folder tells it; ``record`` is present where the status is done."""
-
-    key: str
-    identity: Mapping[str, Any]
-    status: str
-    reason: str
-    folder: Path
-    record: Record | None
-
-
 def stored_cells(run: Path, edition: str = "") -> list[StoredCell]:
-    """Every cell of the run's plan, with its record in the edition asked for (the plan's own by default)."""
+    """Every cell of the run's plan; finished ones with their records in ``edition`` (the plan's own by default)."""
     plan = read_plan(run)
-    cells = []
-    for node in plan["nodes"]:
-        if node["kind"] != "cell":
-            continue
-        folder = run / "cells" / node["key"]
-        status = read_status(folder)
-        record = None
-        if status.get("status") == "done":
-            record = _held(folder, status).in_edition(edition or plan["edition"])
-        cells.append(
-            StoredCell(
-                node["key"], node["identity"], status.get("status", "pending"), status.get("reason", ""), folder, record
-            )
-        )
-    return cells
+    return [_stored(run, node, edition or plan.edition) for node in plan.nodes if node.kind == "cell"]
 
 
-def _held(folder: Path, status: Mapping[str, Any]) -> Record:
+def _stored(run: Path, node: StoredNode, edition: str) -> StoredCell:
+    folder = run / "cells" / node.key
+    status = read_status(folder)
+    if status is None:
+        return StoredCell(node.key, node.identity, CellStatus.PENDING, "", folder)
+    if status.status != CellStatus.DONE:
+        return StoredCell(node.key, node.identity, status.status, status.reason, folder)
+    record = _whole_record(folder, status).in_edition(edition)
+    return FinishedCell(node.key, node.identity, status.status, status.reason, folder, record)
+
+
+def _whole_record(folder: Path, status: NodeStatus) -> Record:
     """The record of a finished cell, held to the hash in its status."""
-    path = folder / "record.json"
+    path = folder / RECORD
     record = read_record(path)
-    if file_digest(path) != status.get("record_sha256"):
+    if file_digest(path) != status.record_sha256:
         raise RecordError(f"{path} is damaged; run the study again, which measures this cell again")
     return record
 
 
-def read_status(folder: Path) -> dict[str, Any]:
-    path = folder / "status.json"
+def read_status(folder: Path) -> NodeStatus | None:
+    """How the node in a folder ended; None where it has not.
+
+    Raises:
+        RecordError: the status is damaged.
+    """
+    path = folder / STATUS
     if not path.exists():
-        return {}
+        return None
     try:
-        return _Status.model_validate(read_sealed(path, "run the study again")).model_dump()
+        return NodeStatus.model_validate(read_sealed(path, "run the study again"))
     except ValidationError as error:
-        raise RecordError(f"{path} is not a status ({_first(error)}); run the study again") from error
+        raise RecordError(f"{path} is not a status ({first_fault(error)}); run the study again") from error

@@ -11,12 +11,13 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..domain import CellStatus
 from ..errors import UsageError
-from ..planning.study import SUBMISSION_PARAMETERS
+from ..plugin.validation import validated
 from ..records.badge import BADGE_SCHEMA, Badge
-from ..records.manifest import MANIFEST, RECORD, REQUIRED, BundledCell, BundledFile, Manifest, Submission
+from ..records.manifest import MANIFEST, BundledCell, BundledFile, Manifest, Submission
 from ..records.record import SAMPLES, Record
-from ..records.run_folder import STUDY, read_plan, stored_cells
+from ..records.run_folder import RECORD, STUDY, FinishedCell, read_plan, stored_cells
 from ..storage import file_digest, write_bytes
 
 
@@ -27,14 +28,13 @@ def write_bundle(run: Path, out: Path, submission: Mapping[str, str], version: s
         UsageError: the submission lacks something, or nothing is done.
         RecordError: the run folder is broken.
     """
-    lacking = [name for name in REQUIRED if not str(submission.get(name, "")).strip()]
-    if lacking:
-        meaning = {parameter.name: parameter.summary for parameter in SUBMISSION_PARAMETERS}
-        words = "; ".join(f"{name} ({meaning[name]})" for name in lacking)
-        raise UsageError(f"the submission lacks {words}: give --{lacking[0]} or a [submission] table in the study")
+    told = validated(Submission, submission, "submission")
+    if told.lacking:
+        words = "; ".join(f"{name} ({Submission.model_fields[name].description})" for name in told.lacking)
+        raise UsageError(f"the submission lacks {words}: give --{told.lacking[0]} or a [submission] table in the study")
     plan = read_plan(run)
     cells = stored_cells(run)
-    done = [cell for cell in cells if cell.record]
+    done = [cell for cell in cells if isinstance(cell, FinishedCell)]
     if not done:
         raise UsageError(f"{run} has no finished cell to hand in; run its study first")
     files = {STUDY: run / STUDY}
@@ -43,12 +43,14 @@ def write_bundle(run: Path, out: Path, submission: Mapping[str, str], version: s
             files[f"cells/{cell.key}/{name}"] = cell.folder / name
     manifest = Manifest(
         unlearnbench=version,
-        study=plan["study"],
-        edition=plan["edition"],
-        partial=any(cell.status == "pending" for cell in cells),
-        submission=Submission(**submission),
-        plugins=_plugins([cell.record for cell in done if cell.record]),
-        cells=[BundledCell(key=cell.key, status=cell.status, reason=cell.reason, **cell.identity) for cell in cells],
+        study=plan.study,
+        edition=plan.edition,
+        partial=any(cell.status == CellStatus.PENDING for cell in cells),
+        submission=told,
+        plugins=_plugins([cell.record for cell in done]),
+        cells=[
+            BundledCell(key=cell.key, status=cell.status, reason=cell.reason, **vars(cell.identity)) for cell in cells
+        ],
         files={name: BundledFile(sha256=file_digest(path), bytes=path.stat().st_size) for name, path in files.items()},
     )
     _write_zip(out, {MANIFEST: manifest.model_dump_json(indent=1).encode() + b"\n"}, files)

@@ -15,10 +15,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..domain import CellStatus
 from ..errors import UNPRINTABLE, BundleError
-from ..records.manifest import BUNDLE_SCHEMA, MANIFEST, RECORD, BundledCell, Manifest
+from ..records.manifest import BUNDLE_SCHEMA, MANIFEST, BundledCell, Manifest
 from ..records.record import SAMPLES, Record, read_record
-from ..records.run_folder import STUDY, StoredCell
+from ..records.run_folder import RECORD, STUDY, FinishedCell, StoredCell
 from ..storage import file_digest, read_toml
 
 KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
@@ -49,11 +50,11 @@ class Bundle:
         """Every cell of the manifest, with its record in the edition asked for (the bundle's own by default)."""
         for cell in self.manifest.cells:
             folder = self.folder / "cells" / cell.key
-            record = None
-            if cell.status == "done":
+            if cell.status == CellStatus.DONE:
                 record = _own_record(folder, cell).in_edition(edition or self.manifest.edition)
-            identity = cell.model_dump(include={"method", "benchmark", "model", "seed"})
-            yield StoredCell(cell.key, identity, cell.status, cell.reason, folder, record)
+                yield FinishedCell(cell.key, cell.identity, cell.status, cell.reason, folder, record)
+            else:
+                yield StoredCell(cell.key, cell.identity, cell.status, cell.reason, folder)
 
     def study(self) -> dict[str, Any]:
         """The study file's tables. Raises BundleError where it is not TOML."""
@@ -182,7 +183,7 @@ def _compare(path: Path, folder: Path, manifest: Manifest) -> None:
         found = file_digest(folder / name)
         if found != fact.sha256:
             raise BundleError(f"{path}: {name} has the hash {found[:12]}…, the manifest says {fact.sha256[:12]}…")
-    finished = {cell.key for cell in manifest.cells if cell.status == "done"}
+    finished = {cell.key for cell in manifest.cells if cell.status == CellStatus.DONE}
     if not finished:
         raise BundleError(f"{path} holds no finished cell")
     complete = {f"cells/{key}/{name}" for key in finished for name in (RECORD, SAMPLES)}
@@ -200,9 +201,8 @@ def _own_record(folder: Path, cell: BundledCell) -> Record:
     """
     _refuse_controls(strict_json((folder / RECORD).read_bytes(), f"{cell.key}/{RECORD}"), cell.key)
     record = read_record(folder / RECORD)
-    said = {name: getattr(record.identity, name) for name in ("method", "benchmark", "model", "seed")}
-    if record.cell != cell.key or said != cell.model_dump(include=set(said)):
-        raise BundleError(f"{cell.key}: its record is of {_shown(record.cell)}, {_shown(str(said))}")
+    if record.cell != cell.key or record.identity.cell != cell.identity:
+        raise BundleError(f"{cell.key}: its record is of {_shown(record.cell)}, {_shown(str(record.identity.cell))}")
     for key in record.samples.references.values():
         if not KEY.fullmatch(key):
             raise BundleError(f"{cell.key}: {_shown(key)} is no key of a cell")

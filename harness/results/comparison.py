@@ -7,21 +7,22 @@ so a difference is resampled with what the two have in common left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ..domain import Score
+from ..domain import CellId, Score
 from ..errors import NothingSelected, RecordError, UsageError
 from ..metrics.statistics import Floats, expanded_interval, expanded_share
 from ..plugin.registry import Registry
-from ..records.comparison import Comparison, Difference, Finding, Pair
+from ..records.comparison import Comparison, Difference, Finding, LoneCell, Pair
 from ..records.gates import Gate
 from ..records.recomputation import rescored
-from ..records.record import Cost, Record
+from ..records.record import Cost, Record, ScoreEntry
 from ..records.results import Results
-from ..records.run_folder import StoredCell
+from ..records.run_folder import FinishedCell, StoredCell
 
 READ_COST: Mapping[str, Callable[[Cost], float | None]] = {
     "unlearn_seconds": lambda cost: cost.seconds.get("unlearn"),
@@ -42,64 +43,65 @@ def compare(baseline: Results, candidate: Results, registry: Registry) -> Compar
         UsageError: two rows may not be compared, and which field of their comparability keys says so.
         NothingSelected: no pairing is on both sides.
     """
-    ours, theirs = _by_pairing(baseline), _by_pairing(candidate)
-    shared = [key for key in ours if key in theirs and ours[key].record and theirs[key].record]
-    for key in shared:
-        _refuse_incomparable(ours[key], theirs[key])
-    notes: list[str] = []
-    scored = {side.source: _Scores(side, registry, notes) for side in (baseline, candidate)}
-    sides = scored[baseline.source], scored[candidate.source]
-    pairs = tuple(_pair(ours[key], theirs[key], *sides) for key in shared)
-    if not pairs:
+    before, after = _by_pairing(baseline), _by_pairing(candidate)
+    shared = [
+        (mine, other)
+        for identity, mine in before.items()
+        if isinstance(mine, FinishedCell) and isinstance(other := after.get(identity), FinishedCell)
+    ]
+    for mine, other in shared:
+        _refuse_incomparable(mine, other)
+    if not shared:
         raise NothingSelected(
             f"{baseline.source} and {candidate.source} have no finished pairing of method, benchmark, model and seed "
-            f"in common ({_named(ours)} against {_named(theirs)})"
+            f"in common ({_benchmarks(before)} against {_benchmarks(after)})"
         )
+    notes: list[str] = []
+    sides = _Scores(baseline, registry, notes), _Scores(candidate, registry, notes)
+    pairs = tuple(_pair(mine, other, *sides) for mine, other in shared)
+    paired = {mine.identity for mine, _ in shared}
     return Comparison(
         baseline.source,
         candidate.source,
         pairs,
-        tuple(_alone(ours[key], theirs.get(key)) for key in ours if key not in shared and ours[key].record),
-        tuple(_alone(theirs[key], None) for key in theirs if key not in ours),
+        tuple(
+            LoneCell(identity, _status(after.get(identity)))
+            for identity, cell in before.items()
+            if identity not in paired and isinstance(cell, FinishedCell)
+        ),
+        tuple(LoneCell(identity, _status(None)) for identity in after if identity not in before),
         tuple(dict.fromkeys(notes)),
     )
 
 
-def _by_pairing(results: Results) -> dict[tuple[Any, ...], StoredCell]:
-    """Cells by what they pair; where a method stands twice, its hyperparameters tell the rows apart."""
-    found: dict[tuple[Any, ...], StoredCell] = {}
+def _by_pairing(results: Results) -> dict[CellId, StoredCell]:
+    """Cells by what they pair."""
+    found: dict[CellId, StoredCell] = {}
     for cell in results.cells:
-        key = tuple(cell.identity[name] for name in ("method", "benchmark", "model", "seed"))
-        if key in found:
-            raise UsageError(
-                f"{results.source} has two cells of {cell.identity['method']} × {cell.identity['benchmark']} × "
-                f"{cell.identity['model']} seed {cell.identity['seed']}; compare runs that have one of each"
-            )
-        found[key] = cell
+        if cell.identity in found:
+            raise UsageError(f"{results.source} has two cells of {cell.identity}; compare runs that have one of each")
+        found[cell.identity] = cell
     return found
 
 
-def _named(cells: Mapping[tuple[Any, ...], StoredCell]) -> str:
-    return ", ".join(sorted({str(cell.identity["benchmark"]) for cell in cells.values()})) or "nothing"
+def _benchmarks(cells: Iterable[CellId]) -> str:
+    return ", ".join(sorted({cell.benchmark for cell in cells})) or "nothing"
 
 
-def _alone(cell: StoredCell, other: StoredCell | None) -> dict[str, Any]:
-    status = "not in the candidate" if other is None else f"{other.status}: {other.reason}".rstrip(": ")
-    return {**cell.identity, "status": status}
+def _status(cell: StoredCell | None) -> str:
+    """How a cell stands on the side that has no record of it."""
+    return "not in the candidate" if cell is None else f"{cell.status}: {cell.reason}".rstrip(": ")
 
 
-def _refuse_incomparable(ours: StoredCell, theirs: StoredCell) -> None:
-    assert ours.record is not None
-    assert theirs.record is not None
-    mine, other = ours.record.comparability.key, theirs.record.comparability.key
+def _refuse_incomparable(before: FinishedCell, after: FinishedCell) -> None:
+    mine, other = before.record.comparability.key, after.record.comparability.key
     if mine == other:
         return
     name = next(name for name in (*mine, *other) if mine.get(name) != other.get(name))
     first, second = _shortest(mine.get(name), other.get(name))
-    i = ours.identity
     raise UsageError(
-        f"{i['method']} × {i['benchmark']}: the rows may not be compared: {name} is {first} in the baseline and "
-        f"{second} in the candidate"
+        f"{before.identity.pairing}: the rows may not be compared: {name} is {first} in the baseline and {second} in "
+        "the candidate"
     )
 
 
@@ -137,59 +139,73 @@ class _Scores:
         score = found.get((metric, edition)) or found.get((metric, None))
         return None if score is None or score.resamples is None else np.asarray(score.resamples, dtype=float)
 
-    def retained(self, cell: StoredCell) -> Record | None:
-        """The record of the retained model beside a cell."""
-        wanted = {**cell.identity, "method": "retained"}
-        return next((other.record for other in self._results.cells if dict(other.identity) == wanted), None)
+    def target(self, cell: FinishedCell, metric: str) -> _Target:
+        """What a metric aims at: a number, or the retained model's value on this side."""
+        target = cell.record.scores[metric].target
+        if isinstance(target, int | float):
+            return _Target(float(target), float(target))
+        wanted = replace(cell.identity, method="retained")
+        retained = next((other.record for other in self._results.finished if other.identity == wanted), None)
+        if target != "retained" or retained is None or metric not in retained.scores:
+            return _Target(math.nan, math.nan)
+        value = retained.scores[metric].value
+        resampled = self.resamples(retained, metric, retained.edition)
+        return _Target(value, value if resampled is None else resampled)
 
 
-def _pair(ours: StoredCell, theirs: StoredCell, base: _Scores, new: _Scores) -> Pair:
-    mine, other = ours.record, theirs.record
-    assert mine is not None
-    assert other is not None
-    metrics = tuple(_difference(name, ours, theirs, base, new) for name in mine.scores if name in other.scores)
-    costs = {name: (_number(read(mine.cost)), _number(read(other.cost))) for name, read in READ_COST.items()}
-    return Pair(ours.identity, metrics, costs)
+@dataclass(frozen=True)
+class _Target:
+    """The value that a metric aims at, and its resamples; NaN where it aims at none."""
+
+    value: float
+    resamples: Floats | float
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+def _pair(before: FinishedCell, after: FinishedCell, old: _Scores, new: _Scores) -> Pair:
+    shared = [name for name in before.record.scores if name in after.record.scores]
+    spent = before.record.cost, after.record.cost
+    costs = {name: (_float(read(spent[0])), _float(read(spent[1]))) for name, read in READ_COST.items()}
+    return Pair(before.identity, tuple(_difference(name, before, after, old, new) for name in shared), costs)
 
 
-def _difference(name: str, ours: StoredCell, theirs: StoredCell, base: _Scores, new: _Scores) -> Difference:
-    assert ours.record is not None
-    assert theirs.record is not None
-    mine, other = ours.record.scores[name], theirs.record.scores[name]
-    edition = ours.record.edition
-    resampled = base.resamples(ours.record, name, edition), new.resamples(theirs.record, name, edition)
-    paired = None not in [None if values is None else 1 for values in resampled] and mine.n == other.n
-    targets = [_target(mine.target, name, cell, side) for cell, side in ((ours, base), (theirs, new))]
-    worsening = float(_worse(mine.better, mine.value, other.value, targets[0][0], targets[1][0]))
-    found: Floats | None = None
-    bounds = None
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _difference(metric: str, before: FinishedCell, after: FinishedCell, old: _Scores, new: _Scores) -> Difference:
+    """One metric on both sides, resampled together where both have samples of the same number of rows."""
+    mine, other = before.record.scores[metric], after.record.scores[metric]
+    edition = before.record.edition
+    first, second = old.resamples(before.record, metric, edition), new.resamples(after.record, metric, edition)
+    targets = old.target(before, metric), new.target(after, metric)
+    worsening = _worse(mine.better, mine.value, other.value, targets[0].value, targets[1].value)
+    resampled, bounds = None, _independent(mine, other)
+    paired = first is not None and second is not None and mine.n == other.n
     if paired:
-        first, second = (np.asarray(values) for values in resampled)
-        found = _worse(mine.better, first, second, targets[0][1], targets[1][1])
+        resampled = _worse(mine.better, first, second, targets[0].resamples, targets[1].resamples)
         bounds = expanded_interval(_minus(second, first), mine.n)
-    elif mine.interval and other.interval:
-        half = math.hypot(*((high - low) / 2 for low, high in (mine.interval, other.interval)))
-        bounds = (other.value - mine.value - half, other.value - mine.value + half)
     return Difference(
-        name, mine.label, edition, mine.value, other.value, float(_minus(other.value, mine.value)), bounds, worsening,
-        paired, mine.n, other.reason or mine.reason, found,
-    )  # fmt: skip
+        metric=metric,
+        label=mine.label,
+        edition=edition,
+        baseline=mine.value,
+        candidate=other.value,
+        difference=float(_minus(other.value, mine.value)),
+        interval=bounds,
+        worsening=float(worsening),
+        paired=paired,
+        n=mine.n,
+        reason=other.reason or mine.reason,
+        resampled_worsening=resampled,
+    )
 
 
-def _target(target: object, metric: str, cell: StoredCell, side: _Scores) -> tuple[float, Any]:
-    """The value that is aimed at, and its resamples: a number, or the retained model's value on the same side."""
-    if isinstance(target, int | float):
-        return float(target), float(target)
-    retained = side.retained(cell) if target == "retained" else None
-    if retained is None or metric not in retained.scores:
-        return math.nan, math.nan
-    resampled = side.resamples(retained, metric, retained.edition)
-    value = retained.scores[metric].value
-    return value, value if resampled is None else resampled
+def _independent(mine: ScoreEntry, other: ScoreEntry) -> tuple[float, float] | None:
+    """The interval of a difference of two scores that are taken for independent."""
+    if not mine.interval or not other.interval:
+        return None
+    half = math.hypot(*((high - low) / 2 for low, high in (mine.interval, other.interval)))
+    return other.value - mine.value - half, other.value - mine.value + half
 
 
 def _minus(a: Any, b: Any) -> Any:
@@ -218,11 +234,11 @@ def judged(comparison: Comparison, gates: Sequence[Gate]) -> list[Finding]:
 
 def _judged(comparison: Comparison, gate: Gate) -> Iterator[Finding]:
     pairs = [pair for pair in comparison.pairs if _concerns(gate, pair.identity)]
-    lost = [cell for cell in comparison.only_baseline if _concerns(gate, cell)]
+    lost = [cell for cell in comparison.only_baseline if _concerns(gate, cell.identity)]
     if not pairs and not lost:
         raise UsageError(f"gate {gate}: no pairing of the baseline is {gate.method} on {gate.benchmark}")
     known = sorted({found.metric for pair in pairs for found in pair.metrics})
-    if gate.metric.startswith("cost."):
+    if gate.cost:
         yield from _cost_findings(comparison, gate, pairs)
     elif pairs and gate.metric not in known:
         raise UsageError(f"gate {gate}: no such metric there (known: {', '.join(known)})")
@@ -232,12 +248,11 @@ def _judged(comparison: Comparison, gate: Gate) -> Iterator[Finding]:
                 if found.metric == gate.metric:
                     yield _metric_finding(gate, pair, found)
     for cell in lost:
-        title = f"{cell['method']} × {cell['benchmark']}"
-        yield Finding(gate, title, True, f"the candidate has no record of it: {cell['status']}")
+        yield Finding(gate, cell.identity.pairing, True, f"the candidate has no record of it: {cell.status}")
 
 
-def _concerns(gate: Gate, identity: Mapping[str, Any]) -> bool:
-    return gate.method in ("*", identity["method"]) and gate.benchmark in ("*", identity["benchmark"])
+def _concerns(gate: Gate, identity: CellId) -> bool:
+    return gate.method in ("*", identity.method) and gate.benchmark in ("*", identity.benchmark)
 
 
 def _metric_finding(gate: Gate, pair: Pair, found: Difference) -> Finding:
@@ -265,17 +280,16 @@ def _metric_finding(gate: Gate, pair: Pair, found: Difference) -> Finding:
 
 
 def _cost_findings(comparison: Comparison, gate: Gate, pairs: Sequence[Pair]) -> Iterator[Finding]:
-    name = gate.metric.removeprefix("cost.")
-    assert gate.max_ratio is not None
+    name, most = gate.cost, gate.max_ratio or 1.0
     for pair in pairs:
-        if gate.relative_to == pair.identity["method"]:
+        if gate.relative_to == pair.identity.method:
             continue
         sides = pair.costs[name]
         if gate.relative_to:
-            wanted = {**pair.identity, "method": gate.relative_to}
-            other = next((p for p in comparison.pairs if dict(p.identity) == wanted), None)
+            wanted = replace(pair.identity, method=gate.relative_to)
+            other = next((p for p in comparison.pairs if p.identity == wanted), None)
             if other is None:
-                raise UsageError(f"gate {gate}: both runs need a cell of {gate.relative_to} × {wanted['benchmark']}")
+                raise UsageError(f"gate {gate}: both runs need a cell of {gate.relative_to} × {wanted.benchmark}")
             base, new = (_ratio(mine, theirs) for mine, theirs in zip(sides, other.costs[name], strict=True))
         else:
             base, new = sides
@@ -285,7 +299,7 @@ def _cost_findings(comparison: Comparison, gate: Gate, pairs: Sequence[Pair]) ->
             continue
         grown = new / base
         words = f"{base:.4g} → {new:.4g}{f' of {gate.relative_to}' if gate.relative_to else ''}: × {grown:.2f}"
-        yield Finding(gate, title, grown > gate.max_ratio, f"{words}, allowed × {gate.max_ratio:g}")
+        yield Finding(gate, title, grown > most, f"{words}, allowed × {most:g}")
 
 
 def _ratio(mine: float | None, theirs: float | None) -> float | None:

@@ -9,10 +9,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..domain import CellStatus
 from ..errors import HarnessError, RecordError, UsageError
 from ..records.record import Record
 from ..records.results import Results
-from ..records.run_folder import StoredCell, read_own_study, stored_cells
+from ..records.run_folder import FinishedCell, StoredCell, read_own_study, stored_cells
 from .bundle_reader import bundled_rows, unpacked
 
 
@@ -75,9 +76,8 @@ def _printed(path: Path, edition: str) -> tuple[list[StoredCell], list[Any]]:
         text = " ".join(str(error).split())[:200]
         raise RecordError(f"{path} holds no records ({text}); make it with: unlearnbench results RUN --json") from error
     shown = [record.in_edition(edition or record.edition) for record in records]
-    return [StoredCell(record.cell, _identity(record), "done", "", path.parent / record.cell, record)
-            for record in shown], gates  # fmt: skip
-
-
-def _identity(record: Record) -> dict[str, Any]:
-    return {name: getattr(record.identity, name) for name in ("method", "benchmark", "model", "seed")}
+    cells: list[StoredCell] = [
+        FinishedCell(record.cell, record.identity.cell, CellStatus.DONE, "", path.parent / record.cell, record)
+        for record in shown
+    ]
+    return cells, gates

@@ -6,12 +6,14 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import RecordError
 from ..planning.code_digest import modules_digest
 from ..plugin.registry import Registry
 from ..records.recomputation import benchmark_of, differences, rescored
 from ..records.record import Record, score_entries
-from ..running.run_folder_writer import locked
-from ..storage import read_sealed, write_bytes, write_sealed
+from ..records.run_folder import RECORD, STATUS, read_status
+from ..running.run_store import locked
+from ..storage import write_bytes, write_sealed
 from .opening import opened
 
 
@@ -33,9 +35,7 @@ def rescore(run: Path, registry: Registry) -> list[Rescored]:
     """
     with locked(run), opened([run]) as (results,):
         made = []
-        for cell in results.cells:
-            if cell.record is None:
-                continue
+        for cell in results.finished:
             record, found = cell.record, rescored(cell.record, results.samples_of, registry)
             component, _ = benchmark_of(record, registry)
             changes = tuple(differences(record, found, component))
@@ -47,8 +47,9 @@ def rescore(run: Path, registry: Registry) -> list[Rescored]:
 
 def _keep(folder: Path, record: Record, scoring: str) -> None:
     content = record.model_dump_json(indent=1).encode() + b"\n"
-    status = read_sealed(folder / "status.json", "run the study again")
-    write_bytes(folder / "record.json", content)
-    write_sealed(
-        folder / "status.json", {**status, "record_sha256": hashlib.sha256(content).hexdigest(), "scoring": scoring}
-    )
+    status = read_status(folder)
+    if status is None:
+        raise RecordError(f"{folder / STATUS} does not exist; run the study again")
+    fresh = {"record_sha256": hashlib.sha256(content).hexdigest(), "scoring": scoring}
+    write_bytes(folder / RECORD, content)
+    write_sealed(folder / STATUS, status.model_copy(update=fresh).model_dump(mode="json"))

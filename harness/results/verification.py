@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.sources import DataSource, fingerprints, read_tables
+from ..domain import CellStatus
 from ..errors import BundleError, HarnessError, RecordError, printable
 from ..plugin.registry import Component, Registry
 from ..plugin.specs import BenchmarkSpec, resolve
@@ -23,10 +24,10 @@ from ..records.badge import BADGE_SCHEMA, Badge
 from ..records.recomputation import agree, benchmark_of, differences, rescored
 from ..records.record import Record
 from ..records.results import Results
+from ..records.run_folder import StoredCell
 from ..storage import digest, file_digest, write_json
 from .bundle import badge_path, read_badge
 
-RECOMPUTED, REFUTED = "recomputed", "refuted"
 LISTED_FAULTS = 100
 # Two texts of the longest that a bundle may hold take seconds to compare.
 SECONDS_A_CELL = 300
@@ -39,6 +40,7 @@ class Verification:
     """What was found: faults are the submitter's, notes are for the reader."""
 
     source: str
+    of_bundle: bool = False
     cells: list[str] = field(default_factory=list)
     scores: int = 0
     rows: int = 0
@@ -64,19 +66,18 @@ def verify(results: Results, registry: Registry, data: DataSource | None = None)
         data: a folder with the benchmark's tables; without it generated tables are made again, and published ones are
             known by their hashes.
     """
-    found = Verification(results.source)
-    done = [cell for cell in results.cells if cell.record]
+    found = Verification(results.source, of_bundle=results.manifest is not None)
+    done = results.finished
     if not done:
         found.faults.append(f"{results.source} holds no finished cell")
     for cell in results.cells:
-        if not cell.record and cell.status != "not-applicable":
+        if not cell.status.settled:
             found.notes.append(f"{cell.key}: {cell.status}{': ' + cell.reason if cell.reason else ''}"[:300])
     if results.manifest and results.manifest.partial:
         found.notes.append("the run was not finished when it was bundled: partial")
     known = {cell.key for cell in done}
     for cell in done:
         record = cell.record
-        assert record is not None
         before = len(found.faults)
         absent = sorted(set(record.samples.references.values()) - known)
         if absent:
@@ -203,7 +204,7 @@ def write_badge(bundle: Path, found: Verification, version: str) -> Path:
     path = badge_path(bundle)
     write_json(path, {
         "schema_version": BADGE_SCHEMA,
-        "level": RECOMPUTED if found.holds else REFUTED,
+        "level": "recomputed" if found.holds else "refuted",
         "bundle_sha256": file_digest(bundle),
         "date": datetime.now(UTC).date().isoformat(),
         "unlearnbench": version,
@@ -227,7 +228,7 @@ def held(results: Results, registry: Registry) -> Results:
         found = verify(results, registry)
         badge = Badge(cells=found.sound, refuted=found.refuted, faults=found.faults[:LISTED_FAULTS])
     cells = tuple(
-        replace(cell, record=None, status=REFUTED, reason=badge.refuted[cell.key])
+        StoredCell(cell.key, cell.identity, CellStatus.REFUTED, badge.refuted[cell.key], cell.folder)
         if cell.key in badge.refuted
         else cell
         for cell in results.cells
@@ -288,7 +289,8 @@ def distances(stored: Record, rerun: Record) -> list[Distance]:
 def _time_limit(seconds: int) -> Iterator[None]:
     """Stop pure Python work that a stranger's samples make endless."""
 
-    if threading.current_thread() is not threading.main_thread():
+    # Alarms are the main thread's, and not of every system.
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield
         return
 

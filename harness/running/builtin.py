@@ -86,5 +86,7 @@ def unlearnbench_models() -> list[ModelSpec]:
 
 def unlearnbench_executors() -> list[ExecutorSpec]:
     return [
-        ExecutorSpec("local", "unlearnbench.running.executor:LocalExecutor", "a process of its own on this machine")
+        ExecutorSpec(
+            "local", "unlearnbench.running.local_executor:LocalExecutor", "a process of its own on this machine"
+        )
     ]

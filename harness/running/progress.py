@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from .run_folder_writer import Outcome
+from .run_store import Outcome
 
 
 class Progress:

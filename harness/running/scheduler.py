@@ -1,131 +1,148 @@
-"""A run is a folder, and the folder is the truth: what is planned, what is done, what is stale.
-
-runs/<name>/study.toml  plan.json  models/<key>/  cells/<key>/{spec,status,record}.json samples.jsonl.gz log.txt
-"""
+"""Runs the nodes of a plan, each after those it needs, in the slots of an executor; one failure never stops another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from multiprocessing.connection import wait
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ..errors import DISK_REFUSED, RecordError, StorageError
+from ..domain import CellStatus
+from ..errors import RecordError, StorageError
 from ..planning.nodes import Node, Plan
-from ..planning.provenance import device_kind, devices, usable_cores
-from ..records.run_folder import read_status
-from ..storage import (
-    write_json,
-    write_sealed,
-)
-from .executor import Job, LocalExecutor
-from .run_folder_writer import Outcome, finished, folder_of
+from ..records.node_spec import write_spec
+from ..records.run_folder import RECORD, STATUS, read_status
+from .executor import Executor, Job, JobState, Slot
+from .run_store import Outcome, finished, folder_of, write_status
 
 POLL = 0.02
+"""Seconds that the scheduler waits at most before it looks at limits again."""
+
 Observer = Callable[[Outcome, int, int], None]
+"""Told of every outcome, with how many of how many nodes have ended."""
 
 
-def execute(
-    run: Path, plan: Plan, cache: Path, observe: Observer, executor: LocalExecutor | None = None
-) -> list[Outcome]:
-    """Run every node that is not finished, each after those it needs; one failure never stops another.
-
-    Nodes are spread over the devices that the study allows, ``run.jobs`` of them on each at a time.
+def execute(run: Path, plan: Plan, cache: Path, observe: Observer, executor: Executor) -> list[Outcome]:
+    """Run every node that is not finished.
 
     Raises:
-        KeyboardInterrupt: after every running node was killed; what is finished stays finished.
+        KeyboardInterrupt: after every running node was stopped; what is finished stays finished.
         StorageError: the disk refused a write.
     """
-    executor = executor or LocalExecutor()
-    outcomes: dict[str, Outcome] = {}
-    waiting = {node.key: node for node in plan.nodes}
-    running: list[tuple[Node, Job, str]] = []
-    settings = plan.study.run
-    # A cell that takes several devices has them all.
-    places = devices(settings["device"]) if settings["processes"] == 1 else [device_kind(settings["device"])]
-    jobs = settings["jobs"] * len(places)
-    threads = settings["threads"] or max(1, usable_cores() // (jobs * settings["processes"]))
-
-    def conclude(outcome: Outcome) -> None:
-        outcomes[outcome.node.key] = outcome
-        observe(outcome, len(outcomes), len(plan.nodes))
-
-    for node in plan.nodes:
-        stored = finished(run, node, cache)
-        if stored:
-            del waiting[node.key]
-            conclude(stored)
+    schedule = _Schedule(run, plan, cache, observe, executor)
+    schedule.take_finished()
     try:
-        while waiting or running:
-            for node in list(waiting.values()):
-                blocked = [outcomes[key] for key in node.needs if key in outcomes and outcomes[key].status != "done"]
-                if blocked:
-                    del waiting[node.key]
-                    conclude(_blocked(run, node, blocked[0]))
-                elif len(running) < jobs and all(key in outcomes for key in node.needs):
-                    del waiting[node.key]
-                    taken = [device for _, _, device in running]
-                    device = min(places, key=taken.count)
-                    running.append((node, _start(executor, run, node, cache, threads, device), device))
-            wait([job.process.sentinel for _, job, _ in running], timeout=POLL)
-            for entry in list(running):
-                node, job, _ = entry
-                ended = _ended(executor, job, node, settings)
-                if ended:
-                    running.remove(entry)
-                    conclude(ended)
+        while schedule.waiting or schedule.running:
+            schedule.start_ready()
+            schedule.collect()
     finally:
-        for _, job, _ in running:
-            executor.kill(job)
-    return [outcomes[node.key] for node in plan.nodes]
+        for job in schedule.running:
+            executor.cancel(job)
+    return [schedule.outcomes[node.key] for node in plan.nodes]
 
 
-def _start(executor: LocalExecutor, run: Path, node: Node, cache: Path, threads: int, device: str) -> Job:
-    folder = folder_of(run, node)
-    for stale in ("status.json", "record.json"):
-        (folder / stale).unlink(missing_ok=True)
-    spec = {**node.spec, "kind": node.kind, "cache": str(cache.resolve())}
-    spec["run"] = {**node.spec["run"], "threads": threads, "device": device}
-    write_json(folder / "spec.json", spec)
-    return executor.start(node.key, folder)
+@dataclass
+class _Schedule:
+    """What waits, what runs and how each node ended."""
 
+    run: Path
+    plan: Plan
+    cache: Path
+    observe: Observer
+    executor: Executor
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    running: dict[Job, tuple[Node, Slot]] = field(default_factory=dict)
 
-def _blocked(run: Path, node: Node, cause: Outcome) -> Outcome:
-    reason = f"needs {cause.node.title}, which ended as {cause.status}: {cause.reason}"
-    return _conclude(run, node, "failed", reason, 0.0, cause.exit_code)
+    def __post_init__(self) -> None:
+        self.waiting = {node.key: node for node in self.plan.nodes}
+        self.free = list(self.executor.slots(self.plan.study.run))
 
+    def take_finished(self) -> None:
+        """Conclude every node that an earlier run has done."""
+        for node in self.plan.nodes:
+            stored = finished(self.run, node, self.cache)
+            if stored:
+                del self.waiting[node.key]
+                self.conclude(stored)
 
-def _conclude(run: Path, node: Node, status: str, reason: str, seconds: float, exit_code: int = 1) -> Outcome:
-    """Write a status for a node that could not write its own."""
-    facts = {"status": status, "reason": reason, "key": node.key, "content": node.content, "seconds": round(seconds, 3)}
-    write_sealed(folder_of(run, node) / "status.json", facts)
-    return Outcome(node, status, reason, seconds, exit_code=exit_code)
+    def start_ready(self) -> None:
+        """Start every node whose needs are done, while there are slots; fail those whose needs failed."""
+        for node in list(self.waiting.values()):
+            failed = next((key for key in node.needs if key in self.outcomes and not self._done(key)), None)
+            if failed:
+                del self.waiting[node.key]
+                self.fail(node, self._blocked(node, self.outcomes[failed]))
+            elif self.free and all(key in self.outcomes for key in node.needs):
+                del self.waiting[node.key]
+                self._start(node, self._take_slot())
 
+    def collect(self) -> None:
+        """Conclude every job that ended or overstepped a limit."""
+        if not self.running:
+            return
+        for job, state in self.executor.poll(list(self.running), POLL).items():
+            node, slot = self.running[job]
+            outcome = self._over_limit(node, state) if state.running else self._ended(node, state)
+            if outcome is None:
+                continue
+            if state.running:
+                self.executor.cancel(job)
+                write_status(self.run, node, outcome)
+            del self.running[job]
+            self.free.append(slot)
+            self.conclude(outcome)
 
-def _ended(executor: LocalExecutor, job: Job, node: Node, settings: Mapping[str, Any]) -> Outcome | None:
-    """The outcome of a job that ended or overstepped a limit; None while it runs."""
-    code = job.process.exitcode
-    run = job.folder.parent.parent
-    if code is None:
-        timeout, limit = settings["timeout"], settings["memory_limit"]
-        if timeout and job.seconds > timeout:
-            executor.kill(job)
-            return _conclude(run, node, "timed-out", f"took longer than --timeout {timeout:g} s", job.seconds)
-        if limit and job.memory > limit * 2**30:
-            executor.kill(job)
-            return _conclude(run, node, "out-of-memory", f"used more than --memory-limit {limit:g} GiB", job.seconds)
+    def conclude(self, outcome: Outcome) -> None:
+        """Keep an outcome and tell the observer of it."""
+        self.outcomes[outcome.node.key] = outcome
+        self.observe(outcome, len(self.outcomes), len(self.plan.nodes))
+
+    def fail(self, node: Node, outcome: Outcome) -> None:
+        """Conclude a node that was never started."""
+        write_status(self.run, node, outcome)
+        self.conclude(outcome)
+
+    def _take_slot(self) -> Slot:
+        """A slot of the device that has the most of them free."""
+        devices = [slot.device for slot in self.free]
+        return self.free.pop(max(range(len(devices)), key=lambda place: devices.count(devices[place])))
+
+    def _done(self, key: str) -> bool:
+        return self.outcomes[key].status == CellStatus.DONE
+
+    def _start(self, node: Node, slot: Slot) -> None:
+        folder = folder_of(self.run, node)
+        for stale in (STATUS, RECORD):
+            (folder / stale).unlink(missing_ok=True)
+        write_spec(folder, node.spec.started(self.cache, slot.device, slot.threads))
+        self.running[self.executor.submit(folder, slot)] = node, slot
+
+    def _blocked(self, node: Node, cause: Outcome) -> Outcome:
+        reason = f"needs {cause.node.title}, which ended as {cause.status}: {cause.reason}"
+        return Outcome(node, CellStatus.FAILED, reason, exit_code=cause.exit_code)
+
+    def _over_limit(self, node: Node, state: JobState) -> Outcome | None:
+        """The outcome of a job that takes more than the study allows; None of one that may go on."""
+        settings = self.plan.study.run
+        if settings.timeout and state.seconds > settings.timeout:
+            reason = f"took longer than --timeout {settings.timeout:g} s"
+            return Outcome(node, CellStatus.TIMED_OUT, reason, state.seconds)
+        if settings.memory_limit and state.memory > settings.memory_limit * 2**30:
+            reason = f"used more than --memory-limit {settings.memory_limit:g} GiB"
+            return Outcome(node, CellStatus.OUT_OF_MEMORY, reason, state.seconds)
         return None
-    job.process.join()
-    # Where the disk could not even take the log line, writing the status below fails and says so.
-    if code == DISK_REFUSED:
-        words = (job.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-        if words.startswith("cannot write"):
-            raise StorageError(words)
-    try:
-        status = read_status(job.folder)
-    except RecordError as error:
-        return _conclude(run, node, "failed", str(error), job.seconds)
-    if not status:
-        cause = f"its process was killed by signal {-code}" if code < 0 else f"its process ended with exit code {code}"
-        return _conclude(run, node, "failed", f"{cause}; see {job.folder / 'log.txt'}", job.seconds)
-    return Outcome(node, status["status"], status["reason"], status["seconds"], exit_code=status.get("exit_code", 1))
+
+    def _ended(self, node: Node, state: JobState) -> Outcome:
+        """The outcome that a node wrote, or why it wrote none."""
+        # Where the disk could not even take the log line, writing the status below fails and says so.
+        if state.refused.startswith("cannot write"):
+            raise StorageError(state.refused)
+        try:
+            status = read_status(folder_of(self.run, node))
+        except RecordError as error:
+            outcome = Outcome(node, CellStatus.FAILED, str(error), state.seconds)
+        else:
+            if status is not None:
+                return Outcome.of(node, status)
+            outcome = Outcome(node, CellStatus.FAILED, state.reason, state.seconds)
+        write_status(self.run, node, outcome)
+        return outcome

@@ -3,101 +3,116 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..contracts import Context, UnlearningData, derived_seed
-from ..domain import Requires
+import torch
+
+from ..contracts import Benchmark, Context, Method, Task, UnlearningData, derived_seed
+from ..data.encoder import Encoder
 from ..engine import process_group
 from ..engine.memory import release
-from ..errors import (
-    NotApplicable,
-    PluginError,
-)
-from ..plugin.specs import ModelSpec, resolve
-from ..storage import (
-    write_bytes,
-)
+from ..errors import NotApplicable, PluginError
+from ..plugin.specs import resolve
+from ..records.node_spec import CellSpec
+from ..records.run_folder import RECORD
+from ..storage import write_bytes
 from ..training import models
-from .record_builder import build_record
+from .record_builder import Measured, build_record
 from .reference import checkpoint
-from .setup import (
-    _model_spec,
-    autocast_of,
-    device_of,
-    load_plugin_files,
-    log,
-    prepare_task,
-    seed_everything,
-    synchronise,
-)
+from .setup import autocast_of, device_of, load_plugin_files, log, prepare_task, seed_everything, synchronise
 from .stage_meter import StageMeter
 
-# -- cells --------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A cell's benchmark, and the model that it starts from."""
+
+    encoder: Encoder
+    benchmark: Benchmark
+    task: Task
+    model: Any
 
 
-def run_cell(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
-    clock = StageMeter()
+def run_cell(folder: Path, spec: CellSpec) -> dict[str, str]:
+    """Run the cell and write its samples and record; returns what its status says of them.
+
+    Raises:
+        NotApplicable, Diverged, HarnessError: as the pairing, the method or the benchmark has it.
+    """
     load_plugin_files(spec)
-    entry = spec["method"]
-    method = resolve(entry["target"], entry["qualified"])(**entry["values"], **entry["fixed"])
-    requires = Requires(**entry["requires"])
-    model_spec = _model_spec(spec)
-    device = device_of(spec["run"])
-    start, revision = checkpoint(spec, spec["models"][requires.start])
-    clock.device = device
-    with clock("load"):
-        encoder = models.saved_encoder(model_spec, start, revision)
-        benchmark, task = prepare_task(spec, lambda _: encoder)
-        model = models.load_checkpoint(start, model_spec, revision).to(device)
-    seed = derived_seed(spec["seed"], entry["name"], spec["benchmark"]["name"], spec["model"]["name"])
+    device = device_of(spec.run.device)
+    meter = StageMeter(device)
+    with meter("load"):
+        loaded = _load(spec, device)
+    seed = derived_seed(spec.seed, spec.method.name, spec.benchmark.name, spec.model.name)
     seed_everything(seed)
-    if requires.retain and not task.retain:
-        raise NotApplicable(f"{entry['name']} needs a retain set, and {spec['benchmark']['name']} has none here")
-    dtype = models.compute_dtype(model_spec, device)
-    ctx = Context(entry["name"], seed, device, log, None, autocast_of(model_spec, device))
-    unlearned = model
-    with clock("unlearn"):
-        for forget in (*task.earlier, task.forget):
-            data = UnlearningData(entry["name"], requires, encoder, forget, task.retain, spec["templates"])
-            ctx = ctx.for_request(models.frozen_copy(unlearned, dtype) if requires.original == "model" else None)
-            unlearned = _unlearn(method, unlearned, model_spec, encoder.tokenizer, data, ctx, entry)
+    if spec.method.requires.retain and not loaded.task.retain:
+        raise NotApplicable(f"{spec.method.name} needs a retain set, and {spec.benchmark.name} has none here")
+    dtype = models.compute_dtype(spec.model.spec, device)
+    ctx = Context(spec.method.name, seed, device, log, autocast=autocast_of(spec.model.spec, device))
+    encoder, benchmark, task = loaded.encoder, loaded.benchmark, loaded.task
+    with meter("unlearn"):
+        model, ctx = _unlearn_requests(spec, loaded, ctx, dtype)
         synchronise(device)
-    del model
+    del loaded
     if process_group.rank():
         return {}
     ctx = ctx.for_request(None, "measure")
     release()
-    unlearned = models.cast(unlearned, dtype).eval()
-    with clock("measure"):
-        measurement = benchmark.measure(unlearned, task, ctx)
-    record = build_record(path, spec, benchmark, measurement, ctx, clock, dtype, encoder, task.notes)
-    if spec["run"].get("keep_model"):
-        models.save_checkpoint(path / "model", unlearned.cpu(), encoder.tokenizer)
+    model = models.cast(model, dtype).eval()
+    with meter("measure"):
+        measurement = benchmark.measure(model, task, ctx)
+    measured = Measured(benchmark, measurement, encoder, dtype, tuple(task.notes), ctx, meter)
+    record = build_record(folder, spec, measured)
+    if spec.run.keep_model:
+        models.save_checkpoint(folder / "model", model.cpu(), encoder.tokenizer)
     content = record.model_dump_json(indent=1).encode() + b"\n"
-    write_bytes(path / "record.json", content)
-    left = {"record_sha256": hashlib.sha256(content).hexdigest(), "samples_sha256": record.samples.sha256,
-            "scoring": spec["benchmark"]["scoring"]}  # fmt: skip
-    return {**left, "incomplete": measurement.incomplete} if measurement.incomplete else left
+    write_bytes(folder / RECORD, content)
+    return {
+        "record_sha256": hashlib.sha256(content).hexdigest(),
+        "samples_sha256": record.samples.sha256,
+        "scoring": spec.benchmark.scoring,
+        "incomplete": measurement.incomplete,
+    }
 
 
-def _unlearn(
-    method: Any, model: Any, spec: ModelSpec, tokenizer: Any, data: Any, ctx: Context, entry: Mapping[str, Any]
-) -> Any:
+def _load(spec: CellSpec, device: torch.device) -> _Loaded:
+    start, revision = checkpoint(spec.cache, spec.start)
+    encoder = models.saved_encoder(spec.model.spec, start, revision)
+    benchmark, task = prepare_task(spec, lambda _: encoder)
+    model = models.load_checkpoint(start, spec.model.spec, revision).to(device)
+    return _Loaded(encoder, benchmark, task, model)
+
+
+def _unlearn_requests(spec: CellSpec, loaded: _Loaded, ctx: Context, dtype: torch.dtype) -> tuple[Any, Context]:
+    """The model after every request to forget, one after another, and the context of the last."""
+    requires = spec.method.requires
+    method: Method = resolve(spec.method.target, spec.method.qualified)(**spec.method.hyperparameters)
+    model = loaded.model
+    for forget in (*loaded.task.earlier, loaded.task.forget):
+        data = UnlearningData(spec.method.name, requires, loaded.encoder, forget, loaded.task.retain, spec.templates)
+        ctx = ctx.for_request(models.frozen_copy(model, dtype) if requires.original == "model" else None)
+        model = _unlearn(spec, method, model, data, ctx)
+    return model, ctx
+
+
+def _unlearn(spec: CellSpec, method: Method, model: Any, data: UnlearningData, ctx: Context) -> Any:
     """The method's verb, with what it returns checked."""
-    adapted = spec.lora_rank and not entry["reference"]
+    name, rank = spec.method.qualified, spec.model.spec.lora_rank
+    adapted = rank and not spec.method.reference
     if adapted:
-        model = models.with_adapter(model, spec.lora_rank)
+        model = models.with_adapter(model, rank)
     vocabulary = model.get_input_embeddings().num_embeddings
-    unlearned = method.unlearn(model, tokenizer, data, ctx)
+    unlearned = method.unlearn(model, data.encoder.tokenizer, data, ctx)
     if unlearned is None:
-        raise PluginError(entry["qualified"], "unlearn returned None; return the unlearned model")
+        raise PluginError(name, "unlearn returned None; return the unlearned model")
     if not callable(getattr(unlearned, "named_parameters", None)):
-        raise PluginError(entry["qualified"], f"unlearn returned {type(unlearned).__name__}, expected a model")
+        raise PluginError(name, f"unlearn returned {type(unlearned).__name__}, expected a model")
     if adapted and hasattr(unlearned, "merge_and_unload"):
         unlearned = unlearned.merge_and_unload()
     models.check_finite(unlearned)
     if unlearned.get_input_embeddings().num_embeddings != vocabulary:
-        raise PluginError(entry["qualified"], "unlearn changed the size of the vocabulary")
+        raise PluginError(name, "unlearn changed the size of the vocabulary")
     return unlearned

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..contracts import Context
+from ..contracts import Benchmark, Context
+from ..data.encoder import Encoder
 from ..data.model_folder import prepared_folder, reference_facts
 from ..domain import Measurement
 from ..engine import process_group
 from ..engine.counters import counts
 from ..plugin.parameters import Training
+from ..records.node_spec import CellSpec
 from ..records.recomputation import scores_of
 from ..records.record import (
     SAMPLES,
@@ -23,154 +25,170 @@ from ..records.record import (
     Identity,
     Record,
     Samples,
+    ScoreEntry,
     comparability,
-    metrics_of,
     score_entries,
 )
-from ..storage import (
-    digest,
-    read_rows,
-    rows_as_bytes,
-    write_bytes,
-)
+from ..storage import digest, read_rows, rows_as_bytes, write_bytes
 from .stage_meter import StageMeter
 
 
-def build_record(
-    path: Path,
-    spec: Mapping[str, Any],
-    benchmark: Any,
-    measurement: Measurement,
-    ctx: Context,
-    clock: StageMeter,
-    dtype: torch.dtype,
-    encoder: Any,
-    notes: Sequence[str],
-) -> Record:
-    entry, model = spec["method"], spec["model"]
-    content = rows_as_bytes(measurement.rows)
-    # Scores are computed from what the sample file gives back, so that they recompute from it exactly.
-    write_bytes(path / SAMPLES, content)
-    mine = Measurement(tuple(read_rows(path / SAMPLES)))
-    others = {
-        role: Measurement(tuple(read_rows(path.parent / key / SAMPLES))) for role, key in spec["references"].items()
-    }
-    values = entry["values"]
-    identity = Identity(
-        method=entry["name"],
-        method_qualified=entry["qualified"],
-        method_edition=values.get("edition", ""),
-        hyperparameters={**values, **entry["fixed"]},
-        requires=entry["requires"],
-        reference=entry["reference"],
-        benchmark=spec["benchmark"]["name"],
-        benchmark_qualified=spec["benchmark"]["qualified"],
-        benchmark_version=spec["benchmark"]["version"],
-        model=model["name"],
-        seed=spec["seed"],
-    )
-    metrics = metrics_of(spec["benchmark"]["metrics"])
-    with clock("score"):
-        scores = score_entries(scores_of(benchmark, identity, mine, others), metrics, spec["edition"])
-    samples = Samples(
-        file=SAMPLES,
-        sha256=hashlib.sha256(content).hexdigest(),
-        rows=len(measurement.rows),
-        references=dict(spec["references"]),
-        shown="public" if spec["data"]["kind"] == "generated" else spec["benchmark"]["samples"],
-    )
-    clock.seconds.update(measurement.seconds)
+@dataclass(frozen=True)
+class Measured:
+    """What a cell comes to before it is scored; ``task_notes`` is what the benchmark says of its data."""
+
+    benchmark: Benchmark
+    measurement: Measurement
+    encoder: Encoder
+    dtype: torch.dtype
+    task_notes: tuple[str, ...]
+    ctx: Context
+    meter: StageMeter
+
+
+def build_record(folder: Path, spec: CellSpec, measured: Measured) -> Record:
+    """Write the samples, score them, and put together the cell's record."""
+    content = rows_as_bytes(measured.measurement.rows)
+    write_bytes(folder / SAMPLES, content)
+    identity = _identity(spec)
+    with measured.meter("score"):
+        scores = _scores(folder, spec, measured.benchmark, identity)
+    measured.meter.seconds.update(measured.measurement.seconds)
     return Record(
-        cell=spec["key"],
-        content=spec["content"],
-        edition=spec["edition"],
+        cell=spec.key,
+        content=spec.content,
+        edition=spec.edition,
         identity=identity,
         scores=scores,
-        samples=samples,
-        cost=Cost(
-            seconds={name: round(value, 4) for name, value in clock.seconds.items()},
-            cpu_seconds={name: round(value, 4) for name, value in clock.cpu_seconds.items()},
-            optimiser_steps=ctx.meter.optimiser_steps,
-            fastest_step_cpu_seconds=ctx.meter.fastest_step,
-            training_tokens=ctx.meter.tokens,
-            peak_memory_bytes=max(clock.peaks.resident.values()),
-            peak_device_memory_bytes=max(clock.peaks.device.values(), default=None),
-            stage_memory_bytes=clock.peaks.resident,
-            stage_device_memory_bytes=clock.peaks.device,
+        samples=Samples(
+            file=SAMPLES,
+            sha256=hashlib.sha256(content).hexdigest(),
+            rows=len(measured.measurement.rows),
+            references={str(role): key for role, key in spec.references.items()},
+            shown="public" if spec.source.kind == "generated" else spec.benchmark.samples,
         ),
-        comparability=_comparability(spec, dtype, encoder),
-        provenance={
-            **spec["provenance"],
-            "plugins": spec["plugins"],
-            "device": torch.cuda.get_device_name(ctx.device) if ctx.device.type == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
-            "processes": process_group.processes(),
-            "paths": counts(),
-            "model": {"path": model["path"], "revision": model["revision"], "fingerprint": model["fingerprint"]},
-            "data": spec["data"] | {"tables": spec["benchmark"]["data"]["fingerprints"]},
-            "prompt_format": encoder.style.name,
-            "recipe": spec["recipe"],
-            "method_source": entry["source"],
-            "templates": digest(spec["templates"]) if spec["templates"] else "",
-        },
+        cost=_cost(measured),
+        comparability=_comparability(spec, measured),
+        provenance=_provenance(spec, measured),
         limits=_limits(spec),
-        unranked=list(spec["departures"]),
-        notes=[*_notes(spec), *notes],
-        losses=[round(loss, 6) for loss in ctx.meter.losses],
+        unranked=list(spec.departures),
+        notes=[*_start_notes(spec), *measured.task_notes],
+        losses=[round(loss, 6) for loss in measured.ctx.meter.losses],
     )
 
 
-def _comparability(spec: Mapping[str, Any], dtype: torch.dtype, encoder: Any) -> Comparability:
-    benchmark, model = spec["benchmark"], spec["model"]
+def _identity(spec: CellSpec) -> Identity:
+    method, benchmark = spec.method, spec.benchmark
+    return Identity(
+        method=method.name,
+        method_qualified=method.qualified,
+        method_edition=str(method.values.get("edition", "")),
+        hyperparameters=method.hyperparameters,
+        requires=method.requires,
+        reference=method.reference,
+        benchmark=benchmark.name,
+        benchmark_qualified=benchmark.qualified,
+        benchmark_version=benchmark.version,
+        model=spec.model.name,
+        seed=spec.seed,
+    )
+
+
+def _scores(folder: Path, spec: CellSpec, benchmark: Benchmark, identity: Identity) -> dict[str, ScoreEntry]:
+    """Scores are computed from what the sample files give back, so that they recompute from them exactly."""
+
+    def stored(key: str) -> Measurement:
+        return Measurement(tuple(read_rows(folder.parent / key / SAMPLES)))
+
+    references = {str(role): stored(key) for role, key in spec.references.items()}
+    scores = scores_of(benchmark, identity, stored(folder.name), references)
+    return score_entries(scores, spec.benchmark.metrics, spec.edition)
+
+
+def _cost(measured: Measured) -> Cost:
+    work, meter = measured.ctx.meter, measured.meter
+    return Cost(
+        seconds={name: round(value, 4) for name, value in meter.seconds.items()},
+        cpu_seconds={name: round(value, 4) for name, value in meter.cpu_seconds.items()},
+        optimiser_steps=work.optimiser_steps,
+        fastest_step_cpu_seconds=work.fastest_step,
+        training_tokens=work.tokens,
+        peak_memory_bytes=max(meter.peaks.resident.values()),
+        peak_device_memory_bytes=max(meter.peaks.device.values(), default=None),
+        stage_memory_bytes=meter.peaks.resident,
+        stage_device_memory_bytes=meter.peaks.device,
+    )
+
+
+def _provenance(spec: CellSpec, measured: Measured) -> dict[str, Any]:
+    """Where the record came from: versions, machine, plugins, weights, data, and the ways the engine took."""
+    model, device = spec.model, measured.ctx.device
+    return {
+        **spec.provenance,
+        "plugins": {part: asdict(plugin) for part, plugin in spec.plugins.items()},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "processes": process_group.processes(),
+        "paths": counts(),
+        "model": {"path": model.spec.path, "revision": model.spec.revision, "fingerprint": model.fingerprint},
+        "data": {**asdict(spec.source), "tables": spec.benchmark.fingerprints},
+        "prompt_format": measured.encoder.style.name,
+        "recipe": spec.recipe,
+        "method_source": spec.method.source,
+        "templates": digest(spec.templates) if spec.templates else "",
+    }
+
+
+def _comparability(spec: CellSpec, measured: Measured) -> Comparability:
+    """Everything that must agree before two rows may be ranked together."""
+    benchmark, model = spec.benchmark, spec.model
+    published = {"original": model.spec.original, "retained": model.spec.retained}
     return comparability(
         {
-            "benchmark": benchmark["qualified"],
-            "benchmark_version": benchmark["version"],
-            "benchmark_settings": {**benchmark["values"], **benchmark["fixed"]},
-            "benchmark_packages": benchmark["packages"],
-            "data": digest(benchmark["data"]["fingerprints"]),
-            "data_source": spec["data"]["kind"],
-            "data_departures": list(spec["departures"]),
-            "model": model["name"],
-            "model_weights": model["fingerprint"] or digest(model["architecture"]),
+            "benchmark": benchmark.qualified,
+            "benchmark_version": benchmark.version,
+            "benchmark_settings": benchmark.settings,
+            "benchmark_packages": benchmark.packages,
+            "data": digest(benchmark.fingerprints),
+            "data_source": spec.source.kind,
+            "data_departures": list(spec.departures),
+            "model": model.name,
+            "model_weights": model.fingerprint or digest(model.spec.architecture),
             "references": {
-                role: {"published": model[role]} if model[role] else {"published": "", "recipe": spec["recipe"]}
-                for role in ("original", "retained")
+                role: {"published": path} if path else {"published": "", "recipe": spec.recipe}
+                for role, path in published.items()
             },
-            "prompt_format": encoder.style.name,
+            "prompt_format": measured.encoder.style.name,
             # What every question is put into, special tokens included, and what ends an answer.
-            "prompt": encoder.shown_prompt,
-            "ends": sorted(encoder.ends),
-            "precision": str(dtype).removeprefix("torch."),
-            "lora_rank": model["lora_rank"],
-            "edition": spec["edition"],
+            "prompt": measured.encoder.shown_prompt,
+            "ends": sorted(measured.encoder.ends),
+            "precision": str(measured.dtype).removeprefix("torch."),
+            "lora_rank": model.spec.lora_rank,
+            "edition": spec.edition,
         }
-    )  # fmt: skip
+    )
 
 
-def _limits(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _limits(spec: CellSpec) -> dict[str, Any]:
     """What sets this run apart from a full one, for the record and the page."""
-    benchmark = spec["benchmark"]
+    benchmark, model = spec.benchmark, spec.model
     limits: dict[str, Any] = {
-        name.replace("_", " "): value
-        for name, value in benchmark["values"].items()
-        if value != benchmark["defaults"][name]
+        name.replace("_", " "): value for name, value in benchmark.values.items() if value != benchmark.defaults[name]
     }
-    usual = {"epochs": Training().epochs, **benchmark["recipe"]}["epochs"]
-    trained = not all(spec["model"][role] for role in ("original", "retained"))
-    if trained and spec["recipe"]["epochs"] < usual:
-        limits["epochs of the reference models"] = spec["recipe"]["epochs"]
-    if spec["method"]["values"].get("epochs", Training().epochs) < Training().epochs:
-        limits["epochs of unlearning"] = spec["method"]["values"]["epochs"]
-    if spec["data"]["kind"] == "generated":
+    usual = int({"epochs": Training().epochs, **benchmark.recipe}["epochs"])
+    epochs = int(spec.recipe["epochs"])
+    if not (model.spec.original and model.spec.retained) and epochs < usual:
+        limits["epochs of the reference models"] = epochs
+    unlearning = int(spec.method.values.get("epochs", Training().epochs))
+    if unlearning < Training().epochs:
+        limits["epochs of unlearning"] = unlearning
+    if spec.source.kind == "generated":
         limits["data"] = "generated, not the published data set"
-    if spec["model"]["architecture"]:
+    if model.from_scratch:
         limits["model"] = "trained from scratch, without pretraining"
     return limits
 
 
-def _notes(spec: Mapping[str, Any]) -> list[str]:
-    """What had to be made up for the encoder, which a saved one no longer says."""
-    # Of the model that the cell started from: the other may not be there yet.
-    start = spec["models"][spec["method"]["requires"]["start"]]
-    return list(reference_facts(prepared_folder(spec["cache"], start))["notes"])
+def _start_notes(spec: CellSpec) -> list[str]:
+    """What had to be made up for the encoder of the model that the cell started from; a saved one does not say."""
+    return list(reference_facts(prepared_folder(spec.cache, spec.start))["notes"])

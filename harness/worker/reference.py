@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,57 +13,52 @@ from ..data.model_folder import REFERENCE, prepared_folder, reference_facts
 from ..engine import process_group
 from ..engine.counters import counts
 from ..engine.memory import Peaks
-from ..errors import (
-    RecordError,
-)
-from ..plugin.specs import ModelSpec
-from ..storage import (
-    alone,
-    write_sealed,
-)
+from ..errors import RecordError
+from ..records.node_spec import ReferenceSpec
+from ..storage import alone, write_sealed
 from ..training import models
-from .setup import _model_spec, autocast_of, device_of, load_plugin_files, log, prepare_task, seed_everything
-
-# -- reference models -------------------------------------------------------------------------------------------
+from .setup import autocast_of, device_of, load_plugin_files, log, prepare_task, seed_everything
 
 
-def prepare_reference(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Train a reference model into the cache, or check that a published one loads."""
-    lock = prepared_folder(spec["cache"], spec["key"]).parent / f".{spec['key']}.lock"
+def prepare_reference(spec: ReferenceSpec) -> dict[str, Any]:
+    """Prepare the model unless the cache has it whole; returns what is known of it."""
+    lock = prepared_folder(spec.cache, spec.key).parent / f".{spec.key}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     if process_group.rank():
-        return _prepare_locked(spec)
+        return _prepare(spec)
     with lock.open("a") as file:
         # Another run may be preparing the same model; then this one waits and takes it.
         alone(file, wait=True)
-        return _prepare_locked(spec)
+        return _prepare(spec)
 
 
-def _prepare_locked(spec: Mapping[str, Any]) -> dict[str, Any]:
-    folder = prepared_folder(spec["cache"], spec["key"])
+def _prepare(spec: ReferenceSpec) -> dict[str, Any]:
+    folder = prepared_folder(spec.cache, spec.key)
     with suppress(RecordError):
         return reference_facts(folder)
     load_plugin_files(spec)
-    model_spec = _model_spec(spec)
-    if spec["published"]:
-        return _publish_locked(spec, model_spec, folder)
-    seed = derived_seed(spec["seed"], "reference")
+    return _check_published(spec, folder) if spec.published else _train(spec, folder)
+
+
+def _train(spec: ReferenceSpec, folder: Path) -> dict[str, Any]:
+    """Fine-tune the base model on the rows of its role, and store it."""
+    model_spec = spec.model.spec
+    seed = derived_seed(spec.seed, "reference")
     seed_everything(seed)
-    device = device_of(spec["run"])
+    device = device_of(spec.run.device)
     _, task = prepare_task(spec, lambda corpus: models.make_encoder(model_spec, corpus))
-    rows = task.training[spec["role"]]
+    rows = task.training[spec.role]
     notes = list(task.encoder.notes)
-    model = models.load_base(model_spec, task.encoder, spec["seed"], notes)
+    model = models.load_base(model_spec, task.encoder, spec.seed, notes)
     models.check_finite(model, "the base model's weights, before any training")
     ctx = Context("reference", seed, device, log, autocast=autocast_of(model_spec, device))
-    adapter = bool(model_spec.lora_rank)
-    if adapter:
-        model = models.with_adapter(model, model_spec.lora_rank)
     peaks = Peaks()
+    if model_spec.lora_rank:
+        model = models.with_adapter(model, model_spec.lora_rank)
     if rows:
         with peaks.stage("train", device):
-            model = models.fine_tune(model.to(device), task.encoder, rows, spec["recipe"], ctx)
-    if adapter:
+            model = models.fine_tune(model.to(device), task.encoder, rows, spec.recipe, ctx)
+    if model_spec.lora_rank:
         model = model.merge_and_unload()
     facts = {
         "rows": len(rows),
@@ -81,27 +75,27 @@ def _prepare_locked(spec: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _publish_locked(spec: Mapping[str, Any], model_spec: ModelSpec, folder: Path) -> dict[str, Any]:
+def _check_published(spec: ReferenceSpec, folder: Path) -> dict[str, Any]:
     """Check that a published checkpoint loads and suits the benchmark, and note where it is."""
     # A local folder's revision is the hash of its files, which loading does not take.
-    revision = "" if os.path.isdir(spec["published"]) else spec["published_revision"]
-    encoder = models.saved_encoder(model_spec, spec["published"], revision)
+    revision = "" if os.path.isdir(spec.published) else spec.published_revision
+    encoder = models.saved_encoder(spec.model.spec, spec.published, revision)
     prepare_task(spec, lambda _: encoder)
     notes = list(encoder.notes)
-    model = models.load_checkpoint(spec["published"], model_spec, revision, notes)
+    model = models.load_checkpoint(spec.published, spec.model.spec, revision, notes)
     models.check_finite(model, "the published weights")
-    facts = {"published": spec["published"], "revision": spec["published_revision"], "notes": notes}
+    facts = {"published": spec.published, "revision": spec.published_revision, "notes": notes}
     write_sealed(folder / REFERENCE, facts)
     return facts
 
 
-def checkpoint(spec: Mapping[str, Any], key: str) -> tuple[str, str]:
+def checkpoint(cache: str, key: str) -> tuple[str, str]:
     """Folder, or hub id and commit, of a prepared reference model, which is whole.
 
     Raises:
         RecordError: it is damaged, or gone.
     """
-    folder = prepared_folder(spec["cache"], key)
+    folder = prepared_folder(cache, key)
     facts = reference_facts(folder)
     if "published" not in facts:
         return str(folder), ""

@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..contracts import PRECISIONS, Preparation, Task
-from ..data.sources import DataSource, read_tables
+from ..contracts import PRECISIONS, Benchmark, Preparation, Task
+from ..data.sources import read_tables
 from ..engine import process_group
-from ..errors import (
-    UsageError,
-)
+from ..errors import UsageError
 from ..plugin.registry import import_file
-from ..plugin.specs import DataSpec, ModelSpec, resolve
+from ..plugin.specs import ModelSpec, resolve
+from ..records.node_spec import NodeSpec
 from ..training import models
 
 
+def log(message: str) -> None:
+    """A line in the node's log."""
+    print(message, flush=True)
+
+
 def set_threads(threads: int) -> None:
+    """Let torch use so many threads; 0 leaves it its own choice."""
     if threads:
         torch.set_num_threads(threads)
 
 
-def log(message: str) -> None:
-    print(message, flush=True)
+def device_of(name: str) -> torch.device:
+    """The device that a setting names; ``auto`` is the first GPU where there is one.
 
-
-def device_of(run: Mapping[str, Any]) -> torch.device:
-    """``auto`` is the first GPU where there is one."""
-    name = run.get("device", "auto")
+    Raises:
+        UsageError: a GPU is named and none is visible.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and process_group.processes() > 1:
@@ -44,42 +47,37 @@ def device_of(run: Mapping[str, Any]) -> torch.device:
 
 
 def seed_everything(seed: int) -> None:
-    """Global generators too: a stranger's method may use them."""
+    """Seed the global generators too: a stranger's method may use them."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
-def _model_spec(spec: Mapping[str, Any]) -> ModelSpec:
-    return ModelSpec(**{key: value for key, value in spec["model"].items() if key != "fingerprint"})
+def load_plugin_files(spec: NodeSpec) -> None:
+    """Import the plugins that are files, so that their targets resolve in this process."""
+    for plugin in spec.plugins.values():
+        if os.sep in plugin.source:
+            import_file(Path(plugin.source))
 
 
-def load_plugin_files(spec: Mapping[str, Any]) -> None:
-    for plugin in spec["plugins"].values():
-        if os.sep in plugin["source"]:
-            import_file(Path(plugin["source"]))
-
-
-def prepare_task(spec: Mapping[str, Any], encoder: Any) -> tuple[Any, Task]:
+def prepare_task(spec: NodeSpec, encoder: Any) -> tuple[Benchmark, Task]:
     """The benchmark object and its prepared task; ``encoder`` as ``Preparation.encoder``."""
-    entry = spec["benchmark"]
-    data = entry["data"]
-    tables = read_tables(_data_spec(data), DataSource(**spec["data"]))
-    benchmark = resolve(entry["target"], entry["qualified"])(**entry["values"], **entry["fixed"])
-    generated = spec["data"]["kind"] == "generated"
-    return benchmark, benchmark.prepare(Preparation(tables, encoder, not spec["model"]["architecture"], generated))
-
-
-def _data_spec(data: Mapping[str, Any]) -> DataSpec:
-    fields = {key: value for key, value in data.items() if key != "fingerprints"}
-    return DataSpec(**{**fields, "tables": {name: tuple(names) for name, names in data["tables"].items()}})
+    planned = spec.benchmark
+    tables = read_tables(planned.data, spec.source)
+    benchmark: Benchmark = resolve(planned.target, planned.qualified)(**planned.settings)
+    preparation = Preparation(
+        tables, encoder, pretrained=not spec.model.from_scratch, generated=spec.source.kind == "generated"
+    )
+    return benchmark, benchmark.prepare(preparation)
 
 
 def autocast_of(spec: ModelSpec, device: torch.device) -> str:
+    """accelerate's name of the mixed precision that a model is trained in; ``no`` in full precision."""
     dtype = models.compute_dtype(spec, device)
     return next((name for name, precision in PRECISIONS.items() if precision == dtype), "no")
 
 
 def synchronise(device: torch.device) -> None:
+    """Wait for a GPU, so that its work is in the time of this stage."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

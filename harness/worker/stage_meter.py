@@ -12,13 +12,13 @@ from ..engine.memory import Peaks
 
 
 class StageMeter:
-    """Wall and processor time by stage, and the most memory it took."""
+    """Measures blocks by name: ``with meter("unlearn"): …``."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.seconds: dict[str, float] = {}
         self.cpu_seconds: dict[str, float] = {}
         self.peaks = Peaks()
-        self.device = torch.device("cpu")
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:

@@ -6,28 +6,16 @@ import importlib
 import sys
 import time
 import traceback
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import transformers
-
+from ..domain import CellStatus
 from ..engine import process_group
 from ..engine.memory import lacks_memory
-from ..errors import (
-    DISK_REFUSED,
-    Diverged,
-    HarnessError,
-    NotApplicable,
-    StorageError,
-)
-from ..storage import (
-    as_storage_error,
-    file_digest,
-    read_json,
-    write_sealed,
-)
+from ..errors import DISK_REFUSED, Diverged, HarnessError, NotApplicable, StorageError
+from ..records.node_spec import SPEC, CellSpec, ReferenceSpec, read_spec
+from ..records.run_folder import STATUS, NodeStatus
+from ..storage import as_storage_error, file_digest, write_sealed
 from .cell import run_cell
 from .reference import prepare_reference
 from .setup import set_threads
@@ -37,74 +25,78 @@ def run_node(folder: str) -> int:
     """Run the node whose ``spec.json`` lies in ``folder`` and leave ``status.json`` there.
 
     Returns the exit status of the process: 0 where a status was written, DISK_REFUSED where it could not be.
+
+    Raises:
+        RecordError: there is no spec, or a broken one.
     """
+    preload()
     path = Path(folder)
-    written = path / "spec.json"
-    spec = read_json(written, "run the study again")
-    began = time.time()
-    clock = time.perf_counter()
+    spec = read_spec(path)
+    began, clock = time.time(), time.perf_counter()
     try:
-        status = _guarded(path, spec)
-        status |= {"key": spec["key"], "content": spec["content"], "started": round(began, 3)}
-        status["spec_sha256"] = file_digest(written)
-        status["seconds"] = round(time.perf_counter() - clock, 3)
+        status = _ended(path, spec).model_copy(
+            update={
+                "key": spec.key,
+                "content": spec.content,
+                "started": round(began, 3),
+                "seconds": round(time.perf_counter() - clock, 3),
+                "spec_sha256": file_digest(path / SPEC),
+            }
+        )
         if process_group.rank():
             # The first process writes; its companions say by their exit status that something is wrong.
-            return 0 if status["status"] in ("done", "not-applicable", "diverged") else 1
-        write_sealed(path / "status.json", status)
+            return 0 if status.status.settled or status.status == CellStatus.DIVERGED else 1
+        write_sealed(path / STATUS, status.model_dump(mode="json"))
     except StorageError as error:
         print(error, file=sys.stderr)
         return DISK_REFUSED
     return 0
 
 
-def _guarded(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _ended(path: Path, spec: ReferenceSpec | CellSpec) -> NodeStatus:
     """Run, and turn every failure but a full disk into a status with its reason."""
     try:
-        set_threads(spec["run"].get("threads", 0))
-        notes = prepare_reference(spec) if spec["kind"] == "model" else run_cell(path, spec)
-        return {"status": "done", "reason": "", **notes}
+        set_threads(spec.run.threads)
+        if isinstance(spec, ReferenceSpec):
+            return NodeStatus(status=CellStatus.DONE, facts=prepare_reference(spec))
+        return NodeStatus.model_validate({"status": CellStatus.DONE, **run_cell(path, spec)})
     except StorageError:
         raise
-    except NotApplicable as error:
-        return {"status": "not-applicable", "reason": _line(error)}
-    except Diverged as error:
-        return {"status": "diverged", "reason": _line(error)}
-    except HarnessError as error:
-        traceback.print_exc()
-        return {"status": "failed", "reason": _line(error), "error": type(error).__name__, "exit_code": error.exit_code}
-    except OSError as error:
-        translated = as_storage_error(error, path)
+    except Exception as error:  # A method may raise anything; its cell fails alone.
+        translated = as_storage_error(error, path) if isinstance(error, OSError) else error
         if isinstance(translated, StorageError):
             raise translated from error
-        traceback.print_exc()
-        return {"status": "failed", "reason": f"{type(error).__name__}: {_line(error)}"}
-    except Exception as error:  # noqa: BLE001 - a method may raise anything; its cell fails alone
-        if lacks_memory(error):
-            return {"status": "out-of-memory", "reason": _line(error) or "out of memory"}
-        traceback.print_exc()
-        return {"status": "failed", "reason": f"{type(error).__name__}: {_line(error)}"}
+        return _failed(error)
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _failed(error: Exception) -> NodeStatus:
+    """The status of a node that raised; what is nobody's expectation leaves its traceback in the log."""
+    reason = " ".join(str(error).split())
+    if isinstance(error, NotApplicable):
+        return NodeStatus(status=CellStatus.NOT_APPLICABLE, reason=reason)
+    if isinstance(error, Diverged):
+        return NodeStatus(status=CellStatus.DIVERGED, reason=reason)
+    if lacks_memory(error):
+        return NodeStatus(status=CellStatus.OUT_OF_MEMORY, reason=reason or "out of memory")
+    traceback.print_exception(error)
+    if isinstance(error, HarnessError):
+        return NodeStatus(
+            status=CellStatus.FAILED, reason=reason, error=type(error).__name__, exit_code=error.exit_code
+        )
+    return NodeStatus(status=CellStatus.FAILED, reason=f"{type(error).__name__}: {reason}")
 
 
-# Logs are read later, not watched.
-transformers.utils.logging.disable_progress_bar()
+def preload() -> None:
+    """Import what a node needs; a process that is forked after this finds it ready (1 s in each otherwise)."""
+    import transformers
 
+    # Logs are read later, not watched.
+    transformers.utils.logging.disable_progress_bar()
+    root = __package__.partition(".")[0]
+    for module in ("transformers.models.llama.modeling_llama", f"{root}.metrics.statistics", f"{root}.metrics.overlap"):
+        importlib.import_module(module)
+    # Before any checkpoint is loaded, transformers compiles some nine hundred patterns for all models (60 ms).
+    with suppress(ImportError):
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-# A process forked after this has them ready; benchmarks import them anyway (1 s in each process otherwise).
-for _module in (
-    "transformers.models.llama.modeling_llama",
-    "unlearnbench.metrics.statistics",
-    "unlearnbench.metrics.overlap",
-):
-    importlib.import_module(_module)
-
-
-# Before any checkpoint is loaded, transformers compiles some nine hundred patterns for all models (60 ms).
-with suppress(ImportError):
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-
-    get_checkpoint_conversion_mapping("llama")
+        get_checkpoint_conversion_mapping("llama")

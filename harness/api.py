@@ -1,0 +1,221 @@
+"""What notebooks and scripts do with a study: load, plan, run, open, compare, verify, render.
+
+The command line is a thin layer over these functions. Every expected error is a ``HarnessError`` with one line that
+names the value and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .data.sources import DataSource
+from .errors import BundleError, UsageError
+from .planning.nodes import Plan
+from .planning.overrides import merged
+from .planning.plan import make_plan
+from .planning.study import Study, check_study, read_study, selected_by
+from .plugin.registry import Registry, load_plugins
+from .plugin.specs import resolve
+from .records.comparison import Comparison
+from .records.gates import Gate, read_gates
+from .records.results import Reporter, ResultSet
+from .records.run_folder import cache_folder
+from .results.comparison import compare as compare_results
+from .results.comparison import judged
+from .results.opening import opened
+from .results.verification import Verification, held
+from .results.verification import verify as verify_results
+from .running.session import RunOutcome, run_plan
+
+if TYPE_CHECKING:
+    import pandas
+
+Source = str | Path
+"""A run folder, a bundle, a folder of bundles, or a file of records that ``results --json`` printed."""
+
+
+def load_study(
+    study: Source | Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    plugins: Sequence[str] = (),
+) -> Study:
+    """Read and check a study.
+
+    Args:
+        study: a TOML file, the name of a built-in study (``"demo"``), or tables as TOML has them.
+        settings: tables over it, for example ``{"methods": {"npo": {"beta": 0.1}}, "run": {"jobs": 2}}``.
+        plugins: plugin files to load.
+
+    Raises:
+        UnknownName: an unknown section or key, with the nearest known one.
+        UsageError: the file is absent or not TOML, or a value cannot be used.
+    """
+    raw = {} if study is None else study if isinstance(study, Mapping) else read_study(str(study))
+    return check_study(merged(raw, settings or {}), plugins, selected_by(raw))
+
+
+def plan(study: Study, registry: Registry | None = None) -> Plan:
+    """The graph of nodes that a study comes to; nothing is run and torch is not imported.
+
+    Raises:
+        UnknownName, UsageError, DataError, ModelError, NothingSelected: what of the study cannot be used.
+    """
+    return make_plan(study, registry or load_plugins(study.plugins))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A study that was run.
+
+    Args:
+        exit_code: 0 where every cell is done or not applicable; otherwise as the command line's.
+        to_mend: what must be mended before anything can be shown, such as a model that does not load.
+    """
+
+    folder: Path
+    edition: str
+    exit_code: int
+    to_mend: tuple[str, ...]
+
+    def results(self) -> ResultSet:
+        """The run's cells with their records."""
+        return open_results(self.folder, edition=self.edition)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for every cell, a column for every metric."""
+        return self.results().to_frame()
+
+    def _repr_html_(self) -> str:
+        return self.results()._repr_html_()
+
+
+def run(study: Study | Plan, out: Source | None = None, registry: Registry | None = None, progress: bool = True) -> Run:
+    """Run what of a study is not finished. Run again to resume.
+
+    Args:
+        out: the run folder; ``runs/<name of the study>`` by default.
+        progress: show a bar in a terminal, a line for each node elsewhere, both on stderr.
+
+    Raises:
+        KeyboardInterrupt: after every running cell was stopped; what is finished is kept.
+        UnknownName, UsageError, DataError, ModelError, NothingSelected: what of the study cannot be used.
+        StorageError: the disk refused a write.
+    """
+    made = study if isinstance(study, Plan) else None
+    registry = registry or load_plugins((made.study if made else study).plugins)  # type: ignore[union-attr]
+    made = made or make_plan(study, registry)  # type: ignore[arg-type]
+    folder = Path(out) if out else Path("runs") / made.study.name
+    outcome: RunOutcome = run_plan(folder, made, registry, cache_folder(), quiet=not progress)
+    return Run(folder, made.study.edition, outcome.exit_code, outcome.to_mend)
+
+
+def open_results(*sources: Source, edition: str = "", lenient: bool = False) -> ResultSet:
+    """Results to look at, compare or render; bundles stay unpacked until the set is closed or forgotten.
+
+    Args:
+        edition: the metric edition that is read; each source's own by default.
+        lenient: keep a bundle of a folder that cannot be read as results with a ``fault``.
+
+    Raises:
+        UsageError: a source does not exist, or none is named.
+        RecordError, BundleError: a source is broken, or not results at all.
+    """
+    if not sources:
+        raise UsageError("open_results: name a run folder, a bundle, or records in JSON")
+    with ExitStack() as stack:
+        results = stack.enter_context(opened(sources, edition, lenient))
+        return ResultSet(tuple(results), stack.pop_all())
+
+
+def compare(
+    baseline: Source,
+    candidate: Source,
+    gates: Iterable[Gate | Mapping[str, Any]] | None = None,
+    edition: str = "",
+    registry: Registry | None = None,
+) -> Comparison:
+    """Two results row by row, with paired intervals, and what the gates find.
+
+    Args:
+        gates: what may not get worse; those of the candidate's study by default.
+
+    Raises:
+        UsageError: rows that may not be compared, or a gate that is for nothing there.
+        NothingSelected: no pairing is on both sides.
+    """
+    with open_results(baseline, candidate, edition=edition) as results:
+        if len(results) != 2:
+            raise UsageError(f"{baseline} and {candidate} hold {len(results)} results; compare two")
+        if gates is None:
+            chosen = read_gates(results[1].study)
+        else:
+            given = list(gates)
+            chosen = [gate for gate in given if isinstance(gate, Gate)]
+            chosen += read_gates({"gates": [gate for gate in given if not isinstance(gate, Gate)]})
+        found = compare_results(results[0], results[1], registry or load_plugins())
+    return replace(found, gates=tuple(chosen), findings=tuple(judged(found, chosen)))
+
+
+def verify(source: Source, data_dir: Source | None = None, registry: Registry | None = None) -> Verification:
+    """Every score of a bundle or run folder once more, from its samples; no code of a bundle is imported.
+
+    Args:
+        data_dir: the benchmark's tables, which prompts and truths are held against.
+
+    Raises:
+        RecordError, BundleError: the source cannot be read.
+    """
+    data = DataSource("local", str(data_dir)) if data_dir else None
+    with open_results(source) as results:
+        if len(results) != 1:
+            raise UsageError(f"{source} holds {len(results)} results; verify one")
+        return verify_results(results[0], registry or load_plugins(), data)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What a reporter wrote: its first page, and what is wrong with the sources, a line each."""
+
+    page: Path
+    faults: tuple[str, ...]
+
+
+def render(
+    *sources: Source,
+    out: Source = "site",
+    reporter: str = "html",
+    edition: str = "",
+    strict: bool = True,
+    registry: Registry | None = None,
+) -> Rendered:
+    """Write pages of results, or whatever else a reporter makes of them.
+
+    Scores of bundles are recomputed first, unless ``verify`` left a badge beside them.
+
+    Args:
+        reporter: the reporter's name; ``html`` writes the leaderboard's pages.
+        strict: write nothing where a bundle cannot be read or does not recompute; otherwise it is shown apart.
+
+    Raises:
+        UnknownName: no such reporter.
+        RecordError, BundleError: a source is broken.
+        StorageError, UsageError: ``out`` cannot be written.
+    """
+    registry = registry or load_plugins()
+    component = registry.find("reporter", reporter)
+    write: Reporter = resolve(component.spec.target, component.qualified)
+    with open_results(*sources, edition=edition, lenient=not strict) as results:
+        shown = [held(some, registry) for some in results]
+        faults = [some.fault for some in shown if some.fault]
+        faults += [
+            f"{some.source}: {some.badge.faults[0]} ({len(some.badge.faults)} in all)"
+            for some in shown
+            if some.badge and some.badge.faults
+        ]
+        if strict and faults:
+            raise BundleError(faults[0])
+        return Rendered(write(shown, Path(out), registry), tuple(faults))

@@ -1,0 +1,79 @@
+"""Commands for who writes a method or a benchmark."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from ..errors import INVALID
+from .options import json_option, plugin_option, registry_of
+from .output import print_json, say
+
+
+@click.group()
+def new() -> None:
+    """Write a small plugin package: a method or a benchmark with its tests."""
+
+
+def _write_package(kind: Literal["method", "benchmark"], name: str, folder: str) -> None:
+    from ..authoring.scaffold import write_package
+
+    for path in write_package(kind, name, Path(folder)):
+        say(path)
+    say(f"next: pip install -e {Path(folder) / name} && unlearnbench check {name}")
+
+
+out_option = click.option("-o", "--out", default=".", metavar="DIR", help="Where the package's folder goes.")
+
+
+@new.command("method")
+@click.argument("name")
+@out_option
+def new_method(name: str, out: str) -> None:
+    """Write the package of an unlearning method."""
+    _write_package("method", name, out)
+
+
+@new.command("benchmark")
+@click.argument("name")
+@out_option
+def new_benchmark(name: str, out: str) -> None:
+    """Write the package of a benchmark."""
+    _write_package("benchmark", name, out)
+
+
+@click.command("check")
+@click.argument("name")
+@click.option("--data-dir", metavar="DIR", help="Tables for a benchmark without generated ones.")
+@plugin_option
+@json_option
+def check_component(name: str, data_dir: str | None, plugins: tuple[str, ...], as_json: bool) -> int:
+    """Try out what a method or benchmark promises, on a model of 30,000 weights; exit code 7 where it does not hold."""
+    # What libraries say while they work is not part of the answer.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    from ..authoring.conformance import check, checkable
+
+    component = checkable(registry_of(plugins), name)
+    found = []
+    for each in check(component, data_dir or ""):
+        found.append(each)
+        if not as_json:
+            message = f": {each.message}" if each.message else ""
+            say(f"{'ok    ' if each.kept else 'BROKEN'}  {each.name}{message}", flush=True)
+    broken = [each for each in found if not each.kept]
+    if as_json:
+        print_json({"name": component.qualified, "holds": not broken, "checks": [vars(each) for each in found]})
+    else:
+        say(f"{component.qualified}: {len(found) - len(broken)} of {len(found)} checks hold")
+    return INVALID if broken else 0
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of a record."""
+    from ..records.record import Record
+
+    print_json(Record.model_json_schema())

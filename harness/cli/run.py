@@ -1,0 +1,212 @@
+"""Commands that plan and run studies, and look after what runs leave in the cache."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import USAGE, PluginError, RecordError
+from .options import json_option, out_option, registry_of, run_options, study_of, study_options
+from .output import complain, print_columns, print_json, say
+
+if TYPE_CHECKING:
+    from ..planning.nodes import Plan
+    from ..planning.study import Study
+
+
+@click.command()
+@study_options
+@out_option
+@json_option
+def plan(as_json: bool, **options: Any) -> None:
+    """Show the cells of a study, what is done, and what a large model will cost, without running anything.
+
+    \b
+    STUDY is a TOML file or a built-in study:
+    demo, paper-hp, paper-muse, paper-tofu, pre-merge.
+    """
+    from .. import api
+    from ..records.run_folder import cache_folder
+    from ..running.run_store import finished
+
+    study = study_of(options)
+    made = api.plan(study, registry_of(study.plugins))
+    run, cache = Path(options["out"] or Path("runs") / study.name), cache_folder()
+    done = [finished(run, node, cache) is not None for node in made.nodes]
+    return _print_plan_json(made, done) if as_json else _print_plan(made, done)
+
+
+def _print_plan_json(made: Plan, done: list[bool]) -> None:
+    from ..planning.estimates import checkpoints, estimated, resident
+
+    rows = []
+    for node, is_done in zip(made.nodes, done, strict=True):
+        cost = estimated(node.spec)
+        rows.append(
+            {
+                "key": node.key,
+                "kind": node.kind,
+                "title": node.title,
+                "state": "done" if is_done else "to run",
+                "estimate": {"seconds": cost.seconds, "device_memory_bytes": cost.memory} if cost else None,
+                "stage_memory_bytes": resident(node.spec) or None,
+            }
+        )
+    needed = checkpoints(node.spec for node in made.nodes)
+    print_json({"study": made.study.name, "nodes": rows, "reference_models": needed})
+
+
+def _print_plan(made: Plan, done: list[bool]) -> None:
+    from ..planning.estimates import GIB, checkpoints, estimated, resident
+
+    costs = [estimated(node.spec) for node in made.nodes]
+    states = ["done" if is_done else "to run" for is_done in done]
+    rows = zip(states, made.nodes, costs, strict=True)
+    print_columns([(state, node.kind, str(cost or ""), node.title) for state, node, cost in rows])
+    for line in checkpoints(node.spec for node in made.nodes):
+        say(f"reference model: {line}")
+    known = [cost for cost in costs if cost]
+    if known:
+        hours = sum(cost.seconds for cost in known) / 3600
+        most = max(cost.memory for cost in known) / GIB
+        say(f"estimate for one H100-class GPU: {hours:.1f} h in all, {most:.0f} GiB at most")
+    here = max((size for node in made.nodes for size in resident(node.spec).values()), default=0)
+    if here:
+        say(f"estimate for a process on this CPU: {here / GIB:.1f} GiB at most")
+    say(f"{len(made.cells)} cells, {done.count(False)} of {len(done)} nodes to run")
+
+
+@click.command()
+@study_options
+@run_options
+def run(as_json: bool, strict_plugins: bool, **options: Any) -> int:
+    """Run a study: train what it needs, evaluate every pairing, render its pages. Run again to resume.
+
+    \b
+    STUDY is a TOML file or a built-in study:
+    demo, paper-hp, paper-muse, paper-tofu, pre-merge.
+    """
+    return _run(study_of(options), options, as_json, strict_plugins)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="A smaller corpus, in a quarter of the time.")
+@run_options
+def demo(quick: bool, as_json: bool, strict_plugins: bool, **options: Any) -> int:
+    """Every method on five generated benchmarks with a tiny model: no network, no GPU, some minutes."""
+    from ..planning.overrides import merged
+    from ..planning.provenance import usable_cores
+    from ..planning.study import read_study
+
+    tables: dict[str, Any] = {"run": {"jobs": usable_cores()}}
+    if quick:
+        tables |= {"study": {"name": "demo-quick"}, "data": {"scale": "quick"}, "methods": {"*": {"epochs": 3}}}
+    return _run(study_of(options, merged(read_study("demo"), tables)), options, as_json, strict_plugins)
+
+
+def _run(study: Study, options: dict[str, Any], as_json: bool, strict: bool) -> int:
+    from .. import api
+
+    registry = registry_of(study.plugins)
+    if strict and registry.broken:
+        broken = registry.broken[0]
+        raise PluginError(broken.name, f"does not load: {broken.error}")
+    ran = api.run(study, options["out"], registry)
+    page = None
+    if not ran.to_mend:
+        site = options["site"] or ran.folder / "site"
+        page = api.render(ran.folder, out=site, edition=study.edition, registry=registry).page
+    with ran.results() as results:
+        if as_json:
+            print_json(
+                {
+                    "run": str(ran.folder),
+                    "page": str(page) if page else None,
+                    "exit_code": ran.exit_code,
+                    "cells": [
+                        {"key": cell.key, **vars(cell.identity), "status": cell.status, "reason": cell.reason}
+                        for cell in results.cells
+                    ],
+                    "records": [json.loads(cell.record.model_dump_json()) for cell in results.finished],
+                }
+            )
+        elif page:
+            from ..leaderboard.terminal import print_tables
+
+            print_tables(results.cells)
+            say(f"page: {page}")
+    for line in ran.to_mend:
+        complain(line, USAGE)
+    return ran.exit_code
+
+
+@click.command("run-cell")
+@click.argument("folder")
+def run_cell(folder: str) -> int:
+    """Run the cell whose spec.json lies in FOLDER (what executors call)."""
+    if not (Path(folder) / "spec.json").is_file():
+        raise RecordError(f"{folder} has no spec.json; name the folder of a planned cell")
+    from ..worker.worker import run_node
+
+    return run_node(folder)
+
+
+@click.command()
+@click.option("--clear", is_flag=True, help="Delete every prepared model.")
+@json_option
+def cache(clear: bool, as_json: bool) -> None:
+    """Show, or clear, the cache of prepared reference models."""
+    import shutil
+
+    from ..records.run_folder import cache_folder
+
+    models = cache_folder() / "models"
+    folders = sorted(path for path in models.iterdir() if path.is_dir()) if models.is_dir() else []
+    sizes = {path.name: sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) for path in folders}
+    if clear:
+        for path in folders:
+            shutil.rmtree(path)
+    if as_json:
+        return print_json({"folder": str(models), "models": sizes, "cleared": clear})
+    print_columns([(f"{size / 2**20:.1f} MiB", name) for name, size in sizes.items()])
+    say(f"{sum(sizes.values()) / 2**20:.1f} MiB in {models}" + (", cleared" if clear else ""))
+    return None
+
+
+@click.command("bench-gpu")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    type=click.Choice(["tiny", "135m", "1b", "7b"]),
+    help="Shape of a model with random weights; by default 135m, 1b and 7b.",
+)
+@click.option("--device", default="cuda", show_default=True, help="cuda, cuda:1, … or cpu.")
+@click.option("--lora-rank", type=click.IntRange(min=0), default=0, help="Train adapters of this rank.")
+@json_option
+def bench_gpu(shapes: tuple[str, ...], device: str, lora_rank: int, as_json: bool) -> None:
+    """Measure this device, and how near training, scoring and decoding come to what it can do."""
+    import torch
+
+    from ..training.device_benchmark import as_json as all_of_it
+    from ..training.device_benchmark import measured_limits, stages
+    from ..worker.setup import device_of
+
+    place = device_of(device)
+    limits = measured_limits(place, torch.bfloat16 if place.type == "cuda" else torch.float32)
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
+    if not as_json:
+        say(f"{name}: matrix products {limits.operations / 1e12:.2f} TFLOP/s, copies {limits.bandwidth / 1e9:.0f} GB/s")
+    found = []
+    for shape in shapes or ("135m", "1b", "7b"):
+        for stage in stages(shape, limits, place, lora_rank):
+            found.append(stage)
+            if not as_json:
+                bound = "bandwidth bound" if stage.stage == "decoding" else "matrix rate"
+                figures = f"{stage.tokens_per_second:,.0f} tokens/s, {stage.utilisation:.0%} of the {bound}"
+                say(f"{stage.shape:>5} {stage.stage:<9} {stage.missing or figures}", flush=True)
+    if as_json:
+        print_json({"device": name, **all_of_it(limits, found)})

@@ -1,0 +1,321 @@
+"""All that the process of a node is given, typed: planning makes it, ``spec.json`` holds it, a worker reads it.
+
+A node's content key is the hash of what in its spec can change a number (``NodeSpec.content``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from ..data.sources import DataSource
+from ..domain import CellId, Metric, Requires
+from ..errors import RecordError
+from ..plugin.parameters import Value
+from ..plugin.registry import Plugin
+from ..plugin.specs import DataSpec, ModelSpec
+from ..storage import digest, write_bytes
+from .schema import Strict, first_fault
+
+SPEC_SCHEMA: Literal[1] = 1
+SPEC = "spec.json"
+
+Role = Literal["original", "retained"]
+
+# What of a model cannot change a number: its name, words and estimates; recipes are merged before. Path and revision
+# on the hub are the fingerprint; of a folder it is the hash of its files, wherever they lie.
+BESIDE_NUMBERS = frozenset(
+    ("name", "path", "revision", "summary", "citation", "api_version", "shape", "recipe", "method_defaults", "original",
+     "retained", "allow_pickle")
+)  # fmt: skip
+
+
+class RunSettings(Strict):
+    """How nodes are run, which changes no number. Of a started node, ``device`` and ``threads`` are its own."""
+
+    model_config = ConfigDict(strict=True)
+
+    jobs: int = Field(default=1, ge=1, description="cells at a time on each device")
+    processes: int = Field(
+        default=1, ge=1, description="processes that train a model together, a device each, its weights sharded"
+    )
+    threads: int = Field(default=0, ge=0, description="CPU threads of a cell; 0 shares the cores between jobs")
+    timeout: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="seconds a cell may take; 0 sets no limit"
+    )
+    memory_limit: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="GiB of memory a cell may use; 0 sets no limit"
+    )
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="cpu, cuda, cuda:1, …; auto takes a GPU"
+    )
+    executor: str = Field(default="local", description="what runs the cells")
+    keep_model: bool = Field(default=False, description="keep the unlearned weights in the cell's folder")
+
+
+class PlannedBenchmark(Strict):
+    """A benchmark with a study's settings, and hashes of its code and data.
+
+    Args:
+        source: hash of the code that measures.
+        scoring: hash of the code that only scores.
+        values, fixed: fields of the target: those that the study sets, and those that the name sets.
+        training_settings: what changes the rows of the reference models beyond their tables.
+        fingerprints: an identity for each table.
+        training: for each role the tables that identify what that reference model saw.
+        packages: versions of the distributions that supply what is asked.
+    """
+
+    name: str
+    qualified: str
+    version: str
+    target: str
+    source: str
+    scoring: str
+    values: dict[str, Value]
+    fixed: dict[str, Value]
+    defaults: dict[str, Value]
+    training_settings: dict[str, Value]
+    data: DataSpec
+    fingerprints: dict[str, str]
+    training: dict[str, tuple[str, ...]]
+    metrics: tuple[Metric, ...]
+    samples: Literal["public", "redacted", "none"]
+    vocabulary: tuple[str, ...]
+    packages: dict[str, str]
+    recipe: dict[str, Value]
+    workload: dict[str, float]
+
+    @property
+    def settings(self) -> dict[str, Value]:
+        """Every field of the benchmark's target."""
+        return {**self.values, **self.fixed}
+
+
+class PlannedModel(Strict):
+    """A base model with a study's settings; ``fingerprint`` is what its weights are, empty from scratch."""
+
+    spec: ModelSpec
+    shape: dict[str, float]
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the model is built here and knows nothing beforehand."""
+        return bool(self.spec.architecture)
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """All of the model that can change a number."""
+        kept = {name: value for name, value in vars(self.spec).items() if name not in BESIDE_NUMBERS}
+        return {**kept, "fingerprint": self.fingerprint}
+
+
+class PlannedMethod(Strict):
+    """A method with a study's hyperparameters, and the hash of its code."""
+
+    name: str
+    qualified: str
+    target: str
+    source: str
+    values: dict[str, Value]
+    fixed: dict[str, Value]
+    requires: Requires
+    reference: bool
+    models: int
+    citation: str
+
+    @property
+    def hyperparameters(self) -> dict[str, Value]:
+        """Every field of the method's target."""
+        return {**self.values, **self.fixed}
+
+
+class NodeSpec(Strict):
+    """What reference models and cells share.
+
+    Args:
+        source: where tables come from.
+        departures: how this run differs from the benchmark's own data and model; its rows are then not ranked.
+        recipe: fine-tuning of the reference models.
+        engine: hash of the harness's code and of the libraries that compute.
+        device_kind: ``cpu`` or ``cuda``, from which the precision of ``dtype = "auto"`` follows.
+        plugins: who offers the benchmark, the model and the method.
+        cache: folder of prepared reference models, known when the node starts.
+    """
+
+    schema_version: Literal[1] = SPEC_SCHEMA
+    benchmark: PlannedBenchmark
+    model: PlannedModel
+    source: DataSource
+    departures: tuple[str, ...]
+    recipe: dict[str, Value]
+    seed: int
+    engine: str
+    device_kind: str
+    plugins: dict[Literal["benchmark", "model", "method"], Plugin]
+    provenance: dict[str, Any]
+    run: RunSettings
+    cache: str = ""
+
+    folder: ClassVar[str]
+
+    @property
+    def id(self) -> CellId:
+        raise NotImplementedError
+
+    @property
+    def title(self) -> str:
+        return str(self.id)
+
+    def content_facts(self) -> dict[str, Any]:
+        """Everything that can change the node's result."""
+        raise NotImplementedError
+
+    def key_parts(self) -> Sequence[str]:
+        """The names that the node's folder is called by."""
+        raise NotImplementedError
+
+    @cached_property
+    def content(self) -> str:
+        """The hash of what can change the node's result."""
+        return digest(self.content_facts())
+
+    @cached_property
+    def key(self) -> str:
+        """The name of the node's folder on any system; the hash at its end tells nodes of like names apart."""
+        safe = "--".join(re.sub(r"[^A-Za-z0-9._+-]", "_", name)[:60] for name in self.key_parts())
+        return f"{safe.lstrip('.+-') or '_'}--s{self.seed}--{self.content[:12]}"
+
+    def started(self, cache: Path, device: str, threads: int) -> NodeSpec:
+        """The spec of a node that starts in a place of its own."""
+        run = self.run.model_copy(update={"device": device, "threads": threads})
+        return self.model_copy(update={"cache": str(cache.resolve()), "run": run})
+
+
+class ReferenceSpec(NodeSpec):
+    """A reference model to prepare: trained here, or published (``revision`` is then its commit or hash)."""
+
+    kind: Literal["model"] = "model"
+    role: Role
+    published: str = ""
+    published_revision: str = ""
+
+    folder: ClassVar[str] = "models"
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that identify what the model is trained on."""
+        return self.benchmark.training.get(self.role, (self.role,))
+
+    @property
+    def table(self) -> str:
+        """The same as one word, as names of checkpoints have it."""
+        return "+".join(name.replace("/", "_") for name in self.tables)
+
+    @property
+    def id(self) -> CellId:
+        return CellId(self.role, self.benchmark.name, self.model.name, self.seed)
+
+    @property
+    def title(self) -> str:
+        return f"{self.role} model {self.model.name} ({self.table})"
+
+    def key_parts(self) -> Sequence[str]:
+        return self.role, self.model.name, self.table
+
+    def content_facts(self) -> dict[str, Any]:
+        if self.published:
+            return {"published": self.published, "revision": self.published_revision}
+        known = self.benchmark.fingerprints
+        vocabulary = self.benchmark.vocabulary if self.model.from_scratch else ()
+        return {
+            "model": self.model.content,
+            "recipe": self.recipe,
+            "training": [known.get(name, name) for name in self.tables],
+            "vocabulary": {name: known[name] for name in vocabulary},
+            "settings": self.benchmark.training_settings,
+            "benchmark": self.benchmark.source,
+            "seed": self.seed,
+            "engine": self.engine,
+            "device": self.device_kind,
+        }
+
+
+class CellSpec(NodeSpec):
+    """A cell to run: a method on a benchmark and model.
+
+    Args:
+        templates: refusal answers; empty where the method needs none.
+        models: for each role the key of the reference model.
+        references: for each role the key of the cell whose samples scores compare with.
+    """
+
+    kind: Literal["cell"] = "cell"
+    method: PlannedMethod
+    templates: tuple[str, ...]
+    models: dict[Role, str]
+    references: dict[Role, str]
+    edition: str
+
+    folder: ClassVar[str] = "cells"
+
+    @property
+    def id(self) -> CellId:
+        return CellId(self.method.name, self.benchmark.name, self.model.name, self.seed)
+
+    @property
+    def start(self) -> str:
+        """The key of the reference model that the cell starts from."""
+        return self.models[self.method.requires.start]
+
+    def key_parts(self) -> Sequence[str]:
+        return self.method.name, self.benchmark.name, self.model.name
+
+    def content_facts(self) -> dict[str, Any]:
+        method, benchmark = self.method, self.benchmark
+        return {
+            "method": [method.qualified, method.source, method.values, method.fixed, vars(method.requires)],
+            "benchmark": [benchmark.qualified, benchmark.version, benchmark.source, benchmark.values, benchmark.fixed],
+            "packages": benchmark.packages,
+            "tables": benchmark.fingerprints,
+            "model": self.model.content,
+            "references": {role: key.rpartition("--")[2] for role, key in self.models.items()},
+            "seed": self.seed,
+            "engine": self.engine,
+            "device": self.device_kind,
+            "templates": self.templates,
+        }
+
+
+AnySpec = Annotated[ReferenceSpec | CellSpec, Field(discriminator="kind")]
+_ANY: TypeAdapter[ReferenceSpec | CellSpec] = TypeAdapter(AnySpec)
+
+
+def write_spec(folder: Path, spec: NodeSpec) -> None:
+    """Store a node's spec in its folder."""
+    write_bytes(folder / SPEC, spec.model_dump_json(indent=1).encode() + b"\n")
+
+
+def read_spec(folder: Path) -> ReferenceSpec | CellSpec:
+    """The spec in a node's folder.
+
+    Raises:
+        RecordError: it is absent, damaged, or of another version.
+    """
+    path, remedy = folder / SPEC, "run the study again"
+    try:
+        return _ANY.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RecordError(f"{path} does not exist; {remedy}") from None
+    except ValidationError as error:
+        raise RecordError(f"{path} is not a spec of this version ({first_fault(error)}); {remedy}") from error

@@ -1,0 +1,151 @@
+"""Writes a run folder: one process at a time, the plan, the study; and says which nodes are finished.
+
+runs/<name>/study.toml  plan.json  models/<key>/  cells/<key>/{spec,status,record}.json samples.jsonl.gz log.txt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli_w
+
+from ..data.model_folder import prepared_folder, reference_facts
+from ..domain import CellStatus
+from ..errors import RecordError, StorageError, UsageError
+from ..planning.nodes import Node, Plan
+from ..records.node_spec import SPEC, CellSpec
+from ..records.record import SAMPLES
+from ..records.run_folder import (
+    PLAN,
+    RECORD,
+    STATUS,
+    STUDY,
+    NodeStatus,
+    StoredNode,
+    StoredPlan,
+    read_plan,
+    read_status,
+)
+from ..storage import alone, as_storage_error, digest, file_digest, write_bytes, write_sealed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a node ended; ``cached`` where an earlier run had done it."""
+
+    node: Node
+    status: CellStatus
+    reason: str = ""
+    seconds: float = 0.0
+    cached: bool = False
+    exit_code: int = 1
+
+    @classmethod
+    def of(cls, node: Node, status: NodeStatus, cached: bool = False) -> Outcome:
+        """The outcome that a stored status tells."""
+        return cls(node, status.status, status.reason, status.seconds, cached, status.exit_code)
+
+
+def folder_of(run: Path, node: Node) -> Path:
+    """Where a node lives in the run."""
+    return run / node.spec.folder / node.key
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """One writer at a time, where the file system has locks. Raises UsageError while another process runs in it."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / ".lock").open("a")
+    except OSError as error:
+        translated = as_storage_error(error, run)
+        if not isinstance(translated, StorageError):
+            raise UsageError(f"cannot use {run} as a run folder: {error.strerror}; choose another --out") from error
+        raise translated from error
+    with file:
+        try:
+            alone(file, wait=False)
+        except BlockingIOError:
+            raise UsageError(f"another process is running the study in {run}; wait for it or choose --out") from None
+        yield
+
+
+def write_plan(run: Path, plan: Plan) -> None:
+    """Store the plan, and the study with all options applied.
+
+    Raises:
+        UsageError: the folder holds another study.
+        RecordError: its plan is broken or of a newer schema.
+    """
+    study = plan.study
+    if (run / PLAN).exists():
+        stored = read_plan(run)
+        if stored.study != study.name:
+            raise UsageError(f"{run} holds the study {stored.study!r}, not {study.name!r}; choose another --out")
+    written = StoredPlan(
+        study=study.name,
+        edition=study.edition,
+        raw=dict(study.raw),
+        plugins=list(study.plugins),
+        study_sha256=digest(study.raw),
+        nodes=[
+            StoredNode(
+                key=node.key,
+                kind=node.spec.kind,
+                title=node.title,
+                needs=list(node.needs),
+                content=node.content,
+                identity=node.id,
+            )
+            for node in plan.nodes
+        ],
+    )
+    write_sealed(run / PLAN, written.model_dump(mode="json"))
+    write_bytes(run / STUDY, tomli_w.dumps(study.raw).encode())
+
+
+def write_status(run: Path, node: Node, outcome: Outcome) -> None:
+    """Write a status for a node that could not write its own."""
+    status = NodeStatus(
+        status=outcome.status,
+        reason=outcome.reason,
+        exit_code=outcome.exit_code,
+        key=node.key,
+        content=node.content,
+        seconds=round(outcome.seconds, 3),
+    )
+    write_sealed(folder_of(run, node) / STATUS, status.model_dump(mode="json"))
+
+
+def finished(run: Path, node: Node, cache: Path) -> Outcome | None:
+    """The stored outcome of a node, if it is done with the same content and what it left is still there."""
+    try:
+        if not isinstance(node.spec, CellSpec):
+            reference_facts(prepared_folder(cache, node.key))
+            return Outcome(node, CellStatus.DONE, cached=True)
+        folder = folder_of(run, node)
+        status = read_status(folder)
+        stale = status is None or not status.status.settled or status.content != node.content
+    except RecordError:
+        # What is damaged is made again; nothing else is lost.
+        return None
+    if stale or status is None or (status.status == CellStatus.DONE and not _current(folder, status, node.spec)):
+        return None
+    return Outcome.of(node, status, cached=True)
+
+
+def _current(folder: Path, status: NodeStatus, spec: CellSpec) -> bool:
+    """Whether a finished cell is complete, whole, and scored by the code that is installed.
+
+    Scores of other code are made anew by ``rescore``, from the same samples.
+    """
+    files = {RECORD: status.record_sha256, SAMPLES: status.samples_sha256, SPEC: status.spec_sha256}
+    if status.incomplete or status.scoring != spec.benchmark.scoring:
+        return False
+    try:
+        return all(file_digest(folder / name) == expected for name, expected in files.items())
+    except OSError:
+        return False
