@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unlearnbench import TRAINING_PARAMETERS, MethodSpec, Parameter, Requires, Value
+from unlearnbench import EDITIONS, TRAINING_PARAMETERS, MethodSpec, Parameter, Requires, Value
 
-from .editions import EDITIONS, MUSE_EDITIONS
+from ._terms import MUSE_EDITIONS
 
 EDITION = Parameter("edition", str, "paper", "which definition of the loss", choices=EDITIONS)
 MUSE_EDITION = Parameter("edition", str, "paper", "which definition of the loss", choices=MUSE_EDITIONS)
@@ -39,21 +39,21 @@ def unlearnbench_methods() -> list[MethodSpec]:
             Requires(start="retained"),
             reference=True,
         ),
-        _descent("ga", "gradient_ascent:GradientAscent", "Raises the loss on the forget answers, without bound.",
+        _descent("ga", "ga:GradientAscent", "Raises the loss on the forget answers, without bound.",
                  citation="Jang et al. 2023, arXiv:2210.01504"),
-        _descent("gd", "gradient_ascent:GradientDifference",
+        _descent("gd", "gd:GradientDifference",
                  "Gradient ascent on the forget answers, descent on retain answers.",
                  Requires(retain=True), citation="Liu et al. 2022, arXiv:2203.12817"),
-        _descent("kl", "gradient_ascent:KLMinimization",
+        _descent("kl", "kl:KLMinimization",
                  "Gradient ascent on the forget answers, staying near the original model on retain rows.",
                  Requires(retain=True, original="model"), (PADDED,), TOFU, edition=MUSE_EDITION),
-        _descent("po", "other_answers:PreferenceOptimization",
+        _descent("po", "po:PreferenceOptimization",
                  "Answers forget questions with a refusal, retain questions as before.",
                  Requires(retain=True, template=True), citation=TOFU),
-        _descent("mismatch", "other_answers:Mismatch",
+        _descent("mismatch", "mismatch:Mismatch",
                  "Answers forget questions with answers to other questions, retain questions as before.",
                  Requires(retain=True), citation="Liu et al. 2024, arXiv:2406.07933"),
-        _descent("llmu", "other_answers:LLMU",
+        _descent("llmu", "llmu:LLMU",
                  "Gradient ascent, random answers to forget questions, and KL to the original model on retain rows.",
                  Requires(retain=True, template=True, original="model"),
                  (
@@ -66,22 +66,22 @@ def unlearnbench_methods() -> list[MethodSpec]:
                      PADDED,
                  ),
                  "Yao et al. 2023, arXiv:2310.10683"),
-        _descent("dpo", "preference:DPO", "Prefers a refusal to the forget answer.",
+        _descent("dpo", "dpo:DPO", "Prefers a refusal to the forget answer.",
                  Requires(template=True, original="logprobs"), (BETA,), "Rafailov et al. 2023, arXiv:2305.18290"),
-        _descent("npo", "preference:NPO",
+        _descent("npo", "npo:NPO",
                  "Pushes forget answers below the original model's likelihood, ever more gently.",
                  Requires(original="logprobs"), (BETA,), NPO, edition=MUSE_EDITION,
                  edition_requires={"as-released-muse": Requires(original="model")}),
-        _descent("npo-rt", "preference:NPORetain", "NPO on the forget answers, descent on retain answers.",
+        _descent("npo-rt", "npo:NPORetain", "NPO on the forget answers, descent on retain answers.",
                  Requires(retain=True, original="logprobs"), (BETA,), NPO, edition=MUSE_EDITION,
                  edition_requires={"as-released-muse": Requires(retain=True, original="model")}),
-        _descent("task-vector", "reinforced:TaskVector",
+        _descent("task-vector", "task_vector:TaskVector",
                  "Fine-tunes on the forget set and subtracts the change from the original weights.",
                  parameters=(
                      Parameter("alpha", float, 1.0, "how far to step away from the fine-tuned model", low=0.0),
                  ),
                  citation="Ilharco et al. 2023, arXiv:2212.04089", edition=ONE_EDITION),
-        _descent("whp", "reinforced:WHP",
+        _descent("whp", "whp:WHP",
                  "Lowers the words that a model fine-tuned on the forget set prefers; two models answer together.",
                  Requires(original="model"),
                  (Parameter("alpha", float, 5.0, "how strongly preferred words are lowered", low=0.0),),
