@@ -83,12 +83,15 @@ from .plugin.parameters import Parameter as Parameter
 from .plugin.parameters import Training as Training
 from .plugin.parameters import Value as Value
 from .plugin.parameters import hyperparameter as hyperparameter
+from .plugin.parameters import parameters_of as parameters_of
 from .plugin.specs import BenchmarkSpec as BenchmarkSpec
 from .plugin.specs import DataSpec as DataSpec
 from .plugin.specs import ExecutorSpec as ExecutorSpec
 from .plugin.specs import MethodSpec as MethodSpec
 from .plugin.specs import ModelSpec as ModelSpec
 from .plugin.specs import ReporterSpec as ReporterSpec
+from .plugin.stored_specs import stored_specs as stored_specs
+from .plugin.stored_specs import written_specs as written_specs
 from .records.comparison import Comparison as Comparison
 from .records.gates import Gate as Gate
 from .records.node_spec import RunSettings as RunSettings

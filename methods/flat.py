@@ -1,4 +1,4 @@
-"""FLAT: forget data only loss adjustment. Wang et al. 2025 (ICLR), arXiv:2410.11143, eq. 2 and Table 2."""
+"""FLAT: forget data only loss adjustment. Wang et al. 2025 (ICLR), eq. 2 and Table 2."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from unlearnbench import (
+    EDITIONS,
     F_DIVERGENCES,
     Batch,
     FDivergence,
@@ -19,8 +20,6 @@ from unlearnbench import (
     answer_logprobs,
     hyperparameter,
 )
-
-from .editions import EDITIONS
 
 
 def flat_loss(p_template: Tensor, p_forget: Tensor, divergence: FDivergence) -> Tensor:
@@ -38,6 +37,7 @@ class FLAT(LossMethod):
     """
 
     name: ClassVar[str] = "flat"
+    citation: ClassVar[str] = "Wang et al. 2025, arXiv:2410.11143"
     requires: ClassVar[Requires] = Requires(template=True)
     edition: str = hyperparameter("paper", "which definition of the loss", choices=EDITIONS)
     divergence: str = hyperparameter("total-variation", "the f-divergence", choices=tuple(F_DIVERGENCES))

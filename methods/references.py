@@ -13,6 +13,7 @@ class Original:
     """Forgets nothing: the model that every method starts from."""
 
     name: ClassVar[str] = "original"
+    reference: ClassVar[bool] = True
     requires: ClassVar[Requires] = Requires()
 
     def unlearn(self, model: Any, tokenizer: Any, data: UnlearningData, ctx: Context) -> Any:
@@ -24,6 +25,7 @@ class Retained:
     """Never knew: the same recipe on the retain set alone, the yardstick of forgetting."""
 
     name: ClassVar[str] = "retained"
+    reference: ClassVar[bool] = True
     requires: ClassVar[Requires] = Requires(start="retained")
 
     def unlearn(self, model: Any, tokenizer: Any, data: UnlearningData, ctx: Context) -> Any:

@@ -57,7 +57,8 @@ def test_the_wheel_holds_one_package_with_its_data(built):
     assert {name.split("/")[0] for name in names} == {"unlearnbench", "unlearnbench-0.1.0.dist-info"}
     for needed in ("py.typed", "refusals.txt", "studies/demo.toml", "methods/flat.py", "benchmarks/tofu/metrics.py",
                    "benchmarks/hp/tasks/local_trades.jsonl", "studies/paper-hp.toml", "leaderboard/published.json",
-                   "leaderboard/templates/style.css", "leaderboard/templates/index.html.j2"):  # fmt: skip
+                   "leaderboard/templates/style.css", "leaderboard/templates/index.html.j2", "methods/specs.json",
+                   "benchmarks/published_rows.json"):  # fmt: skip
         assert f"unlearnbench/{needed}" in names
 
 

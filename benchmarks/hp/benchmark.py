@@ -23,13 +23,12 @@ from unlearnbench import (
     ask_tasks,
     greedy,
     hub_tasks,
-    hyperparameter,
     local_tasks,
     worth_another_try,
 )
 
-from .declaration import TASK_SETS
 from .metrics import ACCURACY, PERPLEXITY, scores
+from .settings import Settings
 from .tables import RELEASED
 
 # Where the tasks lie in lm-eval.
@@ -77,23 +76,12 @@ class Questions:
 
 
 @dataclass(frozen=True)
-class ForgottenBook:
+class ForgottenBook(Settings):
     """A book read in chunks; the retained model has not read it.
 
     A pretrained base model is the retained model itself. A model from scratch first reads the text to retain, in
     both references, because it would otherwise know no language.
     """
-
-    limit: int = hyperparameter(0, "score the first rows of each part; 0 scores all", low=0)
-    max_new_tokens: int = hyperparameter(300, "cap on a continuation", low=1)
-    released_tokens: int = hyperparameter(600, "as-released: tokens of prompt and continuation together", low=2)
-    tasks: str = hyperparameter("auto", "perplexity and accuracy by lm-eval's hub tasks, or local ones",
-                                choices=TASK_SETS)  # fmt: skip
-    chunks: int = hyperparameter(400, "chunks of the book to forget, and of the other text to retain", low=1)
-    chunk_tokens: int = hyperparameter(512, "tokens of a chunk at most", low=8)
-    excerpts: int = hyperparameter(300, "excerpts of the forgotten chunks that are asked", low=1)
-    prefix_words: int = hyperparameter(200, "words of an excerpt's prompt", low=1)
-    response_words: int = hyperparameter(200, "words of its continuation", low=1)
 
     name: ClassVar[str] = "hp"
 

@@ -1,29 +1,56 @@
-"""What forgetting a book is judged by, as values."""
+"""Forgetting a book as a spec."""
 
 from __future__ import annotations
 
-from unlearnbench import EDITIONS, Metric
+from unlearnbench import BenchmarkSpec, DataSpec, parameters_of
 
-TASK_SETS = ("auto", "hub", "local", "none")
-SOURCE = "Wang et al. 2025, arXiv:2410.11143, §4.1"
+from .metric_list import metrics
+from .settings import Settings
+from .tables import ELSEWHERE, FIELDS, OPTIONAL, RELEASED, REMEDY
 
 
-def metrics() -> tuple[Metric, ...]:
-    """FQ Gap with the two overlaps it is made of, perplexity, and zero-shot accuracy."""
-    return (
-        Metric("fq_gap", "FQ Gap", "lower", SOURCE,
-               "|BLEU − BLEU of the retained model| + |ROUGE-L − ROUGE-L of the retained model|, on 0–100 and 0–1",
-               headline=True, editions=EDITIONS, axis="forget"),
-        Metric("ppl", "PPL", "lower", SOURCE,
-               "word perplexity of the perplexity task (Wikitext-2 test; local_prose with generated data), lm-eval",
-               headline=True),
-        Metric("avg_acc", "Avg. Acc.", "higher", SOURCE,
-               "mean zero-shot accuracy over lm-eval tasks: the nine of the paper with TruthfulQA as mc2; as released "
-               "ten, mc1 and mc2 apart; local tasks with generated data", headline=True, editions=EDITIONS,
-               axis="utility"),
-        Metric("bleu", "BLEU", "target", SOURCE,
-               "BLEU (13a tokens, smoothing exp) of the greedy continuation of an excerpt, mean, 0–100",
-               target="retained", editions=EDITIONS),
-        Metric("rouge_l", "ROUGE-L", "target", SOURCE, "ROUGE-L recall of the same continuation, stemmed, mean, 0–1",
-               target="retained", editions=EDITIONS),
-    )  # fmt: skip
+def spec() -> BenchmarkSpec:
+    """The one spec: the user says which book it is."""
+    return BenchmarkSpec(
+        name="hp",
+        target="unlearnbench.benchmarks.hp.benchmark:ForgottenBook",
+        summary="Forgetting a book that the user names, as Harry Potter is forgotten in the FLAT paper",
+        metrics=metrics(),
+        data=DataSpec(
+            tables=FIELDS,
+            hub_tables=ELSEWHERE,
+            optional=OPTIONAL,
+            licence="the book's own",
+            generator="unlearnbench.benchmarks.hp.generated:tables",
+            check="unlearnbench.benchmarks.hp.tables:check",
+            remedy=REMEDY,
+        ),
+        vocabulary=tuple(FIELDS),
+        packages=("lm-eval",),
+        scoring=("unlearnbench.benchmarks.hp.metric_list",),
+        training={"original": ("book", RELEASED, "retain"), "retained": ("retain",)},
+        parameters=parameters_of(Settings),
+        evaluation_parameters=(
+            "limit",
+            "max_new_tokens",
+            "released_tokens",
+            "tasks",
+            "excerpts",
+            "prefix_words",
+            "response_words",
+        ),
+        recipe={"epochs": 10},
+        # 400 chunks of 512 tokens; Wikitext-2 and the nine tasks are about 5.5 million tokens.
+        workload={
+            "original": 400 * 512,
+            "retained": 0,
+            "forget": 400 * 512,
+            "row": 512,
+            "scored": 5.5e6,
+            "questions": 600,
+            "prompts": 600 * 300,
+            "generated": 600 * 300,
+        },
+        citation="Wang et al. 2025, arXiv:2410.11143",
+        samples="redacted",
+    )

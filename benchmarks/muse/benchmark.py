@@ -18,11 +18,11 @@ from unlearnbench import (
     Tables,
     Task,
     greedy,
-    hyperparameter,
     token_logprobs,
 )
 
 from .metrics import min_k_score, scores
+from .settings import Settings
 from .tables import RETAIN, forget_tables, overlaps, seen_tables, text_hash
 
 KNOWLEDGE = {"knowmem_f": "forget_qa", "knowmem_r": "retain_qa"}
@@ -52,16 +52,11 @@ class Questions:
 
 
 @dataclass(frozen=True)
-class MuseNews:
+class MuseNews(Settings):
     """News articles, forgotten as running text; memory of words and facts, and traces of membership."""
 
     study: str = ""
     step: int = 1
-    limit: int = hyperparameter(0, "score the first rows of each part; 0 scores all", low=0)
-    verbatim_tokens: int = hyperparameter(128, "new tokens of a continuation, and tokens of its truth", low=1)
-    answer_tokens: int = hyperparameter(32, "new tokens of an answer", low=1)
-    chunk_tokens: int = hyperparameter(2048, "tokens of a training chunk, BOS included", low=8)
-    train_limit: int = hyperparameter(0, "train on the first texts of each table only; 0 takes all", low=0)
 
     name: ClassVar[str] = "muse-news"
 

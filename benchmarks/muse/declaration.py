@@ -1,29 +1,72 @@
-"""What MUSE-News asks of a model, as values."""
+"""MUSE-News as specs: one request to forget, larger requests, or several in turn."""
 
 from __future__ import annotations
 
-from unlearnbench import Metric
+from collections.abc import Iterator
 
-SOURCE = "Shi et al. 2024, arXiv:2407.06460, §3"
-AT_MOST_RETAINED = "at most the retained model's value"
+from unlearnbench import BenchmarkSpec, DataSpec, parameters_of
+
+from .metric_list import metrics
+from .settings import Settings
+from .tables import DISPENSABLE, FOLDS, RETAIN, seen_tables, table_fields
+
+# 889 texts of about 900 tokens in raw/forget, four times that in the original model's forget corpus.
+TEXTS = 889
+TOKENS = 900
+RETAIN_TEXTS = 4 * TEXTS
 
 
-def metrics() -> tuple[Metric, ...]:
-    """VerbMem and KnowMem on the forget set, KnowMem on the retain set, PrivLeak, and the AUC it is made of."""
-    knowledge = "ROUGE-L F of greedy answers (32 tokens) after ten examples"
-    return (
-        Metric("verbmem_f", "VerbMem D_f", "lower", SOURCE,
-               "ROUGE-L F of the greedy continuation (128 tokens) of forget texts, × 100",
-               headline=True, criterion=AT_MOST_RETAINED),
-        Metric("knowmem_f", "KnowMem D_f", "lower", SOURCE, f"{knowledge}, questions on forget texts, × 100",
-               headline=True, criterion=AT_MOST_RETAINED, axis="forget"),
-        Metric("knowmem_r", "KnowMem D_r", "higher", SOURCE, f"{knowledge}, questions on retain texts, × 100",
-               headline=True, criterion="above 0", axis="utility"),
-        Metric("privleak", "PrivLeak", "target", SOURCE,
-               "(AUC − AUC of the retained model) / AUC of the retained model × 100; negative still leaks, "
-               "positive is over-unlearned", unit="%", target=0.0, headline=True),
-        Metric("auc", "AUC forget, holdout", "target", SOURCE,
-               "P(score of a holdout text < score of a forget text) + ½ P(equal), the score being minus the mean of "
-               "the 40 % least likely tokens' log-probabilities (Min-40 %; Shi et al. 2023, arXiv:2310.16789)",
-               target="retained"),
-    )  # fmt: skip
+def specs(published: str) -> Iterator[BenchmarkSpec]:
+    """The spec of every variant; ``published`` names the function that knows the published rows."""
+    yield _spec("muse-news", "", 1, "MUSE-News: forgetting news articles", published)
+    for k in FOLDS[1:]:
+        summary = f"MUSE-News, scalability: {k} quarters of the articles at once"
+        yield _spec(f"muse-news-scal-{k}", "scal", k, summary, published)
+    for k in FOLDS[1:]:
+        summary = f"MUSE-News, sustainability: {k} requests, one after another"
+        yield _spec(f"muse-news-sust-{k}", "sust", k, summary, published)
+
+
+def _spec(name: str, study: str, step: int, summary: str, published: str) -> BenchmarkSpec:
+    tables = table_fields(study, step)
+    return BenchmarkSpec(
+        name=name,
+        target="unlearnbench.benchmarks.muse.benchmark:MuseNews",
+        summary=summary,
+        metrics=metrics(),
+        data=DataSpec(
+            tables=tables,
+            hub="muse-bench/MUSE-News",
+            may_be_missing=DISPENSABLE,
+            licence="CC BY 4.0",
+            generator="unlearnbench.benchmarks.muse.generated:tables",
+            check="unlearnbench.benchmarks.muse.tables:check",
+        ),
+        vocabulary=tuple(tables),
+        training={"original": (*seen_tables(study), *RETAIN), "retained": RETAIN},
+        parameters=parameters_of(Settings),
+        evaluation_parameters=("limit", "verbatim_tokens", "answer_tokens"),
+        fixed={"study": study, "step": step},
+        workload=_workload(study, step),
+        citation="Shi et al. 2024, arXiv:2407.06460",
+        samples="redacted",
+        questions="unlearnbench.benchmarks.muse.tables:questions",
+        published=published,
+        scoring=("unlearnbench.benchmarks.muse.metric_list",),
+        log_readers={"muse-log": "unlearnbench.benchmarks.muse.logs:read"} if not study else {},
+    )
+
+
+def _workload(study: str, step: int) -> dict[str, float]:
+    seen = TEXTS * (4 if study else 1)
+    forget = TEXTS * (step if study else 1)
+    return {
+        "original": (seen + RETAIN_TEXTS) * TOKENS,
+        "retained": RETAIN_TEXTS * TOKENS,
+        "forget": forget * TOKENS,
+        "row": 2048,
+        "scored": 200 * 1800,
+        "questions": 300,
+        "prompts": 100 * 800 + 200 * 25,
+        "generated": 100 * 128 + 200 * 32,
+    }

@@ -17,13 +17,12 @@ from unlearnbench import (
     Score,
     Task,
     greedy,
-    hyperparameter,
     likelihoods,
 )
 
 from .metrics import scores
-
-SHARES = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+from .settings import Settings
+from .tables import RETAIN_SPLITS
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,10 @@ class Questions:
 
 
 @dataclass(frozen=True)
-class Tofu:
+class Tofu(Settings):
     """Questions about invented authors, so that the retained model is truly ignorant."""
 
     forget_split: str = "forget10"
-    limit: int = hyperparameter(0, "score the first rows of each part; 0 scores all", low=0)
-    max_new_tokens: int = hyperparameter(200, "cap on a generated answer", low=1)
-    retain_limit: int = hyperparameter(0, "train on the first retain rows only; 0 takes all", low=0)
 
     name: ClassVar[str] = "tofu"
 
@@ -59,7 +55,7 @@ class Tofu:
         tables = ctx.tables
         full = _examples(tables["full"])
         forget = full[-len(tables[self.forget_split]) :]
-        retain = full[: len(tables[SHARES[self.forget_split]])]
+        retain = full[: len(tables[RETAIN_SPLITS[self.forget_split]])]
         general = _examples(tables["general"])
         encoder = ctx.encoder(text for row in (*full, *general) for text in (row.prompt, row.answer))
         if self.retain_limit:

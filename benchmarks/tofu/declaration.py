@@ -1,47 +1,58 @@
-"""What TOFU asks of a model, as values: its parts, their terms, and the metrics made of them."""
+"""TOFU as specs, one for each forget split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from unlearnbench import BenchmarkSpec, DataSpec, parameters_of
 
-from unlearnbench import EDITIONS, Direction, Metric
-
-PARTS = ("retain", "real_authors", "world_facts", "forget")
-UTILITY_PARTS = PARTS[:3]
-TERMS = ("rouge", "probability", "truth_ratio")
-PART_LABELS = {"retain": "Retain", "real_authors": "Real Authors", "world_facts": "World Facts", "forget": "Forget"}
+from .metric_list import metrics
+from .settings import Settings
+from .tables import RETAIN_SPLITS, table_fields
 
 
-def metrics() -> tuple[Metric, ...]:
-    """Forget Quality, Model Utility, F-RL, R-RL, and the twelve terms they are made of."""
-    paper = "Maini et al. 2024, arXiv:2401.06121"
-    return (
-        Metric(
-            "forget_quality", "FQ", "higher", f"{paper}, §2.2.2",
-            "p-value of the two-sided Kolmogorov–Smirnov test between the unlearned and the retained model's 1/r "
-            "over the same forget rows, r being the truth ratio p(wrong) / p(paraphrase)",
-            headline=True, editions=EDITIONS, axis="forget", scale="log",
+def specs(published: str) -> list[BenchmarkSpec]:
+    """The spec of every split; ``published`` names the function that knows the published rows."""
+    return [_spec(forget, retain, published) for forget, retain in RETAIN_SPLITS.items()]
+
+
+def _spec(forget: str, retain: str, published: str) -> BenchmarkSpec:
+    percent = int(forget.removeprefix("forget"))
+    return BenchmarkSpec(
+        name=f"tofu-{forget}",
+        target="unlearnbench.benchmarks.tofu.benchmark:Tofu",
+        summary=f"TOFU: forgetting {percent} % of 200 fictitious authors",
+        metrics=metrics(),
+        data=DataSpec(
+            tables=table_fields(forget, retain),
+            hub="locuslab/TOFU",
+            optional=("general",),
+            licence="MIT",
+            generator="unlearnbench.benchmarks.tofu.generated:tables",
+            check="unlearnbench.benchmarks.tofu.tables:check",
         ),
-        Metric("forget_quality_log10", "log₁₀ FQ", "higher", f"{paper}, §2.2.2",
-               "the same p-value as a power of ten", editions=EDITIONS),
-        Metric(
-            "model_utility", "MU", "higher", f"{paper}, §2.2.1",
-            "harmonic mean of ROUGE, Probability and Truth Ratio over Retain, Real Authors and World Facts",
-            headline=True, editions=EDITIONS, axis="utility",
-        ),
-        Metric("forget_rouge_l", "F-RL", "lower", f"{paper}, §2.2.1; Wang et al. 2025, Table 4",
-               "ROUGE-L recall of the greedy answer, forget rows", headline=True),
-        Metric("retain_rouge_l", "R-RL", "higher", f"{paper}, §2.2.1; Wang et al. 2025, Table 4",
-               "ROUGE-L recall of the greedy answer, retain rows", headline=True),
-        *(metric for part in PARTS for metric in _terms(part, f"{paper}, §2.2.1")),
-    )  # fmt: skip
+        training={"original": "full", "retained": retain},
+        parameters=parameters_of(Settings),
+        evaluation_parameters=("limit", "max_new_tokens"),
+        fixed={"forget_split": forget},
+        workload=_workload(percent),
+        citation="Maini et al. 2024, arXiv:2401.06121",
+        questions="unlearnbench.benchmarks.tofu.tables:questions",
+        published=published,
+        scoring=("unlearnbench.benchmarks.tofu.metric_list", "unlearnbench.benchmarks.tofu.metrics"),
+        log_readers={"tofu-log": "unlearnbench.benchmarks.tofu.logs:read"},
+    )
 
 
-def _terms(part: str, source: str) -> Iterator[Metric]:
-    label, forget = PART_LABELS[part], part == "forget"
-    better: Direction = "lower" if forget else "higher"
-    yield Metric(f"{part}_rouge", f"{label} ROUGE", better, source, "ROUGE-L recall of the greedy answer")
-    probability = "p(answer)" if part in ("forget", "retain") else "p(answer) / (p(answer) + Σ p(wrong answer))"
-    yield Metric(f"{part}_probability", f"{label} Probability", better, source, f"mean of {probability}")
-    ratio = "mean of min(r, 1/r)" if forget else "mean of max(0, 1 − r)"
-    yield Metric(f"{part}_truth_ratio", f"{label} Truth Ratio", "higher", source, ratio, editions=EDITIONS)
+def _workload(percent: int) -> dict[str, float]:
+    """About 60 tokens a row with its question; seven answers of forget and retain rows are scored, four of others."""
+    row, rows = 60, 40 * percent
+    asked = rows + 400
+    return {
+        "original": 4000 * row,
+        "retained": (4000 - rows) * row,
+        "forget": rows * row,
+        "row": row,
+        "scored": (7 * asked + 4 * 217) * row,
+        "questions": asked + 217,
+        "prompts": (asked + 217) * 20,
+        "generated": (asked + 217) * 45,
+    }

@@ -35,7 +35,7 @@ from unlearnbench import (
     rouge_l_recall,
 )
 
-from .declaration import PARTS, TERMS, UTILITY_PARTS
+from .metric_list import PARTS, TERMS, UTILITY_PARTS
 
 Row = Mapping[str, Any]
 

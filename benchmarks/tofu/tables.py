@@ -7,6 +7,8 @@ from unlearnbench import DataError, Tables
 QA = ("question", "answer")
 PERTURBED = (*QA, "perturbed_answer[]")
 PARAPHRASED = (*PERTURBED, "paraphrased_answer")
+RETAIN_SPLITS = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+"""Forget split to the split that is retained beside it; a name ends with the per cent of all rows that it holds."""
 
 
 def table_fields(forget_split: str, retain_split: str) -> dict[str, tuple[str, ...]]:

@@ -48,19 +48,26 @@ class MethodSpec:
 
     @classmethod
     def of(cls, target: type, **more: Any) -> MethodSpec:
-        """The spec of a method class, read from its fields: for plugins that need not be listed cheaply."""
-        parameters = tuple(_parameters(target))
+        """The spec of a method class, read from its fields, its docstring and its class attributes.
+
+        The attributes are ``name``, ``requires``, ``edition_requires``, ``citation``, ``models`` and ``reference``; all
+        but the name may be absent. ``more`` replaces what is read. A field that ``fixed`` sets is no parameter.
+        Reading imports the class: ``unlearnbench.authoring.component_specs`` writes specs to a file for plugins that
+        are to be listed cheaply.
+        """
+        fixed = more.get("fixed", {})
+        parameters = tuple(parameter for parameter in _parameters(target) if parameter.name not in fixed)
         editions = next((p.choices for p in parameters if p.name == "edition" and p.choices), ("paper",))
-        more.setdefault("summary", _first_line(target))
-        more.setdefault("editions", tuple(str(edition) for edition in editions))
-        return cls(
-            name=_declared_name(target),
-            target=f"{target.__module__}:{target.__qualname__}",
-            requires=getattr(target, "requires", Requires()),
-            edition_requires=getattr(target, "edition_requires", {}),
-            parameters=parameters,
-            **more,
-        )
+        declared = ("requires", "edition_requires", "citation", "models", "reference")
+        read = {
+            "name": _declared_name(target),
+            "target": f"{target.__module__}:{target.__qualname__}",
+            "summary": _first_line(target),
+            "parameters": parameters,
+            "editions": tuple(str(edition) for edition in editions),
+            **{name: getattr(target, name) for name in declared if hasattr(target, name)},
+        }
+        return cls(**{**read, **more})
 
 
 @dataclass(frozen=True)

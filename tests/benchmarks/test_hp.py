@@ -17,7 +17,7 @@ from unlearnbench.data.sources import DataSource, read_tables
 from unlearnbench.domain import Measurement
 from unlearnbench.engine.lm_eval import ask_tasks, hub_tasks, local_tasks, worth_another_try
 from unlearnbench.errors import DataError
-from unlearnbench.methods.reinforced import Contrast
+from unlearnbench.methods.whp import Contrast
 from unlearnbench.metrics.overlap import bleu, mteval_tokens
 from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.plugin.specs import ModelSpec

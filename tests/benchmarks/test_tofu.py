@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unlearnbench.benchmarks.tofu import declaration, generated, metrics, tables
+from unlearnbench.benchmarks.tofu import generated, metric_list, metrics, tables
 from unlearnbench.benchmarks.tofu.logs import read
 from unlearnbench.data.sources import DataSource, read_tables
 from unlearnbench.domain import Measurement
@@ -138,7 +138,7 @@ def test_the_terms_by_hand():
 def everything(n=12, shift=0.0):
     """A measurement with rows in every part; likelihoods differ from row to row."""
     rows = []
-    for part in declaration.PARTS:
+    for part in metric_list.PARTS:
         for index in range(n):
             wrong = [(3.0 + 0.1 * index + shift, 4), (2.0 + 0.2 * index, 4)]
             paraphrase = (2.0 - 0.1 * index, 4) if part in ("forget", "retain") else None
@@ -155,8 +155,8 @@ def test_model_utility_is_the_harmonic_mean_of_its_nine_terms():
     for edition in ("paper", "as-released"):
         terms = [
             found[f"{part}_{term}", edition if term == "truth_ratio" else None].value
-            for part in declaration.UTILITY_PARTS
-            for term in declaration.TERMS
+            for part in metric_list.UTILITY_PARTS
+            for term in metric_list.TERMS
         ]
         expected = 9 / sum(1 / value for value in terms)
         assert found["model_utility", edition].value == pytest.approx(expected)

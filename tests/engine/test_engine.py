@@ -12,7 +12,7 @@ from unlearnbench.data.encoder import EncodedRow
 from unlearnbench.engine import generation, scoring
 from unlearnbench.engine.generation import bytes_per_token, cache_bytes, greedy
 from unlearnbench.engine.scoring import Likelihood, likelihoods
-from unlearnbench.methods.reinforced import Contrast
+from unlearnbench.methods.whp import Contrast
 
 GENERATOR = torch.Generator().manual_seed(3)
 

@@ -22,7 +22,7 @@ from unlearnbench.engine import generation
 from unlearnbench.engine.batch import collate
 from unlearnbench.engine.capabilities import capabilities_of, evaluating
 from unlearnbench.engine.generation import greedy
-from unlearnbench.methods.reinforced import Contrast
+from unlearnbench.methods.whp import Contrast
 
 SIZES = dict(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
 BEGINNING = tuple(range(3, 3 + generation.SHARED))

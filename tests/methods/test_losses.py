@@ -16,10 +16,15 @@ import torch
 
 from unlearnbench.engine.batch import TokenBatch
 from unlearnbench.engine.logprobs import sequence_logprob
+from unlearnbench.methods.dpo import DPO, dpo_loss
 from unlearnbench.methods.flat import FLAT, flat_loss
-from unlearnbench.methods.gradient_ascent import GradientAscent, GradientDifference, KLMinimization
-from unlearnbench.methods.other_answers import LLMU, Mismatch, PreferenceOptimization
-from unlearnbench.methods.preference import DPO, NPO, NPORetain, dpo_loss, npo_loss
+from unlearnbench.methods.ga import GradientAscent
+from unlearnbench.methods.gd import GradientDifference
+from unlearnbench.methods.kl import KLMinimization
+from unlearnbench.methods.llmu import LLMU
+from unlearnbench.methods.mismatch import Mismatch
+from unlearnbench.methods.npo import NPO, NPORetain, npo_loss
+from unlearnbench.methods.po import PreferenceOptimization
 from unlearnbench.training.divergences import F_DIVERGENCES
 from unlearnbench.training.loss import Batch, loss_of
 

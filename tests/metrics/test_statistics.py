@@ -120,7 +120,7 @@ def test_the_interval_of_a_perplexity_covers_what_it_claims():
 
 
 def test_model_utility_covers_what_it_claims():
-    from unlearnbench.benchmarks.tofu.declaration import TERMS, UTILITY_PARTS
+    from unlearnbench.benchmarks.tofu.metric_list import TERMS, UTILITY_PARTS
     from unlearnbench.benchmarks.tofu.metrics import _model_utility
 
     rng = np.random.default_rng(6)

@@ -182,12 +182,12 @@ def test_every_node_follows_those_it_needs():
 
 def test_a_plugin_is_known_by_what_it_imports(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "minex.py").write_text("from minex_helper import f\nfrom unlearnbench.methods.preference import NPO\n")
+    (tmp_path / "minex.py").write_text("from minex_helper import f\nfrom unlearnbench.methods.npo import NPO\n")
     (tmp_path / "minex_helper.py").write_text("f = 1\n")
     before = source_digest("minex:X")
     (tmp_path / "minex_helper.py").write_text("f = 2\n")
     assert source_digest("minex:X") != before
-    assert source_digest("unlearnbench.methods.flat:FLAT") != source_digest("unlearnbench.methods.preference:NPO")
+    assert source_digest("unlearnbench.methods.flat:FLAT") != source_digest("unlearnbench.methods.npo:NPO")
 
 
 def test_unknown_names_are_refused():

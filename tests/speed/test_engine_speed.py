@@ -17,7 +17,7 @@ from unlearnbench.domain import Example
 from unlearnbench.engine.batch import collate
 from unlearnbench.engine.generation import greedy
 from unlearnbench.engine.scoring import likelihoods
-from unlearnbench.methods import flat, gradient_ascent, other_answers, preference
+from unlearnbench.methods import dpo, flat, ga, gd, kl, llmu, mismatch, npo, po
 from unlearnbench.training.loss_method import FineTune
 from unlearnbench.training.models import fine_tune
 
@@ -128,15 +128,15 @@ def test_generation_after_a_shared_prefix(race, tofu_work):
 # -- training ----------------------------------------------------------------------------------------------------------
 
 METHODS = {
-    "ga": gradient_ascent.GradientAscent,
-    "gd": gradient_ascent.GradientDifference,
-    "kl": gradient_ascent.KLMinimization,
-    "po": other_answers.PreferenceOptimization,
-    "mismatch": other_answers.Mismatch,
-    "llmu": other_answers.LLMU,
-    "npo": preference.NPO,
-    "npo-rt": preference.NPORetain,
-    "dpo": preference.DPO,
+    "ga": ga.GradientAscent,
+    "gd": gd.GradientDifference,
+    "kl": kl.KLMinimization,
+    "po": po.PreferenceOptimization,
+    "mismatch": mismatch.Mismatch,
+    "llmu": llmu.LLMU,
+    "npo": npo.NPO,
+    "npo-rt": npo.NPORetain,
+    "dpo": dpo.DPO,
     "flat-tv": flat.FLAT,
 }
 STEPS, ROWS, RATE = 4, 8, 1e-5

@@ -15,10 +15,15 @@ from unlearnbench import Context, Example, LossMethod, Requires, Term, Unlearnin
 from unlearnbench.contracts import derived_seed
 from unlearnbench.engine.batch import collate
 from unlearnbench.errors import Diverged, PluginError, UndeclaredAccess
+from unlearnbench.methods.dpo import DPO
 from unlearnbench.methods.flat import FLAT
-from unlearnbench.methods.gradient_ascent import GradientAscent, GradientDifference, KLMinimization
-from unlearnbench.methods.other_answers import LLMU, Mismatch, PreferenceOptimization
-from unlearnbench.methods.preference import DPO, NPO
+from unlearnbench.methods.ga import GradientAscent
+from unlearnbench.methods.gd import GradientDifference
+from unlearnbench.methods.kl import KLMinimization
+from unlearnbench.methods.llmu import LLMU
+from unlearnbench.methods.mismatch import Mismatch
+from unlearnbench.methods.npo import NPO
+from unlearnbench.methods.po import PreferenceOptimization
 from unlearnbench.training.loop import _budget, _decayed, _schedule
 from unlearnbench.training.loss import Batch
 from unlearnbench.training.loss_method import FineTune

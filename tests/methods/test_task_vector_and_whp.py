@@ -14,7 +14,8 @@ from unlearnbench.engine.generation import greedy
 from unlearnbench.engine.logprobs import sequence_logprob
 from unlearnbench.engine.scoring import likelihoods
 from unlearnbench.errors import NotApplicable
-from unlearnbench.methods.reinforced import WHP, Contrast, TaskVector, negate
+from unlearnbench.methods.task_vector import TaskVector, negate
+from unlearnbench.methods.whp import WHP, Contrast
 from unlearnbench.training.loss_method import FineTune
 from unlearnbench.training.models import frozen_copy, save_checkpoint, with_adapter
 

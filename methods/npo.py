@@ -1,7 +1,6 @@
-"""Preference losses against the original model: DPO, NPO and NPO-RT.
+"""NPO: negative preference optimisation. Zhang et al. 2024, eq. 3.
 
-DPO: Rafailov et al. 2023, arXiv:2305.18290, eq. 7, with refusals preferred; scaled by 2/β as in NPO.
-NPO: Zhang et al. 2024, arXiv:2404.05868, eq. 3; NPO-RT adds the loss on retain rows.
+Its variant NPO-RT adds the loss on retain rows.
 """
 
 from __future__ import annotations
@@ -16,22 +15,12 @@ from torch import Tensor
 
 from unlearnbench import Batch, LossMethod, Requires, Term, answer_logprobs, hyperparameter, sequence_logprob
 
-from .editions import EDITIONS, MUSE_EDITIONS
-from .gradient_ascent import all_logits
+from ._terms import MUSE_EDITIONS, all_logits, descent_term
 
 
 def npo_loss(logp: Tensor, logp_original: Tensor, beta: float) -> Tensor:
     """2/β · log(1 + (p / p_original)^β), elementwise: log-probabilities in nats (of rows: (B,)) → above 0."""
     return -2 / beta * F.logsigmoid(-beta * (logp - logp_original))
-
-
-def dpo_loss(log_ratio_template: Tensor, log_ratio_forget: Tensor, beta: float) -> Tensor:
-    """−2/β · log σ(β (Δ_template − Δ_forget)) of each row.
-
-    Args:
-        log_ratio_template, log_ratio_forget: (B,), log p − log p_original of the two answers, in nats.
-    """
-    return -2 / beta * F.logsigmoid(beta * (log_ratio_template - log_ratio_forget))
 
 
 @dataclass(frozen=True)
@@ -43,6 +32,7 @@ class NPO(LossMethod):
     """
 
     name: ClassVar[str] = "npo"
+    citation: ClassVar[str] = "Zhang et al. 2024, arXiv:2404.05868"
     requires: ClassVar[Requires] = Requires(original="logprobs")
     edition_requires: ClassVar[Mapping[str, Requires]] = {"as-released-muse": Requires(original="model")}
     edition: str = hyperparameter("paper", "which definition of the loss", choices=MUSE_EDITIONS)
@@ -70,24 +60,4 @@ class NPORetain(NPO):
     def loss(self, model: Any, batch: Batch) -> Iterator[Term]:
         yield from super().loss(model, batch)
         (retain,) = answer_logprobs(model, batch.retain)
-        yield Term(-retain.sum(), per="retain tokens")
-
-
-@dataclass(frozen=True)
-class DPO(LossMethod):
-    """Prefers a refusal to the forget answer.
-
-    ``as-released`` (FLAT) sets the original model's log-ratio to 0, so that no reference is left in the loss.
-    """
-
-    name: ClassVar[str] = "dpo"
-    requires: ClassVar[Requires] = Requires(template=True, original="logprobs")
-    edition: str = hyperparameter("paper", "which definition of the loss", choices=EDITIONS)
-    beta: float = hyperparameter(0.1, "inverse temperature β", above=0.0)
-
-    def loss(self, model: Any, batch: Batch) -> Iterator[Term]:
-        template, forget = sequence_logprob(model, batch.template, batch.forget)
-        if self.edition == "paper":
-            template = template - batch.template.logp_original
-            forget = forget - batch.forget.logp_original
-        yield Term(dpo_loss(template, forget, self.beta).sum(), per="forget rows")
+        yield descent_term(retain, per="retain tokens")

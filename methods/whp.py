@@ -1,13 +1,11 @@
-"""Methods that first learn the forget set better, and then step away from what that changed.
+"""WHP: Who's Harry Potter. Eldan and Russinovich 2023, eq. 1.
 
-Task Vector: Ilharco et al. 2023, arXiv:2212.04089, as used by Shi et al. 2024, arXiv:2407.06460, §3.
-WHP (Who's Harry Potter): Eldan and Russinovich 2023, arXiv:2310.02238, eq. 1.
+A second model learns the forget set better, and the words that it has come to prefer are lowered.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,32 +26,7 @@ from unlearnbench import (
     widened,
 )
 
-
-@torch.no_grad()  # type: ignore[untyped-decorator]
-def negate(model: torch.nn.Module, original: Mapping[str, Tensor], alpha: float) -> None:
-    """Set every weight θ of ``model`` to θ_original − alpha (θ − θ_original), in place.
-
-    Differs: muse_bench's released code for this method leaves the model's weights as they were.
-    """
-    for name, weight in model.named_parameters():
-        start = original[name].to(weight.device)
-        weight.copy_(start - alpha * (weight - start))
-
-
-@dataclass(frozen=True)
-class TaskVector(FineTune):
-    """Fine-tunes on the forget set and subtracts the change from the original weights."""
-
-    name: ClassVar[str] = "task-vector"
-    edition: str = hyperparameter("paper", "which definition", choices=("paper",))
-    alpha: float = hyperparameter(1.0, "how far to step away from the fine-tuned model", low=0.0)
-
-    def unlearn(self, model: Any, tokenizer: Any, data: UnlearningData, ctx: Context) -> Any:
-        _refuse_adapter(self.name, model)
-        original = {name: weight.detach().cpu().clone() for name, weight in model.named_parameters()}
-        model = super().unlearn(model, tokenizer, data, ctx)
-        negate(model, original, self.alpha)
-        return model
+from ._terms import refuse_adapter
 
 
 @dataclass(frozen=True)
@@ -61,6 +34,8 @@ class WHP(FineTune):
     """Lowers the words that a model fine-tuned on the forget set prefers; two models answer together."""
 
     name: ClassVar[str] = "whp"
+    citation: ClassVar[str] = "Eldan and Russinovich 2023, arXiv:2310.02238"
+    models: ClassVar[int] = 2
     requires: ClassVar[Requires] = Requires(original="model")
     edition: str = hyperparameter("paper", "which definition", choices=("paper",))
     alpha: float = hyperparameter(5.0, "how strongly preferred words are lowered", low=0.0)
@@ -68,13 +43,8 @@ class WHP(FineTune):
     def unlearn(self, model: Any, tokenizer: Any, data: UnlearningData, ctx: Context) -> Any:
         if isinstance(model, Contrast):
             raise NotApplicable("whp made a model of two, which a further request cannot fine-tune")
-        _refuse_adapter(self.name, model)
+        refuse_adapter(self.name, model)
         return Contrast(ctx.original, super().unlearn(model, tokenizer, data, ctx), self.alpha)
-
-
-def _refuse_adapter(method: str, model: Any) -> None:
-    if hasattr(model, "peft_config"):
-        raise NotApplicable(f"{method} computes with all weights of two models; set lora_rank = 0")
 
 
 class Contrast(torch.nn.Module):  # type: ignore[misc]

@@ -10,13 +10,13 @@ from importlib.resources import files
 
 def published(benchmark: str) -> Mapping[str, Mapping[str, Sequence[str]]] | None:
     """By part: the fields that tell rows apart, and a hash of them for each row; None for an unknown benchmark."""
-    pins = _pins()
-    named = pins["benchmarks"].get(benchmark)
-    return None if named is None else {part: pins["parts"][key] for part, key in named.items()}
+    row_hashes = _row_hashes()
+    named = row_hashes["benchmarks"].get(benchmark)
+    return None if named is None else {part: row_hashes["parts"][key] for part, key in named.items()}
 
 
 @cache
-def _pins() -> dict[str, dict[str, dict[str, str]]]:
+def _row_hashes() -> dict[str, dict[str, dict[str, str]]]:
     found: dict[str, dict[str, dict[str, str]]]
-    found = json.loads(files("unlearnbench.benchmarks").joinpath("pins.json").read_text(encoding="utf-8"))
+    found = json.loads(files("unlearnbench.benchmarks").joinpath("published_rows.json").read_text(encoding="utf-8"))
     return found

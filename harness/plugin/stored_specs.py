@@ -1,0 +1,68 @@
+"""Specs of methods as a JSON file, so that a plugin lists what its classes declare without importing them.
+
+Training hyperparameters are the harness's own. The file only says whether a method has them, so that it holds with any
+version of the harness.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field, fields
+from importlib.resources.abc import Traversable
+from typing import Any
+
+from ..domain import Requires
+from .parameters import TRAINING_PARAMETERS, Parameter
+from .specs import MethodSpec
+
+TYPES = {kind.__name__: kind for kind in (bool, int, float, str)}
+
+
+def written_specs(specs: Iterable[MethodSpec]) -> str:
+    """The text of the file: what differs from the defaults of ``MethodSpec``, in the order given."""
+    return json.dumps([_stored(spec) for spec in specs], indent=1, ensure_ascii=False) + "\n"
+
+
+def stored_specs(file: Traversable) -> list[MethodSpec]:
+    """The specs that ``written_specs`` has written into a file."""
+    return [_read(entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
+
+
+def _stored(spec: MethodSpec) -> dict[str, Any]:
+    entry = _changed(spec)
+    trains = spec.parameters[: len(TRAINING_PARAMETERS)] == TRAINING_PARAMETERS
+    own = spec.parameters[len(TRAINING_PARAMETERS) :] if trains else spec.parameters
+    stored: dict[str, Any] = {"trains": trains, "parameters": [_stored_parameter(parameter) for parameter in own]}
+    if "requires" in entry:
+        stored["requires"] = _changed(spec.requires)
+    if "edition_requires" in entry:
+        stored["edition_requires"] = {name: _changed(needs) for name, needs in spec.edition_requires.items()}
+    return {**entry, **stored}
+
+
+def _stored_parameter(parameter: Parameter) -> dict[str, Any]:
+    return {**_changed(parameter), "type": parameter.type.__name__}
+
+
+def _changed(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their defaults."""
+    return {item.name: found for item in fields(value) if (found := getattr(value, item.name)) != _default(item)}
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def _read(entry: Mapping[str, Any]) -> MethodSpec:
+    values = dict(entry)
+    own = tuple(_read_parameter(parameter) for parameter in values.pop("parameters"))
+    values["parameters"] = (*TRAINING_PARAMETERS, *own) if values.pop("trains") else own
+    values["requires"] = Requires(**values.get("requires", {}))
+    values["edition_requires"] = {name: Requires(**needs) for name, needs in entry.get("edition_requires", {}).items()}
+    values["editions"] = tuple(values.get("editions", ("paper",)))
+    return MethodSpec(**values)
+
+
+def _read_parameter(entry: Mapping[str, Any]) -> Parameter:
+    return Parameter(**{**entry, "type": TYPES[entry["type"]], "choices": tuple(entry.get("choices", ()))})
