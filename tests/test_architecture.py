@@ -212,7 +212,7 @@ def test_the_study_in_the_readme_is_a_study():
     (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     study = check_study(tomllib.loads(block))
     assert study.seeds == (0, 1, 2)
-    assert study.data["source"] == "local"
+    assert study.data.source == "local"
 
 
 def test_the_readme_s_test_command_is_the_one_that_ci_runs():

@@ -55,17 +55,30 @@ def built(tmp_path_factory):
 def test_the_wheel_holds_one_package_with_its_data(built):
     names = zipfile.ZipFile(built[0]).namelist()
     assert {name.split("/")[0] for name in names} == {"unlearnbench", "unlearnbench-0.1.0.dist-info"}
-    for needed in ("py.typed", "refusals.txt", "studies/demo.toml", "methods/flat.py", "benchmarks/tofu/metrics.py",
-                   "benchmarks/hp/tasks/local_trades.jsonl", "studies/paper-hp.toml", "leaderboard/published.json",
-                   "leaderboard/templates/style.css", "leaderboard/templates/index.html.j2", "methods/specs.json",
-                   "benchmarks/published_rows.json"):  # fmt: skip
-        assert f"unlearnbench/{needed}" in names
+    needed = (
+        "py.typed",
+        "__init__.pyi",
+        "planning/refusals.txt",
+        "planning/presets/demo.toml",
+        "methods/flat.py",
+        "benchmarks/tofu/metrics.py",
+        "benchmarks/hp/tasks/local_trades.jsonl",
+        "planning/presets/paper-hp.toml",
+        "leaderboard/published.json",
+        "authoring/templates/method/module.py.in",
+        "leaderboard/templates/style.css",
+        "leaderboard/templates/index.html.j2",
+        "methods/specs.json",
+        "benchmarks/published_rows.json",
+    )
+    for name in needed:
+        assert f"unlearnbench/{name}" in names
 
 
 def test_the_source_archive_has_what_a_build_needs(built):
     with tarfile.open(built[1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"LICENSE", "README.md", "pyproject.toml", "harness/cli.py", "methods/plugin.py"} <= names
+    assert {"LICENSE", "README.md", "pyproject.toml", "harness/cli/main.py", "methods/plugin.py"} <= names
 
 
 def test_the_wheel_works_in_a_fresh_environment_outside_the_checkout(built, tmp_path):

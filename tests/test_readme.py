@@ -42,7 +42,7 @@ def test_a_command_of_the_readme_is_one_that_the_program_takes(words):
 def test_studies_and_gates_of_the_readme_are_valid():
     study = next(block for language, block in BLOCKS if language == "toml")
     checked = check_study(tomllib.loads(study))
-    assert checked.selected["methods"] == ("npo", "flat-tv")
+    assert checked.selected("methods") == ("npo", "flat-tv")
     gates = next(block for _, block in BLOCKS if block.startswith("[[gates]]"))
     assert len(read_gates(tomllib.loads(gates))) == 2
 

@@ -137,10 +137,10 @@ def test_the_cache_is_shown_and_cleared(command, tmp_path):
 
 
 def test_an_internal_error_has_a_code_of_its_own(monkeypatch, capsys):
-    from unlearnbench.cli import main as cli
+    from unlearnbench.cli import main, show
 
-    monkeypatch.setattr(cli, "_registry", lambda plugins: 1 / 0)
-    assert cli.run_command(["list", "methods"]) == 3
+    monkeypatch.setattr(show, "registry_of", lambda plugins: 1 / 0)
+    assert main.run_command(["list", "methods"]) == 3
     assert "internal error: ZeroDivisionError" in capsys.readouterr().err
 
 

@@ -80,7 +80,7 @@ def test_a_benchmark_s_page_has_the_paper_s_columns_and_every_row(site):
 def test_the_overview_has_the_coverage_the_sources_and_the_downloads(site, small_run):
     text = (site / "index.html").read_text()
     for cell in stored_cells(small_run[0]):
-        assert f'<th scope="row">{cell.identity["method"]}</th><td>1</td>' in text
+        assert f'<th scope="row">{cell.identity.method}</th><td>1</td>' in text
     assert "complete" in text
     assert "17 of 17" in text
     for link in ("data/records.json", "data/tofu-forget10.csv", "data/tofu-forget10.tex", "data/citations.bib"):
@@ -262,7 +262,7 @@ def test_the_best_two_are_marked_and_references_are_not_ranked(small_run):
 def test_rows_that_may_not_be_compared_stand_in_different_tables(small_run):
     run, _ = small_run
     cells = stored_cells(run)
-    other = [cell for cell in cells if cell.identity["method"] in ("original", "retained", "ga")]
+    other = [cell for cell in cells if cell.identity.method in ("original", "retained", "ga")]
     changed = []
     for cell in other:
         record = cell.record.in_edition("as-released")
@@ -282,7 +282,7 @@ def test_a_record_is_the_same_after_a_look_at_another_edition(small_run):
 def test_two_results_of_one_seed_are_two_rows_and_never_a_mean(small_run):
     run, _ = small_run
     cells = stored_cells(run)
-    npo = next(cell for cell in cells if cell.identity["method"] == "npo")
+    npo = next(cell for cell in cells if cell.identity.method == "npo")
     again = SimpleNamespace(**{**vars(npo), "key": npo.key + "x"})
     (table,) = tables([*cells, again, npo])
     rows = [row for row in table.rows if row.method == "npo"]
@@ -293,7 +293,7 @@ def test_two_results_of_one_seed_are_two_rows_and_never_a_mean(small_run):
 def test_a_limit_of_one_row_is_not_the_table_s(small_run):
     run, _ = small_run
     cells = stored_cells(run)
-    npo = next(cell for cell in cells if cell.identity["method"] == "npo")
+    npo = next(cell for cell in cells if cell.identity.method == "npo")
     limits = {**npo.record.limits, "rows": 3}
     limited = SimpleNamespace(**{**vars(npo), "record": npo.record.model_copy(update={"limits": limits})})
     (table,) = tables([limited if cell is npo else cell for cell in cells])
@@ -307,7 +307,7 @@ def test_a_limit_of_one_row_is_not_the_table_s(small_run):
 def test_a_loss_of_another_edition_is_not_ranked_with_the_rest(small_run):
     run, _ = small_run
     cells = stored_cells(run)
-    ga = next(cell for cell in cells if cell.identity["method"] == "ga")
+    ga = next(cell for cell in cells if cell.identity.method == "ga")
     identity = ga.record.identity.model_copy(update={"method_edition": "as-released"})
     changed = SimpleNamespace(**{**vars(ga), "record": ga.record.model_copy(update={"identity": identity})})
     found = tables([changed if cell is ga else cell for cell in cells])
@@ -358,12 +358,12 @@ def test_rows_are_placed_by_layer_then_by_mean_rank(small_run):
 
 def test_a_row_that_lacks_a_seed_or_a_value_has_no_place_and_stands_last(small_run):
     cells = stored_cells(small_run[0])
-    npo = next(cell for cell in cells if cell.identity["method"] == "npo")
+    npo = next(cell for cell in cells if cell.identity.method == "npo")
     lost = SimpleNamespace(**{**vars(npo), "key": "other", "identity": {**npo.identity, "seed": 1}, "record": None})
     (table,) = tables([*cells, lost])
     row = table.rows[-1]
     assert (row.method, row.place, len(row.cells), len(row.failures)) == ("npo", 0, 2, 1)
-    gd = next(cell for cell in cells if cell.identity["method"] == "gd")
+    gd = next(cell for cell in cells if cell.identity.method == "gd")
     blank = gd.record.scores["model_utility"].model_copy(update={"value": float("nan"), "reason": "not asked"})
     scores = {**gd.record.scores, "model_utility": blank}
     missing = SimpleNamespace(**{**vars(gd), "record": gd.record.model_copy(update={"scores": scores})})
@@ -510,7 +510,7 @@ def test_a_p_value_of_any_size_has_its_place_on_the_plot(small_run):
     smallest = {"ga": 1e-200, "gd": 1e-100, "npo": 0.0}
     changed_cells = []
     for cell in shown:
-        value = smallest.get(cell.identity["method"])
+        value = smallest.get(cell.identity.method)
         if value is not None:
             entry = cell.record.scores["forget_quality"].model_copy(update={"value": value, "interval": None})
             scores = {**cell.record.scores, "forget_quality": entry}

@@ -8,9 +8,13 @@ from dataclasses import replace
 
 import pytest
 
+from unlearnbench.data.sources import DataSource
+from unlearnbench.domain import Requires
 from unlearnbench.leaderboard.published import published_for, published_tables
 from unlearnbench.planning.estimates import GIB, estimated
 from unlearnbench.plugin.registry import load_plugins
+from unlearnbench.plugin.specs import ModelSpec
+from unlearnbench.records.node_spec import CellSpec, PlannedBenchmark, PlannedMethod, PlannedModel, ReferenceSpec
 
 REGISTRY = load_plugins()
 
@@ -91,21 +95,22 @@ def test_a_preset_plans_the_rows_of_its_table(command, study, cells, checkpoints
     assert "estimate for one H100-class GPU" in text
 
 
-def planned(**changes):
-    """A cell of gradient ascent for a model of 10⁹ weights."""
+WORKLOAD = {"forget": 1e5, "row": 100, "scored": 1e6, "prompts": 0, "generated": 0, "questions": 0, "original": 1e6,
+            "retained": 0}  # fmt: skip
+
+
+def planned(workload=WORKLOAD, requires=None, models=1, reference=False, role=""):
+    """The estimate of a cell of gradient ascent for a model of 10⁹ weights, or of one of its reference models."""
+    shape = {"parameters": 1e9, "layers": 10, "width": 1000}
+    benchmark = PlannedBenchmark.model_construct(workload=workload)
+    model = PlannedModel(spec=ModelSpec("large", "of 10⁹ weights"), shape=shape, fingerprint="")
+    shared = {"benchmark": benchmark, "model": model, "source": DataSource("hub"), "recipe": {}}
+    if role:
+        return estimated(ReferenceSpec.model_construct(**shared, role=role, published=""))
     values = {"epochs": 5, "batch_size": 4, "gradient_checkpointing": True}
-    spec = {
-        "kind": "cell",
-        "data": {"kind": "hub"},
-        "model": {"shape": {"parameters": 1e9, "layers": 10, "width": 1000}, "lora_rank": 0},
-        "benchmark": {"workload": {"forget": 1e5, "row": 100, "scored": 1e6, "prompts": 0, "generated": 0,
-                                   "questions": 0, "original": 1e6, "retained": 0}},
-        "method": {"reference": False, "values": values, "models": 1,
-                   "requires": {"retain": False, "template": False, "original": "none"}},
-    }  # fmt: skip
-    spec |= {name: changes.pop(name) for name in list(changes) if name in ("benchmark", "kind", "role", "published")}
-    spec["method"] |= changes
-    return estimated(spec)
+    method = PlannedMethod.model_construct(values=values, requires=requires or Requires(), models=models,
+                                           reference=reference)  # fmt: skip
+    return estimated(CellSpec.model_construct(**shared, method=method))
 
 
 def test_an_estimate_is_the_arithmetic_of_the_work():
@@ -114,18 +119,19 @@ def test_an_estimate_is_the_arithmetic_of_the_work():
     assert plain.seconds == pytest.approx((8e9 * 5e5 + 2e9 * 1e6) / 250e12)
     activations = 400 * 1000 * (34 + 2 * 10)
     assert plain.memory == pytest.approx(16e9 + activations)
-    frozen = planned(requires={"retain": True, "template": False, "original": "model"})
+    frozen = planned(requires=Requires(retain=True, original="model"))
     assert frozen.memory - plain.memory == pytest.approx(2e9 + activations)
     assert frozen.seconds > 2 * (plain.seconds - 2e9 * 1e6 / 250e12)
     # 64 rows of 100 tokens, with two states of 1000 numbers of 2 bytes in each of 10 layers, in each of two models.
     asked = {"forget": 0, "row": 100, "scored": 0, "prompts": 5e3, "generated": 5e3, "questions": 100, "original": 0,
              "retained": 0}  # fmt: skip
-    answering = planned(models=2, reference=True, benchmark={"workload": asked})
+    answering = planned(models=2, reference=True, workload=asked)
     assert answering.memory == pytest.approx(2 * (2.5e9 + 64 * 100 * 2 * 1000 * 2 * 10))
-    assert planned(benchmark={"workload": {"forget": 1e5}}) is None
-    retained = {"kind": "model", "role": "retained", "published": ""}
-    assert planned(**retained).memory == 4e9, "nothing is trained"
-    assert estimated({"kind": "cell", "model": {"shape": {}}, "benchmark": {"workload": {}}, "data": {}}) is None
+    assert planned(workload={"forget": 1e5}) is None
+    assert planned(role="retained").memory == 4e9, "nothing is trained"
+    unknown = PlannedModel(spec=ModelSpec("unknown", "of no known size"), shape={}, fingerprint="")
+    benchmark = PlannedBenchmark.model_construct(workload=WORKLOAD)
+    assert estimated(CellSpec.model_construct(model=unknown, benchmark=benchmark)) is None
 
 
 def test_running_text_goes_from_data_to_pages(text_run):
@@ -178,7 +184,7 @@ def test_redacted_texts_are_counted_and_not_shown(text_run, tmp_path):
     from unlearnbench.storage import read_rows
 
     cells = stored_cells(text_run[0])
-    first = next(cell for cell in cells if cell.identity["benchmark"] == "muse-news")
+    first = next(cell for cell in cells if cell.identity.benchmark == "muse-news")
     words = read_rows(first.folder / first.record.samples.file)[0]["prompt"]
     for shown, there in (("public", True), ("redacted", False), ("none", False)):
         samples = first.record.samples.model_copy(update={"shown": shown})

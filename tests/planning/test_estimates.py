@@ -11,6 +11,7 @@ from unlearnbench.engine import lm_head as heads
 from unlearnbench.planning import estimates
 from unlearnbench.planning.estimates import resident, shape_of
 from unlearnbench.plugin.specs import ModelSpec
+from unlearnbench.records.node_spec import read_spec
 from unlearnbench.running.builtin import unlearnbench_models
 from unlearnbench.training.models import make_encoder
 
@@ -24,7 +25,7 @@ def test_the_bounds_are_the_engine_s():
 def test_each_stage_takes_what_was_estimated_within_a_quarter(small_run):
     compared = 0
     for folder in (small_run[0] / "cells").iterdir():
-        spec = json.loads((folder / "spec.json").read_text())
+        spec = read_spec(folder)
         measured = json.loads((folder / "record.json").read_text())["cost"]["stage_memory_bytes"]
         for stage, expected in resident(spec).items():
             assert measured[stage] == pytest.approx(expected, rel=0.25), (folder.name, stage)

@@ -6,8 +6,9 @@ import pytest
 
 from unlearnbench.errors import ModelError, UnknownName, UsageError
 from unlearnbench.planning.code_digest import source_digest
-from unlearnbench.planning.plan import _model_content, make_plan
-from unlearnbench.planning.study import assigned, check_study
+from unlearnbench.planning.overrides import assigned
+from unlearnbench.planning.plan import make_plan
+from unlearnbench.planning.study import check_study
 from unlearnbench.plugin.registry import load_plugins
 
 BASE = {
@@ -22,7 +23,7 @@ def keys(*assignments):
     plan = make_plan(check_study(assigned(BASE, assignments)), REGISTRY)
     found = {}
     for node in plan.nodes:
-        name = node.spec["method"]["name"] if node.kind == "cell" else f"{node.spec['role']} model"
+        name = node.id.method if node.kind == "cell" else f"{node.spec.role} model"
         found[name] = node.content
     return found
 
@@ -96,8 +97,8 @@ def test_every_setting_of_a_model_is_in_its_key_or_known_to_change_nothing(tmp_p
 
     plan = make_plan(check_study(BASE), REGISTRY)
     nodes = [node for node in plan.nodes if node.kind == "model"]
-    (node,) = {node.spec["model"]["name"]: node for node in nodes}.values()
-    in_key = _model_content(node.spec["model"]).keys()
+    (node,) = {node.id.model: node for node in nodes}.values()
+    in_key = node.spec.model.content.keys()
     beside = {"name", "summary", "citation", "api_version", "shape", "path", "revision", "allow_pickle", "recipe",
               "method_defaults", "original", "retained"}  # fmt: skip
     assert {item.name for item in fields(ModelSpec)} - beside == in_key - {"fingerprint"}
@@ -166,7 +167,7 @@ def test_a_section_that_is_no_table_is_named(raw):
 
 def test_the_defaults_of_a_model_suit_every_method_that_has_them():
     plan = make_plan(check_study(assigned(BASE, ["methods.npo.batch_size=4"])), REGISTRY)
-    values = {node.spec["method"]["name"]: node.spec["method"]["values"] for node in plan.cells}
+    values = {node.id.method: node.spec.method.values for node in plan.cells}
     assert values["po"]["batch_size"] == 8  # tiny's own
     assert values["npo"]["batch_size"] == 4
     assert values["original"] == {}

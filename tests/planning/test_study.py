@@ -6,7 +6,8 @@ import pytest
 import tomli_w
 
 from unlearnbench.errors import UnknownName, UsageError
-from unlearnbench.planning.study import assigned, check_study, read_study
+from unlearnbench.planning.overrides import assigned
+from unlearnbench.planning.study import check_study, read_study
 
 
 def checked(text, *assignments):
@@ -19,10 +20,10 @@ def test_every_key_can_be_set_on_the_command_line():
         "study.methods=['npo']", "methods.npo.beta=0.5", 'models."phi-1.5".dtype="float32"', "models.phi-1.5.path=/p",
         "run.jobs=3", "benchmarks.*.limit=5", "study.edition=as-released",
     )  # fmt: skip
-    assert study.selected["methods"] == ("npo",)
-    assert study.overrides["methods"] == {"npo": {"beta": 0.5}}
-    assert study.overrides["models"] == {"phi-1.5": {"dtype": "float32", "path": "/p"}}
-    assert study.run["jobs"] == 3
+    assert study.selected("methods") == ("npo",)
+    assert study.overrides("methods") == {"npo": {"beta": 0.5}}
+    assert study.overrides("models") == {"phi-1.5": {"dtype": "float32", "path": "/p"}}
+    assert study.run.jobs == 3
     assert study.given("benchmarks", "tofu-forget05", ["limit"]) == {"limit": 5}
     assert study.edition == "as-released"
 

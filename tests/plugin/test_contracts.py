@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from unlearnbench import Context, Example, UnlearningData
 from unlearnbench.domain import Measurement, Requires
 from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.plugin.specs import resolve
-from unlearnbench.records.record import metrics_of, score_entries
+from unlearnbench.records.record import score_entries
 from unlearnbench.records.run_folder import stored_cells
 from unlearnbench.storage import read_rows
 
@@ -105,7 +104,7 @@ def test_a_method_touches_exactly_what_it_declares(spec, tiny_model, tiny_encode
 
 def rescored(run, cell):
     """The scores of a cell, from its sample file and the retained model's."""
-    spec = next(spec for spec in BENCHMARKS if spec.name == cell.identity["benchmark"])
+    spec = next(spec for spec in BENCHMARKS if spec.name == cell.identity.benchmark)
     record = cell.record
     mine = Measurement(tuple(read_rows(cell.folder / record.samples.file)))
     others = {
@@ -114,7 +113,7 @@ def rescored(run, cell):
     }
     retained = mine if record.identity.method == "retained" else others["retained"]
     found = built(spec).score(mine, others.get("original"), retained)
-    return score_entries(found, metrics_of([asdict(metric) for metric in spec.metrics]), record.edition)
+    return score_entries(found, spec.metrics, record.edition)
 
 
 def test_every_score_of_every_record_recomputes_from_its_samples(small_run, text_run):
@@ -135,7 +134,7 @@ def test_every_score_of_every_record_recomputes_from_its_samples(small_run, text
 
 def test_the_ends_of_the_scale(small_run):
     run, _ = small_run
-    records = {cell.identity["method"]: cell.record for cell in stored_cells(run)}
+    records = {cell.identity.method: cell.record for cell in stored_cells(run)}
     retained, original = records["retained"], records["original"]
     for edition in ("paper", "as-released"):
         assert retained.scores["forget_quality"].editions[edition].value == 1.0
@@ -149,7 +148,7 @@ def test_the_ends_of_the_scale(small_run):
 
 def test_a_record_says_where_it_came_from(small_run):
     run, _ = small_run
-    record = next(cell.record for cell in stored_cells(run) if cell.identity["method"] == "npo")
+    record = next(cell.record for cell in stored_cells(run) if cell.identity.method == "npo")
     assert record.provenance["plugins"]["method"]["dist"] == "unlearnbench"
     assert record.provenance["packages"]["torch"]
     assert record.provenance["data"]["kind"] == "generated"

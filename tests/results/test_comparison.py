@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from unlearnbench.authoring.scaffold import write_package
+from unlearnbench.domain import CellId
 from unlearnbench.errors import NothingSelected, UsageError
 from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.records.gates import Gate, read_gates
@@ -141,40 +142,40 @@ def test_what_the_candidate_lacks_trips(runs):
     _, _, folder, words = runs
     registry = load_plugins([words[1]])
     with opened([folder / "base", folder / "base"]) as (base, candidate):
-        fewer = Results("fewer", tuple(c for c in candidate.cells if c.identity["method"] != "my-method"), {}, None,
+        fewer = Results("fewer", tuple(c for c in candidate.cells if c.identity.method != "my-method"), {}, None,
                         candidate.folder)  # fmt: skip
         comparison = compare(base, fewer, registry)
-        findings = judged(comparison, [Gate("forget_loss", max_change=1.0)])
+        findings = judged(comparison, [Gate(metric="forget_loss", max_change=1.0)])
         assert [f.title for f in findings if f.tripped] == ["my-method × my-bench"]
         with pytest.raises(NothingSelected, match="no finished pairing"):
             compare(base, replace(fewer, cells=()), registry)
         with pytest.raises(UsageError, match="no such metric there"):
-            judged(comparison, [Gate("nonsense", max_drop=0.1)])
+            judged(comparison, [Gate(metric="nonsense", max_drop=0.1)])
         with pytest.raises(UsageError, match="no pairing of the baseline"):
-            judged(comparison, [Gate("forget_loss", method="nobody", max_drop=0.1)])
+            judged(comparison, [Gate(metric="forget_loss", method="nobody", max_drop=0.1)])
 
 
 def test_a_benchmark_that_the_baseline_lacks_is_named_and_trips_nothing(runs):
     _, _, folder, words = runs
     registry = load_plugins([words[1]])
     with opened([folder / "base"]) as (base,):
-        cells = tuple(replace(cell, identity={**cell.identity, "benchmark": "new-bench"}) for cell in base.cells)
+        cells = tuple(replace(cell, identity=replace(cell.identity, benchmark="new-bench")) for cell in base.cells)
         comparison = compare(base, replace(base, cells=(*base.cells, *cells)), registry)
-        assert {cell["benchmark"] for cell in comparison.only_candidate} == {"new-bench"}
-        assert not any(f.tripped for f in judged(comparison, [Gate("forget_loss", max_change=1.0)]))
+        assert {cell.identity.benchmark for cell in comparison.only_candidate} == {"new-bench"}
+        assert not any(f.tripped for f in judged(comparison, [Gate(metric="forget_loss", max_change=1.0)]))
         with pytest.raises(UsageError, match="no pairing of the baseline is \\* on new-bench"):
-            judged(comparison, [Gate("forget_loss", benchmark="new-bench", max_change=1.0)])
+            judged(comparison, [Gate(metric="forget_loss", benchmark="new-bench", max_change=1.0)])
 
 
 def test_paired_intervals_leave_out_what_the_rows_have_in_common(small_run):
     with opened([small_run[0]]) as (results,):
-        cells = {cell.identity["method"]: cell for cell in results.cells}
+        cells = {cell.identity.method: cell for cell in results.cells}
         npo, ga = cells["npo"], cells["ga"]
         renamed = replace(ga, identity=npo.identity)
         sides = [Results(name, (cells["retained"], cell), {}, None, results.folder)
                  for name, cell in (("npo", npo), ("ga", renamed))]  # fmt: skip
         comparison = compare(*sides, load_plugins())
-        pair = next(pair for pair in comparison.pairs if pair.identity["method"] == "npo")
+        pair = next(pair for pair in comparison.pairs if pair.identity.method == "npo")
         found = next(each for each in pair.metrics if each.metric == "forget_probability")
         rows = [results.samples_of(cell.key) for cell in (npo, ga)]
     losses = [np.array([row["answer"][0] for row in side if row["part"] == "forget"]) for side in rows]
@@ -191,20 +192,22 @@ def test_confidence_asks_for_more_than_the_values(small_run):
     """A drop that the interval does not exclude trips at the value, and not with confidence."""
     from unlearnbench.records.comparison import Comparison, Difference, Pair
 
-    identity = {"method": "m", "benchmark": "b", "model": "x", "seed": 0}
+    identity = CellId("m", "b", "x", 0)
     worse = np.linspace(-0.1, 0.3, 1000)
     difference = Difference("mu", "MU", "paper", 0.6, 0.5, -0.1, (-0.3, 0.1), 0.1, True, 400, "", worse)
     comparison = Comparison("a", "b", (Pair(identity, (difference,), {}),), (), ())
 
     def trips(**limits):
-        return judged(comparison, [Gate("mu", **limits)])[0].tripped
+        return judged(comparison, [Gate(metric="mu", **limits)])[0].tripped
 
     assert trips(max_drop=0.05)
     assert not trips(max_drop=0.05, confidence=0.95)
     assert trips(max_drop=0.05, confidence=0.55)
     assert not trips(max_drop=0.1)
     missing = replace(difference, candidate=math.nan, reason="gone")
-    assert judged(replace(comparison, pairs=(Pair(identity, (missing,), {}),)), [Gate("mu", max_drop=9.0)])[0].tripped
+    assert judged(replace(comparison, pairs=(Pair(identity, (missing,), {}),)), [Gate(metric="mu", max_drop=9.0)])[
+        0
+    ].tripped
 
 
 @pytest.mark.parametrize(

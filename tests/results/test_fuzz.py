@@ -24,6 +24,7 @@ import warnings
 import zipfile
 from collections import Counter
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -37,11 +38,13 @@ from unlearnbench.errors import HarnessError
 from unlearnbench.leaderboard import comparisons
 from unlearnbench.leaderboard.render import render
 from unlearnbench.leaderboard.terminal import print_tables
+from unlearnbench.planning.overrides import assigned
 from unlearnbench.planning.plan import make_plan
-from unlearnbench.planning.study import assigned, check_study, read_study
+from unlearnbench.planning.study import check_study, read_study
 from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.plugin.specs import resolve
 from unlearnbench.records.gates import read_gates
+from unlearnbench.records.node_spec import write_spec
 from unlearnbench.records.recomputation import scores_of
 from unlearnbench.records.record import (
     SAMPLES,
@@ -50,7 +53,6 @@ from unlearnbench.records.record import (
     Record,
     Samples,
     comparability,
-    metrics_of,
     read_record,
     score_entries,
 )
@@ -61,7 +63,7 @@ from unlearnbench.results.comparison import compare, judged
 from unlearnbench.results.opening import opened
 from unlearnbench.results.published_logs import scored_log
 from unlearnbench.results.verification import badge_path, distances, read_badge, study_of, verify, write_badge
-from unlearnbench.running.run_folder_writer import finished, folder_of, write_plan, write_study
+from unlearnbench.running.run_store import finished, folder_of, write_plan
 from unlearnbench.storage import digest, file_digest, read_rows, rows_as_bytes, write_json, write_sealed
 
 MUTATIONS = int(os.environ.get("UNLEARNBENCH_FUZZ", "25"))
@@ -118,16 +120,15 @@ def make_run(folder, raw):
     """A run folder as a finished run leaves it, with one cell that failed where it has two seeds."""
     plan = make_plan(check_study(raw), REGISTRY)
     write_plan(folder, plan)
-    write_study(folder, plan)
     said = {}
     for node in plan.cells:
         spec, cell = node.spec, folder_of(folder, node)
-        write_json(cell / "spec.json", {"kind": "cell", "key": node.key})
+        write_spec(cell, spec)
         facts = {"key": node.key, "content": node.content, "seconds": 1.5, "reason": ""}
-        if spec["seed"] == 1 and spec["method"]["name"] == "npo":
+        if spec.seed == 1 and spec.method.name == "npo":
             write_sealed(cell / "status.json", {**facts, "status": "failed", "reason": "its process was killed"})
             continue
-        name = spec["benchmark"]["name"]
+        name = spec.benchmark.name
         said[node.key] = Measurement(tuple(rows_of(name, random.Random(node.key))))
         content = rows_as_bytes(said[node.key].rows)
         cell.joinpath(SAMPLES).write_bytes(content)
@@ -141,40 +142,41 @@ def make_run(folder, raw):
 
 def record_of(node, said, sample_hash):
     spec = node.spec
-    method, benchmark = spec["method"], spec["benchmark"]
+    method, benchmark = spec.method, spec.benchmark
     identity = Identity(
-        method=method["name"], method_qualified=method["qualified"], method_edition=method["values"].get("edition", ""),
-        hyperparameters={**method["values"], **method["fixed"]}, requires=method["requires"],
-        reference=method["reference"], benchmark=benchmark["name"], benchmark_qualified=benchmark["qualified"],
-        benchmark_version=benchmark["version"], model=spec["model"]["name"], seed=spec["seed"],
+        method=method.name, method_qualified=method.qualified, method_edition=method.values.get("edition", ""),
+        hyperparameters=method.hyperparameters, requires=method.requires, reference=method.reference,
+        benchmark=benchmark.name, benchmark_qualified=benchmark.qualified, benchmark_version=benchmark.version,
+        model=spec.model.name, seed=spec.seed,
     )  # fmt: skip
-    target = resolve(benchmark["target"], "")(**benchmark["values"], **benchmark["fixed"])
-    others = {role: said[key] for role, key in spec["references"].items()}
+    target = resolve(benchmark.target, "")(**benchmark.settings)
+    others = {role: said[key] for role, key in spec.references.items()}
     found = scores_of(target, identity, said[node.key], others)
-    values, defaults = benchmark["values"], benchmark["defaults"]
+    values, defaults = benchmark.values, benchmark.defaults
     limits = {name.replace("_", " "): value for name, value in values.items() if value != defaults[name]}
     return Record(
         cell=node.key,
         content=node.content,
         edition="paper",
         identity=identity,
-        scores=score_entries(found, metrics_of(benchmark["metrics"]), "paper"),
+        scores=score_entries(found, benchmark.metrics, "paper"),
         samples=Samples(file=SAMPLES, sha256=sample_hash, rows=len(said[node.key].rows),
-                        references=dict(spec["references"])),
+                        references=dict(spec.references)),
         cost=Cost(seconds={"unlearn": 1.0, "measure": 2.0}, cpu_seconds={"unlearn": 1.0, "measure": 2.0},
                   optimiser_steps=3, training_tokens=100, peak_memory_bytes=2**28),
         comparability=comparability({
-            "benchmark": benchmark["qualified"], "benchmark_version": benchmark["version"],
-            "benchmark_settings": {**values, **benchmark["fixed"]}, "data": digest(benchmark["data"]["fingerprints"]),
-            "data_source": "generated", "model": spec["model"]["name"], "edition": "paper", "precision": "float32",
+            "benchmark": benchmark.qualified, "benchmark_version": benchmark.version,
+            "benchmark_settings": benchmark.settings, "data": digest(benchmark.fingerprints),
+            "data_source": "generated", "model": spec.model.name, "edition": "paper", "precision": "float32",
             "prompt_format": "plain", "prompt": "Who wrote it?\n", "ends": [0], "lora_rank": 0,
             "model_weights": "0" * 64,
-            "references": {role: {"published": "", "recipe": spec["recipe"]} for role in ("original", "retained")},
-            "benchmark_packages": benchmark["packages"], "data_departures": [],
+            "references": {role: {"published": "", "recipe": spec.recipe} for role in ("original", "retained")},
+            "benchmark_packages": benchmark.packages, "data_departures": [],
         }),
-        provenance={**spec["provenance"], "plugins": spec["plugins"], "device": "cpu", "threads": 1,
-                    "data": spec["data"] | {"tables": benchmark["data"]["fingerprints"]}, "recipe": spec["recipe"],
-                    "method_source": method["source"], "templates": "", "prompt_format": "plain", "paths": {},
+        provenance={**spec.provenance, "plugins": {part: asdict(plugin) for part, plugin in spec.plugins.items()},
+                    "device": "cpu", "threads": 1, "recipe": spec.recipe,
+                    "data": asdict(spec.source) | {"tables": benchmark.fingerprints},
+                    "method_source": method.source, "templates": "", "prompt_format": "plain", "paths": {},
                     "model": {"path": "", "revision": "", "fingerprint": ""}},
         limits={**limits, "data": "generated, not the published data set"},
         notes=[],
@@ -520,13 +522,14 @@ def look(results, out, corpus, use):
             for sides in ((ours, results[0]), (results[0], ours), (results[0], results[0])):
                 try:
                     found = compare(*sides, REGISTRY)
-                    findings = judged(found, read_gates(sides[1].study))
+                    gates = read_gates(sides[1].study)
+                    found = replace(found, findings=tuple(judged(found, gates)))
                 except HarnessError as error:
                     said_in(error)
                     continue
-                comparisons.print_comparison(found, findings)
+                comparisons.print_comparison(found)
                 for write in (comparisons.as_markdown, comparisons.as_junit, comparisons.as_json):
-                    json.dumps(write(found, findings)).encode()
+                    json.dumps(write(found)).encode()
     else:
         for cell in (cell for some in results for cell in some.cells if cell.record):
             with suppress(HarnessError):
@@ -906,7 +909,7 @@ BOMBS = {
 READ = """
 import resource, sys, time
 from pathlib import Path
-from unlearnbench.results.bundle import bundled_rows
+from unlearnbench.results.bundle_reader import bundled_rows
 from unlearnbench.errors import HarnessError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))

@@ -207,7 +207,7 @@ def cells_of(small_run, changes):
     from dataclasses import replace
 
     with opened([small_run[0]]) as (results,):
-        base = {cell.identity["method"]: cell for cell in results.cells}
+        base = {cell.identity.method: cell for cell in results.cells}
     made = []
     for method, metrics in changes.items():
         for seed in range(len(next(iter(metrics.values())))):

@@ -263,7 +263,7 @@ def test_markup_is_kept_as_text_and_control_characters_are_refused(bundle, tmp_p
     path = changed(bundle, tmp_path / "b.zip", rename)
     if text.startswith("<"):
         with opened([path]) as (results,):
-            assert text in {cell.identity["method"] for cell in results.cells}
+            assert text in {cell.identity.method for cell in results.cells}
         return
     with pytest.raises(HarnessError, match=r"control characters|at most 2000"), opened([path]):
         pass

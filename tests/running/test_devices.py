@@ -13,9 +13,11 @@ from unlearnbench.planning import provenance
 from unlearnbench.planning.plan import make_plan
 from unlearnbench.planning.study import check_study
 from unlearnbench.plugin.registry import load_plugins
-from unlearnbench.running.executor import Job, LocalExecutor
+from unlearnbench.records.node_spec import RunSettings, read_spec
+from unlearnbench.running.executor import Executor, JobState, Slot
+from unlearnbench.running.local_executor import LocalExecutor
 from unlearnbench.running.scheduler import execute
-from unlearnbench.storage import read_json, write_sealed
+from unlearnbench.storage import write_sealed
 from unlearnbench.training.device_benchmark import SHAPES, Limits, measured_limits, stages
 
 
@@ -43,60 +45,59 @@ def test_a_setting_names_the_devices_that_are_there(setting, visible, gpus, expe
     assert provenance.devices(setting) == expected
 
 
-class Recorder(LocalExecutor):
-    """Runs nothing: a job ends when it is looked at, and what ran at the same time is remembered."""
+class Recorder:
+    """Runs nothing: a job ends when it is looked at the second time, and what ran together is remembered."""
 
-    def __init__(self):
-        self.running = {}
-        self.together = []
+    def __init__(self, slots):
+        self.places = slots
+        self.running, self.looks, self.together = {}, {}, []
 
-    def start(self, key, folder):
-        spec = read_json(folder / "spec.json", "")
-        self.running[key] = spec["run"]["device"]
+    def slots(self, settings):
+        return self.places
+
+    def submit(self, folder, slot):
+        spec = read_spec(folder)
+        assert (spec.run.device, spec.run.threads) == (slot.device, slot.threads)
+        self.running[folder], self.looks[folder] = slot.device, 0
         self.together.append(sorted(self.running.values()))
-        write_sealed(
-            folder / "status.json", {"status": "done", "reason": "", "seconds": 0.0, "content": spec["content"]}
-        )
-        return Job(key, folder, Ended(self, key), 0.0)
+        write_sealed(folder / "status.json", {"status": "done", "content": spec.content})
+        return folder
+
+    def poll(self, jobs, seconds):
+        for job in jobs:
+            self.looks[job] += 1
+        ended = [job for job in jobs if self.looks[job] > 1]
+        for job in ended:
+            del self.running[job]
+        return {job: JobState(job not in ended) for job in jobs}
+
+    def cancel(self, job):
+        raise AssertionError("nothing oversteps a limit")
 
 
-class Ended:
-    """A process that lets others start beside it before it is found to have ended."""
-
-    def __init__(self, executor, key):
-        self.executor, self.key, self.looks = executor, key, 0
-        self.sentinel = _readable()
-
-    @property
-    def exitcode(self):
-        self.looks += 1
-        return 0 if self.looks > 1 else None
-
-    def join(self):
-        self.executor.running.pop(self.key, None)
-
-
-def _readable():
-    import os
-
-    read, write = os.pipe()
-    os.write(write, b"x")
-    return read
-
-
-def test_cells_are_spread_over_all_devices(tmp_path, monkeypatch):
-    monkeypatch.setattr("unlearnbench.running.scheduler.devices", lambda setting: ["cuda:0", "cuda:1"])
+def test_cells_are_spread_over_all_devices(tmp_path):
     study = check_study({
         "study": {"name": "x", "methods": ["ga", "npo", "flat-tv"], "benchmarks": ["tofu-forget01"],
                   "models": ["tiny"]},
-        "data": {"source": "generated", "scale": "quick"}, "run": {"jobs": 2},
+        "data": {"source": "generated", "scale": "quick"},
     }, ())  # fmt: skip
-    executor = Recorder()
+    executor = Recorder([Slot("cuda:0", 3), Slot("cuda:0", 3), Slot("cuda:1", 3), Slot("cuda:1", 3)])
+    assert isinstance(executor, Executor)
     outcomes = execute(tmp_path, make_plan(study, load_plugins()), tmp_path / "cache", lambda *_: None, executor)
     assert {outcome.status for outcome in outcomes} == {"done"}
     assert ["cuda:0", "cuda:1"] in executor.together, "the second node takes the device that is free"
     assert max(map(len, executor.together)) >= 3, "two at a time on each of two devices"
     assert all(devices.count("cuda:0") <= 2 and devices.count("cuda:1") <= 2 for devices in executor.together)
+
+
+def test_this_machine_has_a_slot_for_every_job_on_every_device(monkeypatch):
+    monkeypatch.setattr("unlearnbench.running.local_executor.devices", lambda setting: ["cuda:0", "cuda:1"])
+    monkeypatch.setattr("unlearnbench.running.local_executor.usable_cores", lambda: 16)
+    slots = LocalExecutor().slots(RunSettings(jobs=2))
+    assert sorted(slot.device for slot in slots) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+    assert {slot.threads for slot in slots} == {4}
+    together = LocalExecutor().slots(RunSettings(processes=2, device="cpu"))
+    assert together == [Slot("cpu", 8)], "a cell that takes several devices has them all"
 
 
 def test_a_stage_has_a_peak_of_its_own():

@@ -17,6 +17,7 @@ from unlearnbench.planning.study import check_study
 from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.records.record import read_record
 from unlearnbench.records.run_folder import stored_cells
+from unlearnbench.running.local_executor import LocalExecutor
 from unlearnbench.running.scheduler import execute
 from unlearnbench.storage import write_sealed
 
@@ -237,10 +238,10 @@ def test_a_cell_reads_no_model_but_those_that_it_waits_for(tmp_path):
     }, ())  # fmt: skip
     plan = make_plan(study, load_plugins())
     waited_for = {node.key: node for node in plan.nodes}
-    (cell,) = (node for node in plan.cells if node.spec["method"]["name"] == "retained")
+    (cell,) = (node for node in plan.cells if node.id.method == "retained")
     nodes = (*(waited_for[key] for key in cell.needs), cell)
     assert [node.kind for node in nodes] == ["model", "cell"]
-    outcomes = execute(tmp_path, replace(plan, nodes=nodes), tmp_path / "cache", lambda *_: None)
+    outcomes = execute(tmp_path, replace(plan, nodes=nodes), tmp_path / "cache", lambda *_: None, LocalExecutor())
     assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("done", "")] * 2
 
 
@@ -326,7 +327,7 @@ def test_the_same_seed_gives_the_same_record_in_any_order_of_cells(command):
         for cell in stored_cells(command.folder / "runs" / name):
             record = json.loads(cell.record.model_dump_json())
             samples = record["samples"]["sha256"]
-            found[cell.identity["method"]] = (record["scores"], record["comparability"], record["losses"], samples)
+            found[cell.identity.method] = (record["scores"], record["comparability"], record["losses"], samples)
         return found
 
     forwards = scores("forwards", "npo", "flat-tv")
