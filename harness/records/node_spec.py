@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from ..data.sources import DataSource
 from ..domain import CellId, Metric, Requires
@@ -51,11 +51,16 @@ class RunSettings(Strict):
     memory_limit: float = Field(
         default=0.0, ge=0, allow_inf_nan=False, description="GiB of memory a cell may use; 0 sets no limit"
     )
-    device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="cpu, cuda, cuda:1, …; auto takes a GPU"
-    )
+    device: str = Field(default="auto", description="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
     executor: str = Field(default="local", description="what runs the cells")
     keep_model: bool = Field(default=False, description="keep the unlearned weights in the cell's folder")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+            raise ValueError(f"{device!r} must be auto, cpu, cuda or cuda:N")
+        return device
 
 
 class PlannedBenchmark(Strict):

@@ -41,7 +41,7 @@ def test_every_key_can_be_set_on_the_command_line():
         ("[study]\nedition='papper'", "study.edition = 'papper': must be one of 'paper', 'as-released'"),
         ("[study]\nseeds=[1.5]", "study.seeds"),
         ("[study]\nseeds=[-1]", "study.seeds"),
-        ("[study]\nmethods=[1]", "lists of names"),
+        ("[study]\nmethods=[1]", "study.methods.0 = 1: expected str, got int"),
         ("[study]\nname='a/b'", "names a folder"),
         ("[methods]\nnpo=1", r"methods.npo = 1: expected a table"),
         ("study=3", r"study = 3: expected a table"),
@@ -67,8 +67,8 @@ def test_a_study_file_that_is_absent_or_not_toml_is_refused(tmp_path):
 
 
 def test_a_data_folder_implies_local_data():
-    assert checked("[data]\ndir='x'").data["source"] == "local"
-    assert checked("").data["source"] == "hub"
+    assert checked("[data]\ndir='x'").data.source == "local"
+    assert checked("").data.source == "hub"
 
 
 def test_the_stored_study_reads_back():

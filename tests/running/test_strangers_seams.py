@@ -1,0 +1,108 @@
+"""An executor and a reporter of a stranger's distribution, used by their names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Runs each node as a cluster would: a command of its own, known by a number, with nothing of it in the harness.
+STRANGER = '''
+import os, subprocess, sys, time
+from pathlib import Path
+from unlearnbench import ExecutorSpec, JobState, ReporterSpec, Slot
+
+
+class Cluster:
+    def __init__(self):
+        self.jobs, self.began = {}, {}
+
+    def slots(self, settings):
+        return [Slot("cpu", 1)] * 2
+
+    def submit(self, folder, slot):
+        job = f"job-{len(self.jobs)}"
+        log = open(folder / "log.txt", "w")
+        command = [sys.executable, "-m", "unlearnbench", "run-cell", str(folder)]
+        self.jobs[job] = subprocess.Popen(command, stdout=log, stderr=log)
+        self.began[job] = time.monotonic()
+        with open("submitted.txt", "a") as file:
+            file.write(f"{job} {folder.name}\\n")
+        return job
+
+    def poll(self, jobs, seconds):
+        time.sleep(seconds)
+        now = time.monotonic()
+        return {job: JobState(self.jobs[job].poll() is None, "the cluster lost it", now - self.began[job])
+                for job in jobs}
+
+    def cancel(self, job):
+        self.jobs[job].kill()
+        self.jobs[job].wait()
+        with open("cancelled.txt", "a") as file:
+            file.write(f"{job}\\n")
+
+
+def digest(results, out, registry):
+    out.mkdir(parents=True, exist_ok=True)
+    page = out / "digest.txt"
+    lines = [f"{cell.identity}: {len(cell.record.scores)} scores" for some in results for cell in some.finished]
+    page.write_text("\\n".join([*lines, registry.find("method", "ga").spec.summary]))
+    return page
+
+
+def unlearnbench_executors():
+    return [ExecutorSpec("cluster", "cluster_plugin:Cluster", "runs cells on a cluster of one")]
+
+
+def unlearnbench_reporters():
+    return [ReporterSpec("digest", "cluster_plugin:digest", "a line for each cell")]
+'''
+
+
+@pytest.fixture
+def stranger(tmp_path, command):
+    """The distribution, installed where the commands find it."""
+    site = tmp_path / "site"
+    info = site / "cluster_plugin-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: cluster-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[unlearnbench]\ncluster = cluster_plugin\n")
+    (site / "cluster_plugin.py").write_text(STRANGER)
+    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def test_a_stranger_s_executor_runs_the_cells_and_its_reporter_shows_them(stranger, command):
+    for kind, name in (("executors", "cluster"), ("reporters", "digest")):
+        assert name in [entry["name"] for entry in command("list", kind, "--json", **stranger).json[kind]]
+    words = command.study("-m", "original", "-b", "tofu-forget05", "--name", "far", "--executor", "cluster", "--json")
+    done = command(*words, **stranger)
+    assert done.code == 0, done.err
+    assert {cell["status"] for cell in done.json["cells"]} == {"done"}
+    submitted = (command.folder / "submitted.txt").read_text().splitlines()
+    assert 2 <= len(submitted) <= 4, "the cells of the two reference models, and these where no other test made them"
+    again = command(*words, **stranger)
+    assert again.code == 0
+    assert (command.folder / "submitted.txt").read_text().splitlines() == submitted, "what is done stays done"
+    page = command("render", "runs/far", "-o", "out", "--reporter", "digest", **stranger).out.strip()
+    lines = Path(command.folder / page).read_text().splitlines()
+    assert len(lines) == 3
+    assert lines[-1].startswith("Raises the loss on the forget answers")
+
+
+def test_a_stranger_s_job_over_a_limit_is_cancelled_and_its_reason_kept(stranger, command):
+    words = command.study("-m", "original", "-b", "tofu-forget05", "--name", "late", "--executor", "cluster", "--json")
+    done = command(*words, "--timeout", "0.2", **stranger)
+    assert done.code == 1
+    assert (command.folder / "cancelled.txt").read_text().startswith("job-0")
+    assert {cell["status"] for cell in done.json["cells"]} == {"failed"}
+    assert all("took longer than --timeout 0.2 s" in cell["reason"] for cell in done.json["cells"])
+
+
+def test_an_unknown_executor_or_reporter_is_named_with_the_nearest(stranger, command):
+    done = command(*command.study("-m", "ga", "-b", "tofu-forget05", "--executor", "clutser"), **stranger)
+    assert (done.code, "unknown executor 'clutser'; did you mean 'cluster'?" in done.err) == (4, True)
+    done = command("render", "runs/none", "--reporter", "htlm", **stranger)
+    assert (done.code, "unknown reporter 'htlm'; did you mean 'html'?" in done.err) == (4, True)
