@@ -30,7 +30,9 @@ from .domain import Requires as Requires
 from .domain import Score as Score
 from .engine.batch import TokenBatch as TokenBatch
 from .engine.batch import collate as collate
-from .engine.generation import greedy as greedy
+from .engine.budgets import Budgets as Budgets
+from .engine.budgets import Mechanisms as Mechanisms
+from .engine.engine import Engine as Engine
 from .engine.kv_cache import KVCache as KVCache
 from .engine.kv_cache import PairedKVCache as PairedKVCache
 from .engine.lm_eval import ask_tasks as ask_tasks
@@ -41,8 +43,7 @@ from .engine.logprobs import answer_logits as answer_logits
 from .engine.logprobs import answer_logprobs as answer_logprobs
 from .engine.logprobs import sequence_logprob as sequence_logprob
 from .engine.numerics import widened as widened
-from .engine.scoring import likelihoods as likelihoods
-from .engine.scoring import token_logprobs as token_logprobs
+from .engine.scoring import Likelihood as Likelihood
 from .errors import BundleError as BundleError
 from .errors import DataError as DataError
 from .errors import Diverged as Diverged

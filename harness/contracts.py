@@ -13,6 +13,7 @@ import torch
 from .data.encoder import Encoder
 from .data.sources import Row
 from .domain import Example, Measurement, Requires, Score
+from .engine.engine import Engine
 from .errors import UndeclaredAccess
 
 
@@ -142,24 +143,35 @@ class Preparation:
 
 
 class Context:
-    """What ``unlearn`` and ``measure`` are given."""
+    """What ``unlearn`` and ``measure`` are given.
+
+    Args:
+        engine: scores and generates on the cell's device.
+        autocast: accelerate's name of the mixed precision that models are trained in.
+    """
 
     def __init__(
         self,
         name: str,
         seed: int,
-        device: torch.device | str = "cpu",
+        engine: Engine,
         log: Callable[[str], None] = print,
+        *,
         original: Any = None,
         autocast: str = "no",
     ) -> None:
         self.seed = seed
-        self.device = torch.device(device)
+        self.engine = engine
         self.log = log
         self.autocast = autocast
         self.meter = Meter()
         self._name = name
         self._original = original
+
+    @property
+    def device(self) -> torch.device:
+        """Where the cell's models are."""
+        return self.engine.device
 
     @property
     def original(self) -> Any:
@@ -170,7 +182,7 @@ class Context:
 
     def for_request(self, original: Any, name: str = "") -> Context:
         """The same context with another frozen original model, and the same meter."""
-        fresh = Context(name or self._name, self.seed, self.device, self.log, original, self.autocast)
+        fresh = Context(name or self._name, self.seed, self.engine, self.log, original=original, autocast=self.autocast)
         fresh.meter = self.meter
         return fresh
 

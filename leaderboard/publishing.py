@@ -6,7 +6,6 @@ the list of files that were, with their hashes, lies in the target itself.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
+from unlearnbench._compat import exchange
 from unlearnbench.errors import UsageError
 from unlearnbench.storage import file_digest
 
@@ -28,10 +28,6 @@ LISTED = ".unlearnbench-site.json"
 BRANCH = "gh-pages"
 MADE = ".unlearnbench-pages.json"
 """The list of pages that a site's folder holds, made with them."""
-
-
-EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
-HERE = -100  # AT_FDCWD
 
 
 @dataclass(frozen=True)
@@ -184,8 +180,7 @@ def _keep(path: Path, there: Path) -> None:
 
 def _exchange(one: Path, other: Path) -> None:
     """Let two folders change names in one step; in two where the system cannot."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename and rename(HERE, os.fsencode(one), HERE, os.fsencode(other), EXCHANGE) == 0:
+    if exchange(one, other):
         return
     aside = other.with_name(f"{one.name}.old")
     other.rename(aside)

@@ -20,7 +20,7 @@ FOLDERS = {"harness": "unlearnbench", "methods": "unlearnbench.methods", "benchm
            "leaderboard": "unlearnbench.leaderboard"}  # fmt: skip
 # A room is a folder, or a module at the harness's root. Each imports from its own and from lower floors alone.
 FLOORS = (
-    ("errors",),
+    ("errors", "_compat"),
     ("domain",),
     ("storage",),
     ("plugin", "metrics"),
@@ -40,7 +40,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # What the leaderboard may know of the harness, whatever lies below it: results as values, and how to read numbers.
-SHOWN = {"errors", "domain", "storage", "plugin", "metrics", "records"}
+SHOWN = {"_compat", "errors", "domain", "storage", "plugin", "metrics", "records"}
 TARGET = re.compile(r"^unlearnbench\.[a-z_.]+(:\w+)?$")
 
 

@@ -21,7 +21,6 @@ from unlearnbench import (
     Tables,
     Task,
     ask_tasks,
-    greedy,
     hub_tasks,
     local_tasks,
     worth_another_try,
@@ -173,7 +172,7 @@ class ForgottenBook(Settings):
         caps = [self._released_cap(excerpt) for excerpt in excerpts]
         # Where both editions ask the same, it is computed once.
         prompts = [*(excerpt.ids for excerpt in excerpts), *(excerpt.ids_released for excerpt in excerpts)]
-        written = greedy(model, prompts, questions.new_tokens, encoder.ends, ctx.device)
+        written = ctx.engine.generate(model, prompts, questions.new_tokens, encoder.ends)
         rows: list[Row] = []
         for place, excerpt in enumerate(excerpts):
             mine = written[place][: self.max_new_tokens]
@@ -190,7 +189,7 @@ class ForgottenBook(Settings):
                 "generation_released": encoder.decode(released),
             })  # fmt: skip
         middle = time.perf_counter()
-        rows += ask_tasks(model, encoder, questions.tasks, ctx.device, self.limit)
+        rows += ask_tasks(model, encoder, questions.tasks, ctx.engine, self.limit)
         end = time.perf_counter()
         seconds = {"scoring": end - middle, "generation": middle - began}
         return Measurement(tuple(rows), seconds, incomplete=worth_another_try(questions.tasks))

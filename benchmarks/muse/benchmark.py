@@ -17,8 +17,6 @@ from unlearnbench import (
     Score,
     Tables,
     Task,
-    greedy,
-    token_logprobs,
 )
 
 from .metrics import min_k_score, scores
@@ -126,7 +124,7 @@ class MuseNews(Settings):
         began = time.perf_counter()
         # A text of no tokens or one has no probability to ask for.
         readable = [text for text in asked.texts if len(text.ids) > 1]
-        found = token_logprobs(model, [EncodedRow(text.ids, 0) for text in readable], ctx.device)
+        found = ctx.engine.token_logprobs(model, [EncodedRow(text.ids, 0) for text in readable])
         logprobs = dict(zip([(text.part, text.index) for text in readable], found, strict=True))
         middle = time.perf_counter()
         rows = self._written(model, task.encoder, asked.continuations, asked.verbatim_tokens, ctx)
@@ -148,7 +146,7 @@ class MuseNews(Settings):
     def _written(
         self, model: Any, encoder: Encoder, asked: Sequence[Asked], tokens: int, ctx: Context
     ) -> list[dict[str, Any]]:
-        written = greedy(model, [question.ids for question in asked], tokens, encoder.ends, ctx.device)
+        written = ctx.engine.generate(model, [question.ids for question in asked], tokens, encoder.ends)
         return [
             {
                 "part": question.part,

@@ -16,8 +16,6 @@ from unlearnbench import (
     Row,
     Score,
     Task,
-    greedy,
-    likelihoods,
 )
 
 from .metrics import scores
@@ -92,15 +90,16 @@ class Tofu(Settings):
         answers = [question.example.answered(answer) for question in questions for answer in _answers(question)]
         began = time.perf_counter()
         encoded = task.encoder.encode(answers)
-        found = likelihoods(model, encoded, ctx.device)
+        found = ctx.engine.score(model, encoded)
         middle = time.perf_counter()
         prompts = task.encoder.prompts([question.example for question in questions])
         places = accumulate((len(_answers(question)) for question in questions[:-1]), initial=0)
         # What scoring has found the model to write, the beginning of the true answer, is not generated again.
         begun = [
-            encoded[place].begun(prompt, found[place].greedy) for place, prompt in zip(places, prompts, strict=False)
+            encoded[place].begun(prompt, found[place].greedy_prefix)
+            for place, prompt in zip(places, prompts, strict=False)
         ]
-        written = greedy(model, prompts, task.evaluation.new_tokens, task.encoder.ends, ctx.device, begun)
+        written = ctx.engine.generate(model, prompts, task.evaluation.new_tokens, task.encoder.ends, begun)
         scored = iter(found)
         end = time.perf_counter()
         rows = []

@@ -41,8 +41,9 @@ class TinyBenchmark:
     def context(self, original: Any = None, seed: int = 0) -> Context:
         """A context on the CPU; ``original`` for methods that require the model."""
         from ..contracts import Context
+        from ..engine.engine import Engine
 
-        return Context("tested", seed, "cpu", lambda _: None, original)
+        return Context("tested", seed, Engine(), lambda _: None, original=original)
 
 
 @dataclass(frozen=True)

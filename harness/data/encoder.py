@@ -25,6 +25,11 @@ class EncodedRow:
     def answer_tokens(self) -> int:
         return len(self.ids) - max(self.start, 1)
 
+    @property
+    def scored_ids(self) -> tuple[int, ...]:
+        """The tokens that are scored: the answer's, but for a first token, which nothing predicts."""
+        return self.ids[max(self.start, 1) :]
+
     def begun(self, prompt: tuple[int, ...], tokens: int) -> tuple[int, ...]:
         """The answer's first tokens, if ``prompt`` tokenised alone is what stands before them; none otherwise."""
         return self.ids[self.start : self.start + tokens] if self.ids[: self.start] == prompt else ()

@@ -18,7 +18,8 @@ class TokenBatch:
 
     Shapes: ``input_ids``, ``attention_mask``, ``labels`` are (B, T); ``logp_original`` is (B,), in nats, and
     present where the method's ``requires.original`` is ``"logprobs"``. ``encoded`` holds the same rows as token ids,
-    from which a pass can leave out padding and what rows share; it is empty where they are not known.
+    from which a pass can leave out padding and what rows share; it is empty where they are not known. ``runtime`` is
+    the ``Runtime`` of the cell, which knows what suits its models.
     """
 
     input_ids: Tensor
@@ -26,6 +27,7 @@ class TokenBatch:
     labels: Tensor
     logp_original: Tensor | None = None
     encoded: tuple[EncodedRow, ...] = ()
+    runtime: object = None
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -52,7 +54,7 @@ class TokenBatch:
         logp = None if self.logp_original is None else self.logp_original[begin:end]
         return TokenBatch(
             self.input_ids[begin:end], self.attention_mask[begin:end], self.labels[begin:end], logp,
-            self.encoded[begin:end],
+            self.encoded[begin:end], self.runtime,
         )  # fmt: skip
 
     def __len__(self) -> int:

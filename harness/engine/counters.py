@@ -1,17 +1,20 @@
-"""Which of several ways the engine took in this process: they agree up to rounding, and the record says which ran."""
+"""Counts which of several ways the engine took. They agree up to rounding, and the record says which ran."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-_taken: dict[str, Counter[str]] = {}
 
+class Counters:
+    """For each kind of work, how often it was done in which way."""
 
-def count(work: str, way: str) -> None:
-    """Count one more time that some work was done in this way."""
-    _taken.setdefault(work, Counter())[way] += 1
+    def __init__(self) -> None:
+        self._ways: dict[str, Counter[str]] = {}
 
+    def count(self, work: str, way: str) -> None:
+        """Count one more time that some work was done in this way."""
+        self._ways.setdefault(work, Counter())[way] += 1
 
-def counts() -> dict[str, dict[str, int]]:
-    """For each kind of work the ways in which it was done since the process began, and how often."""
-    return {work: dict(sorted(ways.items())) for work, ways in sorted(_taken.items())}
+    def as_dict(self) -> dict[str, dict[str, int]]:
+        """Every kind of work with its ways, in order of their names."""
+        return {work: dict(sorted(ways.items())) for work, ways in sorted(self._ways.items())}

@@ -8,25 +8,23 @@ room for the steps to come, keys are written at a column that a tensor names, an
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from .counters import count
 from .kv_cache import KVCache
-
-# A batch takes this many steps at least before its cache is too small for another.
-ROOM = 64
-# For fewer steps recording gains nothing.
-WORTHWHILE = 4
-# Whether a model repeats its step as a graph; tried out when it is first recorded.
-_repeats: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+from .runtime import Runtime
 
 
-def records(model: Any, cache: Any, device: torch.device) -> bool:
+def can_record(runtime: Runtime, model: Any, cache: Any) -> bool:
     """Whether the steps of a model with such a cache are to be recorded."""
-    return device.type == "cuda" and isinstance(cache, KVCache) and cache.joins and _repeats.get(model, True)
+    return (
+        runtime.mechanisms.cuda_graph
+        and runtime.device.type == "cuda"
+        and isinstance(cache, KVCache)
+        and cache.can_append
+        and runtime.capabilities(model).repeats is not False
+    )
 
 
 class RecordedSteps:
@@ -40,23 +38,29 @@ class RecordedSteps:
         last: the last position that a row may have; one that is finished waits there.
     """
 
-    def __init__(self, model: Any, cache: KVCache, tokens: Tensor, mask: Tensor, first: int, last: int) -> None:
+    def __init__(
+        self, runtime: Runtime, model: Any, cache: KVCache, tokens: Tensor, mask: Tensor, first: int, last: int
+    ) -> None:
         self.model, self.cache, self.last = model, cache, last
+        self._counters, self._able = runtime.counters, runtime.capabilities(model)
+        self._room = runtime.budgets.graph_columns
         self.begin = mask.shape[1]
         self.written = 0
         self.tokens = tokens.clone()
         self.positions = mask.sum(-1, keepdim=True) + first
         self.column = torch.tensor([self.begin], device=tokens.device)
         hidden = torch.finfo(model.dtype).min
-        self.mask = torch.full((len(mask), 1, 1, self.begin + ROOM), hidden, dtype=model.dtype, device=mask.device)
+        self.mask = torch.full(
+            (len(mask), 1, 1, self.begin + self._room), hidden, dtype=model.dtype, device=mask.device
+        )
         self.mask[..., : self.begin].masked_fill_(mask.bool()[:, None, None], 0.0)
-        cache.reserve(ROOM, self.column)
+        cache.reserve(self._room, self.column)
         self._graph: torch.cuda.CUDAGraph | None = None
 
     @property
     def left(self) -> int:
         """Steps for which there is room."""
-        return ROOM - self.written
+        return self._room - self.written
 
     def next(self) -> Tensor:
         """(B, 1) the likeliest tokens to follow; the batch has read those before them."""
@@ -95,15 +99,15 @@ class RecordedSteps:
         try:
             with torch.cuda.graph(graph):
                 self._step()
-            if self.model not in _repeats:
-                _repeats[self.model] = self._repeats(graph)
+            if self._able.repeats is None:
+                self._able.repeats = self._repeats(graph)
         except RuntimeError:
             # What waits for the device, or depends on its numbers, cannot be recorded.
-            _repeats[self.model] = False
+            self._able.repeats = False
         torch.cuda.synchronize()
-        if _repeats[self.model]:
+        if self._able.repeats:
             self._graph = graph
-        count("decoding", "recorded" if _repeats[self.model] else "step by step")
+        self._counters.count("decoding", "recorded" if self._able.repeats else "step by step")
 
     def _repeats(self, graph: torch.cuda.CUDAGraph) -> bool:
         """Whether the graph writes what the model does; afterwards the batch stands where it stood."""

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from .._compat import can_select, select_rows, share_prefix
 from .capabilities import text_config
+from .runtime import Runtime
 
-# Columns added at once where there is no room left and nobody said how many come.
-ROOM = 64
 # Rows moved at a time within a block.
-MOVED = 16
+MOVED_ROWS = 16
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values, (B, H, L, D): the first rows and columns of a block of memory that stays.
 
-    Blocks of ever other sizes would leave holes behind that no later one fits into.
+    Tensors of varying sizes fragment the allocator.
+
+    Args:
+        growth: columns added at once where nobody said how many come; 0 keeps no block and copies at every step.
     """
 
     prefix: tuple[Tensor, Tensor] | None = None
-    """Keys and values that stand before every row's own, (1, H, P, D); only ``prefixes.attention`` looks there."""
+    """Keys and values that stand before every row's own, (1, H, P, D); only ``shared_prefix.attention`` looks there."""
     column: Tensor | None = None
     """The column that is written next, where all that is held is attended to; None where columns are added."""
     expected: tuple[int, int] = (0, 0)
@@ -31,6 +35,10 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     _blocks: tuple[Tensor, Tensor] | None = None
     keys: Tensor
     values: Tensor
+
+    def __init__(self, growth: int) -> None:
+        super().__init__()
+        self._growth = growth
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if self.column is not None:
@@ -48,35 +56,37 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def _hold(self, rows: int, length: int, like: tuple[Tensor, Tensor]) -> None:
         """Hold so many rows and columns; those there before keep what they have, and others have anything."""
         held = self.get_seq_length()
-        if self._blocks is None or self._blocks[0].shape[0] < rows or self._blocks[0].shape[2] < length:
-            most, longest = self.expected
-            sizes = (max(rows, most), max(length + (ROOM if held else 0), longest))
+        full = self._blocks is None or self._blocks[0].shape[0] < rows or self._blocks[0].shape[2] < length
+        if full or not self._growth:
+            most, longest = self.expected if self._growth else (0, 0)
+            sizes = (max(rows, most), max(length + (self._growth if held else 0), longest))
             old = (self.keys, self.values) if held else ()
             key_block, value_block = (new.new_empty((sizes[0], new.shape[1], sizes[1], new.shape[-1])) for new in like)
             self._blocks = (key_block, value_block)
             for block, part in zip(self._blocks, old, strict=False):
-                block[: len(part), :, :held] = part
+                block[: len(part), :, :held] = part[:rows, :, :length]
+        assert self._blocks is not None
         self.keys, self.values = (block[:rows, :, :length] for block in self._blocks)
         if self.prefix is not None:
-            self.keys.prefix = self.prefix
+            share_prefix(self.keys, self.prefix)
 
     def select(self, rows: Tensor, drop: int) -> None:
         """Keep these rows, in ascending order, without the first ``drop`` columns."""
         parts, length = (self.keys, self.values), self.get_seq_length() - drop
         for part in parts:
-            for begin in range(0, len(rows), MOVED):
-                some = rows[begin : begin + MOVED]
+            for begin in range(0, len(rows), MOVED_ROWS):
+                some = rows[begin : begin + MOVED_ROWS]
                 part[begin : begin + len(some), :, :length] = part[some, :, drop:]
         self._hold(len(rows), length, parts)
 
-    def join(self, other: GrowingLayer) -> None:
+    def append(self, other: GrowingLayer) -> None:
         """Take the rows of another in below one's own; the shorter ones are padded on the left with zeros."""
         count, held, more = len(self.keys), self.get_seq_length(), other.get_seq_length()
         length = max(held, more)
         self._hold(count + len(other.keys), length, (self.keys, self.values))
         for part, new in ((self.keys, other.keys), (self.values, other.values)):
-            for begin in range(0, count if held < length else 0, MOVED):
-                moved = part[begin : min(begin + MOVED, count)]
+            for begin in range(0, count if held < length else 0, MOVED_ROWS):
+                moved = part[begin : min(begin + MOVED_ROWS, count)]
                 moved[:, :, length - held :] = moved[:, :, :held].clone()
                 moved[:, :, : length - held] = 0
             part[count:, :, : length - more] = 0
@@ -86,7 +96,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         """Hold ``room`` further columns, and write to the one that ``column`` names."""
         held = self.get_seq_length()
         self._hold(len(self.keys), held + room, (self.keys, self.values))
-        # A masked column is multiplied by 0, which not every number survives.
+        # 0 × NaN is NaN: a masked column must not hold uninitialised memory.
         self.keys[..., held:, :] = 0
         self.values[..., held:, :] = 0
         self.column = column
@@ -98,37 +108,43 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
 
 class KVCache(DynamicCache):  # type: ignore[misc]
-    """The cache of one model. Rows end at the last column: shorter ones are padded on the left."""
+    """The cache of one model. Rows end at the last column: shorter ones are padded on the left.
 
-    def __init__(self, config: Any) -> None:
+    Args:
+        growth: as a layer's.
+    """
+
+    def __init__(self, config: Any, growth: int = 64) -> None:
         super().__init__(config=config)
-        self._config = config
-        self.layers: list[Any] = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
+        self._config, self._growth = config, growth
+        self.layers: list[Any] = [
+            GrowingLayer(growth) if type(layer) is DynamicLayer else layer for layer in self.layers
+        ]
 
     @property
-    def joins(self) -> bool:
+    def can_append(self) -> bool:
         """Whether other rows can join; layers with a window or a state of their own keep to their batch."""
         return all(isinstance(layer, GrowingLayer) for layer in self.layers)
 
     @property
-    def selects(self) -> bool:
+    def can_select(self) -> bool:
         """Whether rows can leave; a layer with a state of its own may have no way to."""
-        return all(isinstance(layer, GrowingLayer) or hasattr(layer, "batch_select_indices") for layer in self.layers)
+        return all(isinstance(layer, GrowingLayer) or can_select(layer) for layer in self.layers)
 
-    def following(self) -> KVCache:
-        """An empty cache of rows that all come after the single one of this; layers must join."""
-        fresh = KVCache(self._config)
+    def fork_prefix(self) -> KVCache:
+        """An empty cache of rows that all come after the single one of this; every layer must be a growing one."""
+        fresh = KVCache(self._config, self._growth)
         for new, layer in zip(fresh.layers, self.layers, strict=True):
             new.prefix = (layer.keys, layer.values)
         return fresh
 
     def expect(self, rows: int, columns: int) -> None:
-        """Have room for as many, as soon as more than there is are needed."""
+        """Allocate for as many when more than there is are needed."""
         for layer in self.layers:
             layer.expected = (rows, columns)
 
     def reserve(self, room: int, column: Tensor) -> None:
-        """Hold room for so many steps, each of which writes to the column that ``column`` names; layers must join."""
+        """Hold room for so many steps, each of which writes to the column that ``column`` names."""
         for layer in self.layers:
             layer.reserve(room, column)
 
@@ -138,17 +154,17 @@ class KVCache(DynamicCache):  # type: ignore[misc]
             layer.resume_growth(length)
 
     def select(self, rows: Tensor, drop: int = 0) -> None:
-        """Keep these rows, without the first ``drop`` columns, which layers that do not join must have kept."""
+        """Keep these rows, without the first ``drop`` columns, which other layers than growing ones must have kept."""
         for layer in self.layers:
             if isinstance(layer, GrowingLayer):
                 layer.select(rows, drop)
             else:
-                layer.batch_select_indices(rows)
+                select_rows(layer, rows)
 
-    def join(self, other: KVCache) -> None:
+    def append(self, other: KVCache) -> None:
         """Take the rows of another cache in below one's own."""
         for mine, new in zip(self.layers, other.layers, strict=True):
-            mine.join(new)
+            mine.append(new)
 
 
 class PairedKVCache:
@@ -157,19 +173,19 @@ class PairedKVCache:
     def __init__(self, *caches: KVCache) -> None:
         self._caches = caches
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[KVCache]:
         return iter(self._caches)
 
     @property
-    def joins(self) -> bool:
-        return all(cache.joins for cache in self._caches)
+    def can_append(self) -> bool:
+        return all(cache.can_append for cache in self._caches)
 
     @property
-    def selects(self) -> bool:
-        return all(cache.selects for cache in self._caches)
+    def can_select(self) -> bool:
+        return all(cache.can_select for cache in self._caches)
 
-    def following(self) -> PairedKVCache:
-        return PairedKVCache(*(cache.following() for cache in self._caches))
+    def fork_prefix(self) -> PairedKVCache:
+        return PairedKVCache(*(cache.fork_prefix() for cache in self._caches))
 
     def expect(self, rows: int, columns: int) -> None:
         for cache in self._caches:
@@ -179,14 +195,16 @@ class PairedKVCache:
         for cache in self._caches:
             cache.select(rows, drop)
 
-    def join(self, other: PairedKVCache) -> None:
+    def append(self, other: PairedKVCache) -> None:
         for mine, new in zip(self, other, strict=True):
-            mine.join(new)
+            mine.append(new)
 
 
-def new_cache(model: Any) -> Any:
+def new_cache(model: Any, runtime: Runtime) -> Any:
     """An empty cache; a model of several has its own kind."""
-    return model.new_cache() if hasattr(model, "new_cache") else KVCache(model.config)
+    if hasattr(model, "new_cache"):
+        return model.new_cache()
+    return KVCache(model.config, runtime.budgets.cache_growth if runtime.mechanisms.growing_cache else 0)
 
 
 def attends_everywhere(model: Any) -> bool:

@@ -13,11 +13,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..data.encoder import EncodedRow, Encoder
-from ..errors import DataError
-from .scoring import likelihoods
+from ..data.encoder import Encoder
+from .engine import Engine
 
 Row = dict[str, Any]
 
@@ -26,7 +23,7 @@ def ask_tasks(
     model: Any,
     encoder: Encoder,
     tasks: Mapping[str, Any],
-    device: torch.device | str,
+    engine: Engine,
     limit: int = 0,
 ) -> Iterator[Row]:
     """Rows of every task, by name: an error in place of a task is a row with the reason that it is missing.
@@ -39,7 +36,9 @@ def ask_tasks(
         limit: first documents of each task; 0 asks all.
     """
     present = {name: task for name, task in tasks.items() if not isinstance(task, str)}
-    language_model = _engine(model, encoder, device)
+    from .lm_eval_model import EngineLM
+
+    language_model = EngineLM(engine, model, encoder)
     for name, task in present.items():
         task.build_all_requests(limit=limit or None)
         by_document: dict[int, list[Any]] = {}
@@ -115,59 +114,3 @@ def local_tasks(folder: Traversable) -> dict[str, Any]:
         config |= {"task": name, "test_split": "test", "custom_dataset": lambda rows=documents, **_: {"test": rows}}
         found[name] = TaskManager(include_defaults=False).load([config])["tasks"][name]
     return found
-
-
-def _engine(model: Any, encoder: Encoder, device: torch.device | str) -> Any:
-    """The model as lm-eval sees one; tokenised and windowed as lm-eval's own ``hf`` model does."""
-    from lm_eval.api.model import TemplateLM
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-
-    tokenizer = encoder.tokenizer
-
-    class Engine(TemplateLM):  # type: ignore[misc]
-        @property
-        def eot_token_id(self) -> int:
-            return int(tokenizer.eos_token_id)
-
-        @property
-        def prefix_token_id(self) -> int:
-            return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
-
-        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-            options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-            starts = bool(tokenizer.bos_token) and string.startswith(tokenizer.bos_token)
-            if add_special_tokens is None and starts:
-                options = {"add_special_tokens": False}
-            ids: list[int] = tokenizer.encode(string, **options)
-            return ids
-
-        def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
-            rows = []
-            for _texts, context, continuation in requests:
-                if len(continuation) > encoder.context:
-                    raise DataError(
-                        f"a task's continuation has {len(continuation)} tokens; the model's context is "
-                        f"{encoder.context}: use a model with a longer one"
-                    )
-                # The last token is not read, so that a row may have one more than the model has positions.
-                ids = (*context, *continuation)[-(encoder.context + 1) :]
-                rows.append(EncodedRow(ids, len(ids) - len(continuation)))
-            # Whether greedy decoding would say the same is not asked here, and no metric of ours uses it.
-            return [(-found.nll, False) for found in likelihoods(model, rows, device)]
-
-        def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-            pairs, places = [], []
-            for place, request in enumerate(requests):
-                ids = self.tok_encode(request.args[0])
-                for pair in get_rolling_token_windows(ids, self.prefix_token_id, encoder.context, 1):
-                    pairs.append((None, *make_disjoint_window(pair)))
-                    places.append(place)
-            totals = [0.0] * len(requests)
-            for place, (value, _) in zip(places, self._loglikelihood_tokens(pairs), strict=True):
-                totals[place] += value
-            return totals
-
-        def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-            raise NotImplementedError("the tasks asked here score likelihoods")
-
-    return Engine()

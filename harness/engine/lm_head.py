@@ -1,8 +1,8 @@
 """The output head on a CPU, where it is most of a small model's work: a piece of the vocabulary at a time.
 
-With tens of thousands of rows and few columns the product W·Xᵀ runs up to twice as fast as X·Wᵀ, and nobody needs the
-logits themselves: of every piece its maximum, the sum of its exponentials and the tokens asked for are kept while it is
-in cache (the online softmax of Milakov and Gimelshein 2018, arXiv:1805.02867).
+With tens of thousands of rows and few columns the product W·Xᵀ runs up to twice as fast as X·Wᵀ. Nobody needs the
+logits themselves: of every piece its maximum, the sum of its exponentials and the tokens asked for are kept while it
+is in cache (the online softmax of Milakov and Gimelshein 2018, arXiv:1805.02867).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Logits computed at a time, and tokens of the vocabulary that are looked through together.
-PIECE, BLOCK = 2**20, 512
+from .budgets import Budgets
+
 # With as few columns the product is fastest with all of the vocabulary at once, and with X as it lies in memory; with
 # more, where their number is a multiple of it. One column alone is slower than two.
-NARROW = 8
+FEW_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -29,27 +29,28 @@ class LMHead:
 
     weight: Tensor
     bias: Tensor | None
+    budgets: Budgets
 
     @classmethod
-    def of(cls, model: Any) -> LMHead | None:
+    def of(cls, model: Any, budgets: Budgets) -> LMHead | None:
         """The head of a model on a CPU in full precision; None for any other, whose own logits are to be used."""
         layer: Any = getattr(model, "get_output_embeddings", lambda: None)()
         if type(layer) is not torch.nn.Linear or layer.weight.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return None
-        return cls(layer.weight, layer.bias) if layer.weight.dtype in (torch.float32, torch.float64) else None
+        return cls(layer.weight, layer.bias, budgets) if layer.weight.dtype in (torch.float32, torch.float64) else None
 
     def logits(self, states: Tensor) -> Tensor:
         """(M, D) → (M, V)."""
         return torch.cat([piece.t() for _, piece in self._pieces(_padded(states))], dim=1)[: len(states)]
 
-    def likeliest(self, states: Tensor) -> Tensor:
+    def argmax(self, states: Tensor) -> Tensor:
         """(M, D) → (M,) the token of the greatest logit, the first of several."""
         count, states = len(states), _padded(states)
         best = states.new_full((len(states),), -math.inf)
         found = torch.zeros(len(states), dtype=torch.long)
         for begin, piece in self._pieces(states):
-            # To find where the greatest number stands is dear: it is looked for in one block alone.
-            rows = BLOCK if len(piece) % BLOCK == 0 else len(piece)
+            # argmax over the whole piece is slow; only the winning block is searched.
+            rows = self.budgets.head_block if len(piece) % self.budgets.head_block == 0 else len(piece)
             blocks = piece.view(-1, rows, len(states))
             highest, block = blocks.amax(1).max(0)
             better = (highest > best).nonzero()[:, 0]
@@ -59,52 +60,71 @@ class LMHead:
                 best[better] = highest[better]
         return found[:count]
 
-    def judged(self, states: Tensor, targets: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Of tokens their log-probability, in nats, and whether each alone is the likeliest: two of (P,).
+    def token_logprobs(self, states: Tensor, targets: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of tokens, in nats, and whether each token is the argmax and alone in that: (P,) each.
 
         Args:
             states: (M, D).
             targets: (P,) token ids.
             places: (P,) the row of ``states`` that predicts each of them.
         """
-        states = _padded(states)
-        order = targets.argsort()
-        ordered = targets[order]
-        picked = states.new_zeros(len(targets))
-        alone = torch.ones(len(targets), dtype=torch.bool)
-        best = states.new_full((len(states),), -math.inf)
-        total = torch.zeros_like(best)
-        pieces_with_best = torch.zeros(len(states), dtype=torch.long)
-        for begin, piece in self._pieces(states):
-            highest = piece.amax(0)
-            first, last = torch.searchsorted(ordered, torch.tensor([begin, begin + len(piece)])).tolist()
-            here = order[first:last]
-            picked[here] = piece[targets[here] - begin, places[here]]
-            top = here[picked[here] == highest[places[here]]]
-            alone[top] = (piece[:, places[top]] == highest[places[top]]).sum(0) == 1
-            pieces_with_best = torch.where(highest > best, 1, pieces_with_best + (highest == best))
-            new = torch.maximum(best, highest)
-            total = total * (best - new).exp_() + piece.sub_(new).exp_().sum(0)
-            best = new
-        likeliest = (picked == best[places]) & alone & (pieces_with_best == 1)[places]
-        return picked - (best + total.log())[places], likeliest
+        softmax = _OnlineSoftmax(_padded(states), targets, places)
+        for begin, piece in self._pieces(softmax.states):
+            softmax.add(begin, piece)
+        return softmax.result()
 
     def _pieces(self, states: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Logits of one piece of the vocabulary after another, (v, M) each, with the token that it begins with."""
-        vocabulary, count = len(self.weight), max(1, len(states))
-        size = max(1, PIECE // count // BLOCK) * BLOCK
-        columns = states.t() if count <= NARROW else states.t().contiguous()
-        whole = self.weight @ columns if count <= NARROW else None
+        vocabulary, count, block = len(self.weight), max(1, len(states)), self.budgets.head_block
+        size = max(1, self.budgets.head_piece // count // block) * block
+        columns = states.t() if count <= FEW_COLUMNS else states.t().contiguous()
+        whole = self.weight @ columns if count <= FEW_COLUMNS else None
         for begin in range(0, vocabulary, size):
             end = begin + size
             piece = self.weight[begin:end] @ columns if whole is None else whole[begin:end]
             yield begin, piece if self.bias is None else piece + self.bias[begin:end, None]
 
 
+class _OnlineSoftmax:
+    """log p(t) = z_t − m − log Σ exp(z − m), with m the maximum and the sum of logits z kept over pieces.
+
+    When a piece raises the maximum from m to m′, the sum so far is multiplied by exp(m − m′).
+    """
+
+    def __init__(self, states: Tensor, targets: Tensor, places: Tensor) -> None:
+        self.states, self.targets, self.places = states, targets, places
+        self._order = targets.argsort()
+        self._ordered = targets[self._order]
+        self._picked = states.new_zeros(len(targets))  # (P,) the logits of the targets
+        self._unique = torch.ones(len(targets), dtype=torch.bool)  # no other logit of its piece equals the target's
+        self._maximum = states.new_full((len(states),), -math.inf)  # (M,)
+        self._sum = torch.zeros_like(self._maximum)  # (M,)
+        self._ties = torch.zeros(len(states), dtype=torch.long)  # (M,) pieces whose maximum is the maximum so far
+
+    def add(self, begin: int, piece: Tensor) -> None:
+        """Take in the (v, M) logits of the tokens from ``begin`` on; the piece is overwritten."""
+        highest = piece.amax(0)
+        first, last = torch.searchsorted(self._ordered, torch.tensor([begin, begin + len(piece)])).tolist()
+        here = self._order[first:last]
+        places = self.places[here]
+        self._picked[here] = piece[self.targets[here] - begin, places]
+        top = here[self._picked[here] == highest[places]]
+        self._unique[top] = (piece[:, self.places[top]] == highest[self.places[top]]).sum(0) == 1
+        self._ties = torch.where(highest > self._maximum, 1, self._ties + (highest == self._maximum))
+        maximum = torch.maximum(self._maximum, highest)
+        self._sum = self._sum * (self._maximum - maximum).exp_() + piece.sub_(maximum).exp_().sum(0)
+        self._maximum = maximum
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """(P,) log-probabilities, and whether each token is the argmax and alone in that."""
+        is_argmax = (self._picked == self._maximum[self.places]) & self._unique & (self._ties == 1)[self.places]
+        return self._picked - (self._maximum + self._sum.log())[self.places], is_argmax
+
+
 def _padded(states: Tensor) -> Tensor:
     """As many rows as are fast; those added are zeros."""
     count = len(states)
-    more = 1 if count == 1 else -count % NARROW if count > NARROW else 0
+    more = 1 if count == 1 else -count % FEW_COLUMNS if count > FEW_COLUMNS else 0
     return torch.nn.functional.pad(states, (0, 0, 0, more)) if more else states
 
 

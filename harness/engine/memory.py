@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,14 +10,15 @@ from typing import TypeVar
 
 import torch
 
-from .counters import count
+from .._compat import give_back_memory, reset_peak_memory
+from .counters import Counters
 
 T = TypeVar("T")
 SMALLEST = 64
 """Work is cut into this many pieces at most before a lack of memory is an error."""
 
 
-def in_pieces(attempt: Callable[[int], T]) -> T:
+def in_pieces(attempt: Callable[[int], T], counters: Counters) -> T:
     """``attempt(1)``, and where the device runs out of memory again in 2, 4, … pieces.
 
     What an attempt had finished before is its own to remember.
@@ -31,7 +31,7 @@ def in_pieces(attempt: Callable[[int], T]) -> T:
         try:
             found = attempt(pieces)
             if pieces > 1:
-                count("lack of memory", f"{pieces} pieces")
+                counters.count("lack of memory", f"{pieces} pieces")
             return found
         except Exception as error:
             if pieces >= SMALLEST or not lacks_memory(error):
@@ -53,13 +53,11 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 def release() -> None:
-    """Give back what allocators keep for later: without this, a stage would be charged for the one before it."""
+    """Give back what allocators keep for later; otherwise it is counted in the next stage's peak."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    # Only glibc has this; it keeps freed blocks of up to 32 MB.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    give_back_memory()
 
 
 class Peaks:
@@ -72,7 +70,7 @@ class Peaks:
     @contextlib.contextmanager
     def stage(self, name: str, device: torch.device) -> Iterator[None]:
         """Measure a block; on systems that cannot reset a process's peak, it is the peak since its start."""
-        _reset_resident()
+        reset_peak_memory()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         try:
@@ -81,11 +79,6 @@ class Peaks:
             self.resident[name] = peak_resident()
             if device.type == "cuda":
                 self.device[name] = torch.cuda.max_memory_allocated(device)
-
-
-def _reset_resident() -> None:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_resident() -> int:

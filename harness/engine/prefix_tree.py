@@ -19,19 +19,14 @@ from torch import Tensor
 from ..data.encoder import EncodedRow
 from .batch import placed
 
-# Nodes of one sequence of small trees: attention to masked nodes stays far below the cost of padding.
-PACKED_NODES = 256
-# Tokens of the rows of one tree at most, and of a row that is put into one.
-TREE_TOKENS = 1024
-
 
 @dataclass(frozen=True)
 class Segment:
-    """Nodes from ``begin`` to ``end`` that follow one another, and the nodes before them on the way from the root."""
+    """Nodes from ``begin`` to ``end`` that follow one another, and the nodes on the way to them from the root."""
 
     begin: int
     end: int
-    before: tuple[int, ...]
+    ancestors: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ class PrefixTree:
     rows: tuple[EncodedRow, ...]
     ids: tuple[int, ...]
     depths: tuple[int, ...]
-    branches: tuple[Segment, ...]
+    segments: tuple[Segment, ...]
     predicts: tuple[tuple[int, ...], ...]
 
     def __len__(self) -> int:
@@ -62,7 +57,7 @@ def build_prefix_tree(rows: Sequence[EncodedRow]) -> PrefixTree:
     """The tree of rows, which need not begin alike; in token order, so that equal beginnings are neighbours."""
     ids: list[int] = []
     depths: list[int] = []
-    branches: list[Segment] = []
+    segments: list[Segment] = []
     predicts: dict[EncodedRow, tuple[int, ...]] = {}
     previous: tuple[int, ...] = ()
     path: list[int] = []
@@ -71,35 +66,38 @@ def build_prefix_tree(rows: Sequence[EncodedRow]) -> PrefixTree:
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(previous, read, strict=False)))
         begin, end = len(ids), len(ids) + len(read) - shared
         if begin < end:
-            branches.append(Segment(begin, end, tuple(path[:shared])))
+            segments.append(Segment(begin, end, tuple(path[:shared])))
         path = [*path[:shared], *range(begin, end)]
         ids += read[shared:]
         depths += range(shared, len(read))
         previous = read
         predicts[row] = tuple(path[max(row.start, 1) - 1 :])
-    return PrefixTree(tuple(rows), tuple(ids), tuple(depths), tuple(branches), tuple(predicts[row] for row in rows))
+    return PrefixTree(tuple(rows), tuple(ids), tuple(depths), tuple(segments), tuple(predicts[row] for row in rows))
 
 
-def trees_by_prompt(rows: Sequence[EncodedRow]) -> list[PrefixTree]:
-    """A tree for each distinct prompt, or several where its rows are too long for one; running text stands alone."""
+def trees_by_prompt(rows: Sequence[EncodedRow], most: int) -> list[PrefixTree]:
+    """A tree for each distinct prompt, or several where its rows have more than ``most`` tokens.
+
+    Running text has no prompt: each of its rows is a tree by itself.
+    """
     groups: dict[tuple[int, ...] | EncodedRow, list[EncodedRow]] = {}
     for row in rows:
         groups.setdefault(row.ids[: row.start] or row, []).append(row)
-    return [build_prefix_tree(piece) for group in groups.values() for piece in _pieces(group)]
+    return [build_prefix_tree(part) for group in groups.values() for part in _split(group, most)]
 
 
-def _pieces(group: list[EncodedRow]) -> Iterator[list[EncodedRow]]:
-    """The group in parts of at most ``TREE_TOKENS`` tokens; rows that begin alike stay together."""
-    if sum(len(row.ids) for row in group) <= TREE_TOKENS:
+def _split(group: list[EncodedRow], most: int) -> Iterator[list[EncodedRow]]:
+    """The group in parts of at most ``most`` tokens; rows that begin alike stay together."""
+    if sum(len(row.ids) for row in group) <= most:
         yield group
         return
-    piece: list[EncodedRow] = []
+    part: list[EncodedRow] = []
     for row in sorted(group, key=lambda row: row.ids):
-        if piece and sum(len(other.ids) for other in piece) + len(row.ids) > TREE_TOKENS:
-            yield piece
-            piece = []
-        piece.append(row)
-    yield piece
+        if part and sum(len(other.ids) for other in part) + len(row.ids) > most:
+            yield part
+            part = []
+        part.append(row)
+    yield part
 
 
 @dataclass(frozen=True)
@@ -140,37 +138,58 @@ def pack_sequences(trees: Sequence[PrefixTree], length: int) -> list[list[int]]:
     return bins
 
 
-def pack_trees(trees: Sequence[PrefixTree], dtype: torch.dtype, device: torch.device | str) -> PackedBatch:
-    """The trees as one batch; ``dtype`` is that of the model's attention."""
+def pack_trees(trees: Sequence[PrefixTree], dtype: torch.dtype, device: torch.device | str, nodes: int) -> PackedBatch:
+    """The trees as one batch.
+
+    Args:
+        dtype: the type of the model's attention scores, which the mask is added to.
+        nodes: nodes of one sequence, where its trees are smaller.
+    """
     longest = max(len(tree) for tree in trees)
-    grouped = pack_sequences(trees, max(longest, min(PACKED_NODES, sum(map(len, trees)))))
-    width = max(sum(len(trees[place]) for place in group) for group in grouped)
-    ids = torch.zeros((len(grouped), width), dtype=torch.long)
+    groups = pack_sequences(trees, max(longest, min(nodes, sum(map(len, trees)))))
+    width = max(sum(len(trees[place]) for place in group) for group in groups)
+    ids = torch.zeros((len(groups), width), dtype=torch.long)
     positions = torch.zeros_like(ids)
-    # A padded node attends to itself, because a softmax over nothing is not a number.
-    allowed = torch.eye(width, dtype=torch.bool).repeat(len(grouped), 1, 1)
-    below = torch.ones((longest, longest), dtype=torch.bool).tril()
+    # A padded node attends to itself: a softmax over nothing is not a number.
+    allowed = torch.eye(width, dtype=torch.bool).repeat(len(groups), 1, 1)
     offsets = [0] * len(trees)
-    for number, group in enumerate(grouped):
-        at = 0
+    for number, group in enumerate(groups):
+        begin = 0
         for place in group:
             tree = trees[place]
-            offsets[place] = number * width + at
-            ids[number, at : at + len(tree)] = torch.tensor(tree.ids)
-            positions[number, at : at + len(tree)] = torch.tensor(tree.depths)
-            for branch in tree.branches:
-                begin, end = at + branch.begin, at + branch.end
-                allowed[number, begin:end, begin:end] |= below[: end - begin, : end - begin]
-                if branch.before:
-                    allowed[number, begin:end, torch.tensor(branch.before) + at] = True
-            at += len(tree)
+            end = begin + len(tree)
+            ids[number, begin:end] = torch.tensor(tree.ids)
+            positions[number, begin:end] = torch.tensor(tree.depths)
+            _allow_ancestors(allowed[number, begin:end, begin:end], tree)
+            offsets[place] = number * width + begin
+            begin = end
+    where, nodes_of_logits = _predicting_nodes(trees, offsets, ids)
+    targets = torch.tensor([token for tree in trees for row in tree.rows for token in row.scored_ids], dtype=torch.long)
+    parts = (ids, positions, where, nodes_of_logits, targets)
+    ids, positions, where, nodes_of_logits, targets = (placed(part, device) for part in parts)
+    return PackedBatch(ids, positions, _additive(allowed, dtype, device), where, nodes_of_logits, targets)
+
+
+def _allow_ancestors(allowed: Tensor, tree: PrefixTree) -> None:
+    """Let every node of a tree attend to itself and its ancestors: (N, N) of its own nodes, changed in place."""
+    for segment in tree.segments:
+        size = segment.end - segment.begin
+        own = allowed[segment.begin : segment.end]
+        own[:, segment.begin : segment.end] |= torch.ones((size, size), dtype=torch.bool).tril()
+        if segment.ancestors:
+            own[:, torch.tensor(segment.ancestors)] = True
+
+
+def _predicting_nodes(trees: Sequence[PrefixTree], offsets: Sequence[int], ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, N) true at nodes whose logits are needed, and for every scored token the place of its logits among these."""
     flat = [offsets[place] + node for place, tree in enumerate(trees) for nodes in tree.predicts for node in nodes]
-    targets = [token for tree in trees for row in tree.rows for token in row.ids[max(row.start, 1) :]]
-    distinct, nodes = torch.unique(torch.tensor(flat, dtype=torch.long), return_inverse=True)
+    distinct, places = torch.unique(torch.tensor(flat, dtype=torch.long), return_inverse=True)
     where = torch.zeros(ids.numel(), dtype=torch.bool)
     where[distinct] = True
+    return where.view_as(ids), places
+
+
+def _additive(allowed: Tensor, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """(B, N, N) of what may be attended to → (B, 1, N, N) that attention adds to its scores."""
     mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
-    mask.masked_fill_(~placed(allowed, device), torch.finfo(dtype).min)
-    parts = (ids, positions, where.view_as(ids), nodes, torch.tensor(targets, dtype=torch.long))
-    ids, positions, where, nodes, wanted = (placed(part, device) for part in parts)
-    return PackedBatch(ids, positions, mask[:, None], where, nodes, wanted)
+    return mask.masked_fill_(~placed(allowed, device), torch.finfo(dtype).min)[:, None]

@@ -6,15 +6,13 @@ keeps a copy (the decomposition of Juravsky et al. 2024, arXiv:2402.05099).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import eager_mask
 
+from .._compat import attention_set_to, register_attention, shared_prefix_of
 from .numerics import widened
 
 NAME = "unlearnbench_shared_prefix"
@@ -33,7 +31,7 @@ def attention(
 
     Args:
         query: (B, H, T, D).
-        key, value: (B, K, L, D), each row's own, of K heads that H / K query heads share; ``key.prefix`` has the shared
+        key, value: (B, K, L, D), each row's own, of K heads that H / K query heads share; ``key`` carries the shared
             ones, two (1, K, P, D), as ``caches.GrowingLayer`` leaves them there.
         attention_mask: (B, 1, T, L), added to the scores of each row's own keys.
 
@@ -42,7 +40,7 @@ def attention(
     """
     if options.get("softcap") is not None or options.get("position_bias") is not None:
         raise ValueError("scores that are changed before the softmax are not known here")
-    shared_key, shared_value = key.prefix
+    shared_key, shared_value = shared_prefix_of(key)
     B, H, T, D = query.shape
     K, L = key.shape[1], key.shape[2]
     G = H // K
@@ -69,21 +67,9 @@ def _part(scores: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return highest, weights.sum(-1, keepdim=True), weights.to(value.dtype) @ value
 
 
-@contextmanager
-def shared_attention(model: Any) -> Iterator[None]:
+def shared_attention(model: Any) -> AbstractContextManager[None]:
     """Within this, caches that hold a shared beginning are attended to by ``attention``."""
-    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
-    before = [(part, part.config._attn_implementation) for part in parts]
-    try:
-        for part in parts:
-            part.set_attn_implementation(NAME)
-        yield
-    finally:
-        for part, name in before:
-            part.set_attn_implementation(name)
+    return attention_set_to(model, NAME)
 
 
-AttentionInterface.register(NAME, attention)
-
-
-AttentionMaskInterface.register(NAME, eager_mask)
+register_attention(NAME, attention)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..domain import Requires
+from ..engine.budgets import CPU
 from ..plugin.parameters import Value
 from ..plugin.specs import ModelSpec
 from ..records.node_spec import CellSpec, PlannedMethod, ReferenceSpec
@@ -30,8 +31,6 @@ DECODE_ROWS = 64
 GIB = 2**30
 # Resident memory of a process that has torch, transformers and the evaluation libraries imported.
 LIBRARIES = 0.43 * GIB
-# What scoring and generation on a CPU bound their batches by; a test holds these against the engine's own.
-CPU_POSITIONS, CPU_PIECE, CPU_CACHED, CPU_CACHE_BYTES = 2048, 2**20, 24576, (2**27, 2**30)
 WORKLOAD = {"original", "retained", "forget", "row", "scored", "questions", "prompts", "generated"}
 # A template stands beside a forget row with a quarter of its tokens, a retain row with as many.
 TEMPLATE_TOKENS = 0.25
@@ -221,14 +220,14 @@ def _resident_evaluation(spec: CellSpec) -> float:
     workload = {**USUAL, **spec.benchmark.workload}
     width = shape["width"]
     inner = shape.get("inner", 4 * width)
-    scoring = 4.0 * (2 * CPU_PIECE + CPU_POSITIONS * (8 * width + 3 * inner))
+    scoring = 4.0 * (2 * CPU.head_piece + CPU.positions * (8 * width + 3 * inner))
     column = 4.0 * 2 * shape["layers"] * shape.get("key_width", width)
     asked = min(workload["questions"], PARTS * float(values.get("limit", 0)) or workload["questions"])
     written = float(values.get("max_new_tokens", 0)) or workload["generated"] / workload["questions"]
     tokens = asked * (workload["prompts"] / workload["questions"] + written)
-    least, most = CPU_CACHE_BYTES
+    least, most = CPU.cache_bytes
     weights = 4.0 * shape["parameters"]
-    cached = min(CPU_CACHED, min(max(2 * weights, least), most) / column, tokens)
+    cached = min(CPU.cached_tokens, min(max(2 * weights, least), most) / column, tokens)
     return max(scoring, cached * column)
 
 

@@ -17,10 +17,8 @@ import torch
 
 from ..contracts import PRECISIONS, Context
 from ..data.encoder import EncodedRow
-from ..engine.batch import collate
-from ..engine.generation import greedy
+from ..engine.engine import Engine
 from ..engine.memory import release
-from ..engine.scoring import likelihoods
 from .loop import train
 from .loss import Batch
 from .loss_method import FineTune
@@ -110,6 +108,7 @@ def _training(shape: Shape, limits: Limits, device: torch.device, dtype: torch.d
 
         model = with_adapter(model, rank)
     recipe = FineTune(epochs=1, batch_size=TRAINED, learning_rate=1e-5, gradient_checkpointing=shape.width > 2048)
+    engine = Engine(device)
     rows = _rows(shape, TRAINED * STEPS)
     began: list[float] = []
 
@@ -119,10 +118,11 @@ def _training(shape: Shape, limits: Limits, device: torch.device, dtype: torch.d
             if step == 2:
                 _wait(device)
                 began.append(time.perf_counter())
-            yield [Batch({"forget": collate(rows[step * TRAINED : (step + 1) * TRAINED], device)})]
+            yield [Batch({"forget": engine.collate(rows[step * TRAINED : (step + 1) * TRAINED])})]
 
     precision = next((name for name, kind in PRECISIONS.items() if kind == dtype), "no")
-    train(model, recipe, batches(), len(rows), Context("bench", 0, device, lambda _: None, None, precision))
+    ctx = Context("bench", 0, engine, lambda _: None, autocast=precision)
+    train(model, recipe, batches(), len(rows), ctx)
     _wait(device)
     seconds = time.perf_counter() - began[0]
     tokens = sum(len(row.ids) for row in rows[2 * TRAINED :]) / seconds
@@ -133,8 +133,9 @@ def _training(shape: Shape, limits: Limits, device: torch.device, dtype: torch.d
 def _scoring(shape: Shape, limits: Limits, device: torch.device, dtype: torch.dtype, _: int) -> tuple[float, float]:
     model = _model(shape, device, dtype)
     rows = _rows(shape, SCORED if device.type == "cuda" else 32)
-    likelihoods(model, rows[:16], device)
-    seconds = _timed(lambda: likelihoods(model, rows, device), device)
+    engine = Engine(device)
+    engine.score(model, rows[:16])
+    seconds = _timed(lambda: engine.score(model, rows), device)
     tokens = sum(len(row.ids) for row in rows) / seconds
     return tokens, 2 * _weights(model) * tokens / limits.operations
 
@@ -142,8 +143,9 @@ def _scoring(shape: Shape, limits: Limits, device: torch.device, dtype: torch.dt
 def _decoding(shape: Shape, limits: Limits, device: torch.device, dtype: torch.dtype, _: int) -> tuple[float, float]:
     model = _model(shape, device, dtype)
     prompts = [row.ids[: ROW // 2] for row in _rows(shape, WRITTEN if device.type == "cuda" else 8)]
-    greedy(model, prompts[:4], 4, [], device)
-    seconds = _timed(lambda: greedy(model, prompts, NEW_TOKENS, [], device), device)
+    engine = Engine(device)
+    engine.generate(model, prompts[:4], 4, [])
+    seconds = _timed(lambda: engine.generate(model, prompts, NEW_TOKENS, []), device)
     held = 2 * shape.layers * shape.key_heads * (shape.width // shape.heads) * dtype.itemsize
     # The cache is on average half as long as at its end.
     read = _weights(model) * dtype.itemsize + len(prompts) * held * (len(prompts[0]) + NEW_TOKENS / 2)

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
+from .._compat import reset_precision, without_dropout
 from ..contracts import Context
 from ..engine.memory import in_pieces
 from ..engine.process_group import processes, rank, summed
@@ -32,9 +32,7 @@ def train(model: Any, recipe: Objective, steps: Iterator[list[Batch]], rows: int
     Raises:
         Diverged: a loss stopped being finite.
     """
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != ctx.autocast:
-        # Accelerate keeps one precision for a process; the next run may ask for another.
-        AcceleratorState._reset_state(reset_partial_state=True)
+    reset_precision(ctx.autocast)
     accelerator = Accelerator(mixed_precision=ctx.autocast, cpu=ctx.device.type == "cpu", gradient_accumulation_steps=1)
     _set_training(model, recipe)
     sharded = Sharded(model, ctx.device) if processes() > 1 else None
@@ -113,7 +111,7 @@ def _gradients(
         return summed(torch.as_tensor(total)) / processes(), pieces * more
 
     # Processes that share a model step together: one cannot try again alone.
-    return in_pieces(attempt) if processes() == 1 else attempt(1)
+    return in_pieces(attempt, ctx.engine.counters) if processes() == 1 else attempt(1)
 
 
 def _own_part(batch: Batch, recipe: Objective) -> tuple[Batch, float]:
@@ -131,13 +129,7 @@ def _set_training(model: Any, recipe: Objective) -> None:
         model.gradient_checkpointing_enable()
     model.train(recipe.dropout or recipe.gradient_checkpointing)
     if recipe.gradient_checkpointing and not recipe.dropout:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-            # Some models call functional dropout with a rate that they keep as an attribute.
-            for name in [name for name in vars(module) if name.endswith(("dropout", "pdrop", "layerdrop"))]:
-                if isinstance(getattr(module, name), float):
-                    setattr(module, name, 0.0)
+        without_dropout(model)
 
 
 def _fused(weights: list[Tensor]) -> bool:

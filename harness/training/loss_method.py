@@ -12,9 +12,7 @@ import torch
 from ..contracts import PRECISIONS, Context, UnlearningData
 from ..data.encoder import EncodedRow
 from ..domain import Example, Requires
-from ..engine.batch import collate
 from ..engine.logprobs import answer_logprobs
-from ..engine.scoring import likelihoods
 from .loop import train
 from .loss import Batch, Objective, Term
 
@@ -68,7 +66,7 @@ class LossMethod(Objective):
         unique = sorted(rows, key=lambda row: row.ids)
         dtype = PRECISIONS.get(ctx.autocast)
         with torch.autocast(ctx.device.type, dtype, enabled=dtype is not None):
-            found = likelihoods(model, unique, ctx.device)
+            found = ctx.engine.score(model, unique)
         return {row: -scored.nll for row, scored in zip(unique, found, strict=True)}
 
 
@@ -128,7 +126,7 @@ def _batch(
     parts = {}
     for name in draws[0]:
         encoded = [row for draw in draws for row in draw[name]]
-        rows = collate(encoded, ctx.device, recipe.padded_to)
+        rows = ctx.engine.collate(encoded, recipe.padded_to)
         if logp and name != "retain":
             rows.logp_original = torch.tensor([logp[row] for row in encoded], device=ctx.device)
         parts[name] = rows

@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from .._compat import without_quantisation
 from ..contracts import Context, UnlearningData, derived_seed
 from ..data.encoder import Encoder
 from ..data.model_folder import REFERENCE, is_pointer
@@ -301,9 +302,7 @@ def _unfit(model: Any, found: Mapping[str, Any]) -> str:
 
 def _plain(model: Any) -> Any:
     """A model read from GGUF as an ordinary one: transformers refuses to save it otherwise."""
-    config = copy.deepcopy(model.config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
+    config = without_quantisation(copy.deepcopy(model.config))
     fresh = type(model)(config).to(torch.float32)
     fresh.load_state_dict(model.state_dict())
     fresh.tie_weights()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .._compat import layer_blocks
 from ..engine.process_group import processes
 
 
@@ -26,7 +27,7 @@ class Sharded:
         empty = {id(p): torch.nn.Parameter(p.new_empty(0), p.requires_grad) for p in model.parameters()}
         self._shell = copy.deepcopy(model, empty)
         mesh = init_device_mesh(device.type, (processes(),))
-        blocks = set(getattr(model, "_no_split_modules", None) or ())
+        blocks = layer_blocks(model)
         for module in list(model.modules()):
             if type(module).__name__ in blocks:
                 fully_shard(module, mesh=mesh)

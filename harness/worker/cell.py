@@ -12,6 +12,7 @@ import torch
 from ..contracts import Benchmark, Context, Method, Task, UnlearningData, derived_seed
 from ..data.encoder import Encoder
 from ..engine import process_group
+from ..engine.engine import Engine
 from ..engine.memory import release
 from ..errors import NotApplicable, PluginError
 from ..plugin.specs import resolve
@@ -51,7 +52,7 @@ def run_cell(folder: Path, spec: CellSpec) -> dict[str, str]:
     if spec.method.requires.retain and not loaded.task.retain:
         raise NotApplicable(f"{spec.method.name} needs a retain set, and {spec.benchmark.name} has none here")
     dtype = models.compute_dtype(spec.model.spec, device)
-    ctx = Context(spec.method.name, seed, device, log, autocast=autocast_of(spec.model.spec, device))
+    ctx = Context(spec.method.name, seed, Engine(device), log, autocast=autocast_of(spec.model.spec, device))
     encoder, benchmark, task = loaded.encoder, loaded.benchmark, loaded.task
     with meter("unlearn"):
         model, ctx = _unlearn_requests(spec, loaded, ctx, dtype)

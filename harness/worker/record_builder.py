@@ -14,7 +14,6 @@ from ..data.encoder import Encoder
 from ..data.model_folder import prepared_folder, reference_facts
 from ..domain import Measurement
 from ..engine import process_group
-from ..engine.counters import counts
 from ..plugin.parameters import Training
 from ..records.node_spec import CellSpec
 from ..records.recomputation import scores_of
@@ -129,7 +128,7 @@ def _provenance(spec: CellSpec, measured: Measured) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "processes": process_group.processes(),
-        "paths": counts(),
+        "paths": measured.ctx.engine.counters.as_dict(),
         "model": {"path": model.spec.path, "revision": model.spec.revision, "fingerprint": model.fingerprint},
         "data": {**asdict(spec.source), "tables": spec.benchmark.fingerprints},
         "prompt_format": measured.encoder.style.name,

@@ -11,7 +11,7 @@ from typing import Any
 from ..contracts import Context, derived_seed
 from ..data.model_folder import REFERENCE, prepared_folder, reference_facts
 from ..engine import process_group
-from ..engine.counters import counts
+from ..engine.engine import Engine
 from ..engine.memory import Peaks
 from ..errors import RecordError
 from ..records.node_spec import ReferenceSpec
@@ -51,7 +51,7 @@ def _train(spec: ReferenceSpec, folder: Path) -> dict[str, Any]:
     notes = list(task.encoder.notes)
     model = models.load_base(model_spec, task.encoder, spec.seed, notes)
     models.check_finite(model, "the base model's weights, before any training")
-    ctx = Context("reference", seed, device, log, autocast=autocast_of(model_spec, device))
+    ctx = Context("reference", seed, Engine(device), log, autocast=autocast_of(model_spec, device))
     peaks = Peaks()
     if model_spec.lora_rank:
         model = models.with_adapter(model, model_spec.lora_rank)
@@ -68,7 +68,7 @@ def _train(spec: ReferenceSpec, folder: Path) -> dict[str, Any]:
         "stage_memory_bytes": peaks.resident,
         "stage_device_memory_bytes": peaks.device,
         "notes": notes,
-        "paths": counts(),
+        "paths": ctx.engine.counters.as_dict(),
     }
     if not process_group.rank():
         models.save_checkpoint(folder, model.cpu(), task.encoder.tokenizer, facts)

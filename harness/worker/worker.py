@@ -6,9 +6,9 @@ import importlib
 import sys
 import time
 import traceback
-from contextlib import suppress
 from pathlib import Path
 
+from .._compat import compile_key_patterns
 from ..domain import CellStatus
 from ..engine import process_group
 from ..engine.memory import lacks_memory
@@ -92,11 +92,7 @@ def preload() -> None:
 
     # Logs are read later, not watched.
     transformers.utils.logging.disable_progress_bar()
+    compile_key_patterns()
     root = __package__.partition(".")[0]
-    for module in ("transformers.models.llama.modeling_llama", f"{root}.metrics.statistics", f"{root}.metrics.overlap"):
-        importlib.import_module(module)
-    # Before any checkpoint is loaded, transformers compiles some nine hundred patterns for all models (60 ms).
-    with suppress(ImportError):
-        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-
-        get_checkpoint_conversion_mapping("llama")
+    for module in ("metrics.statistics", "metrics.overlap"):
+        importlib.import_module(f"{root}.{module}")

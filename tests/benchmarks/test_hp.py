@@ -15,6 +15,7 @@ from unlearnbench.benchmarks.hp.benchmark import ForgottenBook
 from unlearnbench.contracts import Context, Preparation
 from unlearnbench.data.sources import DataSource, read_tables
 from unlearnbench.domain import Measurement
+from unlearnbench.engine.engine import Engine
 from unlearnbench.engine.lm_eval import ask_tasks, hub_tasks, local_tasks, worth_another_try
 from unlearnbench.errors import DataError
 from unlearnbench.methods.whp import Contrast
@@ -136,7 +137,7 @@ def test_the_released_prompts_depart_as_the_protocol_says(tiny_encoder):
 def test_the_released_continuation_lacks_its_first_token_and_has_a_cap_with_the_prompt(tiny_encoder, tiny_model):
     found = generated.tables(0, "quick")
     benchmark, task = book_task(tiny_encoder, found, excerpts=3, released_tokens=1000)
-    ctx = Context("measure", 0, log=lambda line: None)
+    ctx = Context("measure", 0, Engine(), log=lambda line: None)
     plain = benchmark.measure(tiny_model.float(), task, ctx).part("excerpts")
     longest = max(len(excerpt.ids_released) for excerpt in task.evaluation.excerpts)
     capped = ForgottenBook(**{**vars(benchmark), "released_tokens": longest + 4})
@@ -185,7 +186,7 @@ def test_lm_eval_s_own_model_gives_the_same_numbers(tasks, prose_model):
     model, encoder = prose_model
     theirs = HFLM(pretrained=model, tokenizer=encoder.tokenizer, batch_size=4, max_length=encoder.context)
     expected = lm_eval.evaluate(theirs, task_dict=dict(tasks), bootstrap_iters=0)["results"]
-    rows = list(ask_tasks(model, encoder, tasks, "cpu"))
+    rows = list(ask_tasks(model, encoder, tasks, Engine()))
     found = {score.metric: score for score in metrics.scores(Measurement(tuple(rows)), None) if score.edition != "x"}
     assert found["ppl"].value == pytest.approx(expected["local_prose"]["word_perplexity,none"], rel=1e-4)
     accuracies = [expected[name]["acc,none"] for name in ("local_trades", "local_opposites")]
@@ -195,7 +196,7 @@ def test_lm_eval_s_own_model_gives_the_same_numbers(tasks, prose_model):
 def test_a_model_made_of_two_is_asked_like_any_other(tasks, prose_model):
     model, encoder = prose_model
     pair = Contrast(model, model, alpha=3.0)  # what both say alike is not lowered
-    found, expected = (list(ask_tasks(one, encoder, tasks, "cpu", limit=3)) for one in (pair, model))
+    found, expected = (list(ask_tasks(one, encoder, tasks, Engine(), limit=3)) for one in (pair, model))
     assert len(found) == len(expected) > 0
     for mine, theirs in zip(found, expected, strict=True):
         for name, value in theirs.items():
@@ -218,7 +219,7 @@ def test_what_lm_eval_cannot_load_is_missing_with_its_reason_and_the_rest_stands
     assert "cannot be loaded" in found["piqa"]  # no network here
     absent = dict.fromkeys(("wikitext", *metrics.EIGHT, metrics.MC2), found["piqa"])
     rows = [
-        *ask_tasks(tiny_model, tiny_encoder, absent, "cpu"),
+        *ask_tasks(tiny_model, tiny_encoder, absent, Engine()),
         {"part": "excerpts", "index": 0, "prompt": "p", "truth": "a b c d", "generation": "a b c d",
          "truth_released": "a b c d", "generation_released": "a b c d"},
     ]  # fmt: skip

@@ -21,9 +21,8 @@ from unlearnbench.data.encoder import EncodedRow, Encoder
 from unlearnbench.data.sources import DataSource, read_tables
 from unlearnbench.domain import Measurement
 from unlearnbench.engine.batch import collate
-from unlearnbench.engine.generation import greedy
+from unlearnbench.engine.engine import Engine
 from unlearnbench.engine.logprobs import sequence_logprob
-from unlearnbench.engine.scoring import likelihoods, token_logprobs
 from unlearnbench.errors import DataError, UsageError
 from unlearnbench.leaderboard.published import published_tables
 from unlearnbench.metrics.statistics import auc
@@ -330,7 +329,7 @@ def test_a_model_is_asked_as_the_protocol_says(wide_encoder, tiny_model):
     """Every likelihood and every word once more, without batches, caches or shared prefixes."""
     benchmark, task = task_of(wide_encoder, verbatim_tokens=6, answer_tokens=4, limit=2)
     model = tiny_model.float()
-    measured = benchmark.measure(model, task, Context("measure", 0, log=lambda line: None))
+    measured = benchmark.measure(model, task, Context("measure", 0, Engine(), log=lambda line: None))
     found = quick_tables()
     tokenizer = wide_encoder.tokenizer
 
@@ -371,21 +370,22 @@ def test_a_model_is_asked_as_the_protocol_says(wide_encoder, tiny_model):
 def test_a_shared_prefix_changes_no_word(tiny_model):
     shared = tuple(range(3, 45))
     prompts = [(*shared, 1), (*shared, 2, 5, 7), (*shared, 9, 9)]
-    together = greedy(tiny_model, prompts, 8, [], "cpu")
-    alone = [greedy(tiny_model, [prompt], 8, [], "cpu")[0] for prompt in prompts]
+    engine = Engine()
+    together = engine.generate(tiny_model, prompts, 8, [])
+    alone = [engine.generate(tiny_model, [prompt], 8, [])[0] for prompt in prompts]
     assert together == alone
     calls = []
     tiny_model.register_forward_pre_hook(lambda _, args, given: calls.append(tuple(given["input_ids"].shape)),
                                          with_kwargs=True)  # fmt: skip
-    greedy(tiny_model, prompts, 1, [], "cpu")
+    engine.generate(tiny_model, prompts, 1, [])
     assert calls == [(1, 42), (3, 3)]
 
 
 def test_token_log_probabilities_add_up_to_the_likelihood(tiny_model, tiny_encoder):
     encoded = [EncodedRow(ids, 0) for ids in tiny_encoder.text_ids(["Ada was born in Rome.", "Where was Bo?"])]
-    per_token = token_logprobs(tiny_model, encoded, "cpu")
+    per_token = Engine().token_logprobs(tiny_model, encoded)
     assert [len(values) for values in per_token] == [len(row.ids) - 1 for row in encoded]
-    sums = [-found.nll for found in likelihoods(tiny_model, encoded, "cpu")]
+    sums = [-found.nll for found in Engine().score(tiny_model, encoded)]
     assert [sum(values) for values in per_token] == pytest.approx(sums)
     (direct,) = sequence_logprob(tiny_model, collate(encoded, "cpu"))
     assert direct.tolist() == pytest.approx(sums)

@@ -13,13 +13,10 @@ import pytest
 import torch
 
 from unlearnbench.data.encoder import EncodedRow
-from unlearnbench.engine import capabilities as suitability
-from unlearnbench.engine import counters as paths
-from unlearnbench.engine import generation
 from unlearnbench.engine.batch import collate
-from unlearnbench.engine.generation import greedy
+from unlearnbench.engine.budgets import Budgets
+from unlearnbench.engine.engine import Engine
 from unlearnbench.engine.logprobs import answer_logprobs
-from unlearnbench.engine.scoring import token_logprobs
 
 sys.path.insert(0, str(Path(__file__).parent))
 from architectures import ARCHITECTURES, V
@@ -79,36 +76,36 @@ class Model:
 
 
 @pytest.fixture(params=sorted(ARCHITECTURES))
-def architecture(request, monkeypatch):
-    monkeypatch.setattr(paths, "_taken", {})
+def architecture(request):
     with torch.random.fork_rng():
         return request.param, Model(request.param)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_architecture_scores_writes_and_learns_as_each_row_alone(architecture, monkeypatch):
+def test_an_architecture_scores_writes_and_learns_as_each_row_alone(architecture):
     name, model = architecture
     rows = [*FAMILY, *UNLIKE, *FORKED]
     expected = [model.logprobs(row) for row in rows]
-    found = token_logprobs(model.model, rows, "cpu")
+    engine = Engine()
+    found = engine.token_logprobs(model.model, rows)
     for mine, others in zip(found, expected, strict=True):
         assert mine == pytest.approx(others, abs=2e-5)
 
     ends = [V - 1]
     lines = [model.written(prompt, 24, ends) for prompt in PROMPTS]
-    assert greedy(model.model, PROMPTS, 24, ends, "cpu") == lines
-    assert greedy(model.model, AFTER, 12, ends, "cpu") == [model.written(prompt, 12, ends) for prompt in AFTER]
+    assert engine.generate(model.model, PROMPTS, 24, ends) == lines
+    assert engine.generate(model.model, AFTER, 12, ends) == [model.written(prompt, 12, ends) for prompt in AFTER]
     # Rows that end early leave a batch that has room for few.
-    monkeypatch.setattr(generation, "TOKENS", 300)
+    few = Engine(budgets=Budgets(cached_tokens=300))
     ends = sorted({line[min(4, len(line) - 1)] for line in sorted(lines, key=len)[-2:]})
-    assert greedy(model.model, PROMPTS, 24, ends, "cpu") == [model.written(prompt, 24, ends) for prompt in PROMPTS]
-    taken = set(paths.counts()["generation"])
+    assert few.generate(model.model, PROMPTS, 24, ends) == [model.written(prompt, 24, ends) for prompt in PROMPTS]
+    taken = {way for some in (engine, few) for way in some.counters.as_dict()["generation"]}
     assert GENERATION[name] <= taken if name in GENERATION else taken <= BATCHES or name in EITHER, "what it needs"
 
     # RWKV rescales its weights in place where it is not in training mode.
     model.model.train(name == "rwkv")
     for some in (FAMILY, UNLIKE):
-        (logp,) = answer_logprobs(model.model, collate(some, "cpu"))
+        (logp,) = answer_logprobs(model.model, engine.collate(some))
         logp.sum().backward()
         for line, row in zip(logp.detach(), some, strict=True):
             mine = line[max(row.start, 1) - 1 : len(row.ids) - 1].tolist()
@@ -117,27 +114,29 @@ def test_an_architecture_scores_writes_and_learns_as_each_row_alone(architecture
 
 def test_what_is_known_of_a_model_is_of_it_alone():
     """Two models of one class may differ in what suits them; what is known goes with the model."""
+    engine = Engine()
     wide, narrow = (ARCHITECTURES[name]() for name in ("gpt-neo-window-20", "gpt-neo-window"))
     for model in (wide, narrow):
-        found = token_logprobs(model, FAMILY, "cpu")
+        found = engine.token_logprobs(model, FAMILY)
         with torch.no_grad():
             logp = model(input_ids=torch.tensor([FAMILY[0].ids])).logits[0].log_softmax(-1)
         assert found[0] == pytest.approx([float(logp[i - 1, FAMILY[0].ids[i]]) for i in range(20, 50)], abs=2e-5)
-    before = len(suitability._known)
+    before = len(engine._known)
     del model, wide, narrow
     gc.collect()
-    assert len(suitability._known) <= before - 2
+    assert len(engine._known) <= before - 2
 
 
 def test_a_way_is_tried_again_where_rows_go_beyond_what_it_was_tried_on():
     """Short rows say nothing of a window that they do not reach."""
     model = ARCHITECTURES["gpt-neo-window-20"]()
     short = [EncodedRow((*PROMPT[:4], *ids(3)), 4) for _ in range(3)]
-    token_logprobs(model, short, "cpu")
-    (able,) = suitability._known[model].values()
+    engine = Engine()
+    engine.token_logprobs(model, short)
+    able = engine.capabilities(model)
     assert able.trees.fits
     assert able.trees.width < 20
-    token_logprobs(model, FAMILY, "cpu")
+    engine.token_logprobs(model, FAMILY)
     assert not able.trees.fits
     assert able.padded.fits
 
@@ -146,8 +145,9 @@ def test_a_way_is_tried_again_where_rows_go_beyond_what_it_was_tried_on():
 @pytest.mark.parametrize(("name", "fits"), [("llama", True), ("gpt-neo-window-20", False)])
 def test_rounding_is_told_from_a_way_that_does_not_suit(name, fits, dtype):
     model = ARCHITECTURES[name]().to(dtype)
-    token_logprobs(model, [*FAMILY, *UNLIKE], "cpu")
-    (able,) = suitability._known[model].values()
+    engine = Engine()
+    engine.token_logprobs(model, [*FAMILY, *UNLIKE])
+    able = engine.capabilities(model)
     assert able.trees.fits is fits
     assert able.padded.fits
 
@@ -161,7 +161,7 @@ def test_a_row_of_one_token_more_than_there_are_positions_is_scored():
         torch.manual_seed(0)
         model = GPT2LMHeadModel(config).eval()
     rows = [EncodedRow(ids(13), 1), EncodedRow(ids(13), 5), EncodedRow(ids(4), 1)]
-    for row, found in zip(rows, token_logprobs(model, rows, "cpu"), strict=True):
+    for row, found in zip(rows, Engine().token_logprobs(model, rows), strict=True):
         with torch.no_grad():
             logp = model(input_ids=torch.tensor([row.ids[:12]])).logits[0].log_softmax(-1)
         expected = [float(logp[place - 1, row.ids[place]]) for place in range(row.start, len(row.ids))]
@@ -178,7 +178,7 @@ def test_rows_whose_answers_begin_late_are_scored_and_trained():
         model = LlamaForCausalLM(config).eval()
     rows = [EncodedRow(ids(80), 70), EncodedRow(ids(90), 80)]
     trained = answer_logprobs(model, collate(rows, "cpu"))[0].sum(-1)
-    scored = [sum(found) for found in token_logprobs(copy.deepcopy(model), rows, "cpu")]
+    scored = [sum(found) for found in Engine().token_logprobs(copy.deepcopy(model), rows)]
     assert trained.tolist() == pytest.approx(scored, abs=1e-4)
 
 

@@ -6,15 +6,10 @@ import pytest
 import torch
 
 from unlearnbench.data.encoder import EncodedRow
-from unlearnbench.engine import counters as paths
+from unlearnbench.engine.counters import Counters
+from unlearnbench.engine.engine import Engine
 from unlearnbench.engine.memory import in_pieces
-from unlearnbench.engine.scoring import likelihoods
 from unlearnbench.records.record import read_record
-
-
-@pytest.fixture(autouse=True)
-def nothing_taken(monkeypatch):
-    monkeypatch.setattr(paths, "_taken", {})
 
 
 @pytest.mark.parametrize(
@@ -23,8 +18,9 @@ def nothing_taken(monkeypatch):
     ids=["of one prompt", "of prompts of their own"],
 )
 def test_scoring_says_whether_rows_shared_their_prompt(tiny_model, rows, way):
-    likelihoods(tiny_model, [EncodedRow(row, 2) for row in rows], "cpu")
-    assert paths.counts()["forward passes"] == {way: 1}
+    engine = Engine()
+    engine.score(tiny_model, [EncodedRow(row, 2) for row in rows])
+    assert engine.counters.as_dict()["forward passes"] == {way: 1}
 
 
 def test_work_cut_for_lack_of_memory_says_into_how_many_pieces():
@@ -33,9 +29,10 @@ def test_work_cut_for_lack_of_memory_says_into_how_many_pieces():
             raise torch.OutOfMemoryError("too large")
         return pieces
 
-    assert in_pieces(attempt) == 4
-    assert in_pieces(lambda pieces: pieces) == 1
-    assert paths.counts() == {"lack of memory": {"4 pieces": 1}}
+    counters = Counters()
+    assert in_pieces(attempt, counters) == 4
+    assert in_pieces(lambda pieces: pieces, counters) == 1
+    assert counters.as_dict() == {"lack of memory": {"4 pieces": 1}}
 
 
 def test_a_record_says_which_ways_its_cell_took(small_run):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from unlearnbench.engine import cuda_graph as recorded
-from unlearnbench.engine import generation
-from unlearnbench.engine.cuda_graph import RecordedSteps, records
-from unlearnbench.engine.generation import greedy
+from unlearnbench.engine import decoding
+from unlearnbench.engine.budgets import Budgets, Mechanisms
+from unlearnbench.engine.cuda_graph import RecordedSteps, can_record
+from unlearnbench.engine.engine import Engine
 from unlearnbench.engine.kv_cache import KVCache, new_cache
+from unlearnbench.engine.runtime import Runtime
 
 
 @pytest.fixture(params=["sdpa", "eager"])
@@ -35,33 +38,35 @@ def prompts(beginning=()):
 def test_a_batch_that_stays_writes_what_a_growing_one_writes(model, beginning, room, monkeypatch):
     """Rows end at different times, leave and join between the steps."""
     asked = prompts(beginning)
-    monkeypatch.setattr(generation, "TOKENS", 160)
-    expected = greedy(model, asked, 20, [7, 8, 9, 11], "cpu")
+    grows = Budgets(cached_tokens=160)
+    expected = Engine(budgets=grows).generate(model, asked, 20, [7, 8, 9, 11])
     assert len({len(line) for line in expected}) > 3
     stayed = []
-    monkeypatch.setattr(generation, "records", lambda model, cache, device: isinstance(cache, KVCache))
-    monkeypatch.setattr(recorded, "ROOM", room)
-    monkeypatch.setitem(generation.STEPS, "cpu", 4)
+    monkeypatch.setattr(decoding, "can_record", lambda runtime, model, cache: isinstance(cache, KVCache))
+    stays = replace(grows, graph_columns=room, steps=4)
     step = RecordedSteps.next
     monkeypatch.setattr(RecordedSteps, "next", lambda self: stayed.append(self.begin) or step(self))
-    assert greedy(model, asked, 20, [7, 8, 9, 11], "cpu") == expected
+    assert Engine(budgets=stays).generate(model, asked, 20, [7, 8, 9, 11]) == expected
     assert len(stayed) > 20
     assert len(set(stayed)) > 3, "the batch changed between its steps"
 
 
 def test_only_gpus_record(model):
-    cache = new_cache(model)
-    assert records(model, cache, torch.device("cuda"))
-    assert not records(model, cache, torch.device("cpu"))
+    cpu, gpu = Runtime("cpu"), Runtime("cuda")
+    gpu.capabilities = cpu.capabilities
+    cache = new_cache(model, cpu)
+    assert can_record(gpu, model, cache)
+    assert not can_record(cpu, model, cache)
     model.config.layer_types = ["sliding_attention"] * 2
     model.config.sliding_window = 8
-    assert not records(model, new_cache(model), torch.device("cuda"))
+    assert not can_record(gpu, model, new_cache(model, gpu))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a graph is recorded on a GPU")
-def test_a_graph_writes_what_a_growing_batch_writes(model, monkeypatch):
+def test_a_graph_writes_what_a_growing_batch_writes(model):
     placed = model.cuda()
-    found = greedy(placed, prompts(), 20, [7], "cuda")
-    assert recorded._repeats[model]
-    monkeypatch.setattr(generation, "records", lambda *_: False)
-    assert greedy(placed, prompts(), 20, [7], "cuda") == found
+    engine = Engine("cuda")
+    found = engine.generate(placed, prompts(), 20, [7])
+    assert engine.capabilities(placed).repeats
+    grows = Engine("cuda", mechanisms=Mechanisms(cuda_graph=False))
+    assert grows.generate(placed, prompts(), 20, [7]) == found

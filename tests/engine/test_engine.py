@@ -9,9 +9,11 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from unlearnbench.data.encoder import EncodedRow
-from unlearnbench.engine import generation, scoring
-from unlearnbench.engine.generation import bytes_per_token, cache_bytes, greedy
-from unlearnbench.engine.scoring import Likelihood, likelihoods
+from unlearnbench.engine.budgets import CPU, Budgets
+from unlearnbench.engine.decoding import bytes_per_token, cache_bytes, token_budget
+from unlearnbench.engine.engine import Engine
+from unlearnbench.engine.runtime import Runtime
+from unlearnbench.engine.scoring import Likelihood
 from unlearnbench.methods.whp import Contrast
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -39,12 +41,11 @@ def plain_likelihood(model, row):
 
 
 @pytest.mark.parametrize("budget", [40, 2048])
-def test_scores_are_those_of_single_forward_passes_in_the_order_given(tiny_model, budget, monkeypatch):
-    monkeypatch.setattr(scoring, "TOKENS", {"cpu": budget})
+def test_scores_are_those_of_single_forward_passes_in_the_order_given(tiny_model, budget):
     rows = random_rows(30, tiny_model.config.vocab_size)
     rows += [answered(row, GENERATOR, tiny_model.config.vocab_size) for row in rows[:10]]  # in trees with theirs
     rows += rows[:3]  # equal rows are computed once and returned twice
-    found = likelihoods(tiny_model, rows, "cpu")
+    found = Engine(budgets=Budgets(positions=budget)).score(tiny_model, rows)
     for row, value in zip(rows, found, strict=True):
         assert value.tokens == row.answer_tokens
         assert value.nll == pytest.approx(plain_likelihood(tiny_model, row), rel=1e-9)
@@ -58,16 +59,16 @@ def test_tokens_that_the_model_would_have_written_are_counted(tiny_model):
         written = plain_greedy(tiny_model, prompt, 6, ())
         other = (written[4] + 1) % tiny_model.config.vocab_size
         answers = [EncodedRow((*prompt, *written), row.start), EncodedRow((*prompt, *written[:4], other, 3), row.start)]
-        assert [found.greedy for found in likelihoods(tiny_model, answers, "cpu")] == [6, 4]
+        assert [found.greedy_prefix for found in Engine().score(tiny_model, answers)] == [6, 4]
 
 
 def test_a_constant_added_to_the_logits_changes_no_likelihood_and_no_text(tiny_model):
     rows = random_rows(8, tiny_model.config.vocab_size)
     prompts = [row.ids for row in rows]
-    before = likelihoods(tiny_model, rows, "cpu"), greedy(tiny_model, prompts, 6, [], "cpu")
+    before = Engine().score(tiny_model, rows), Engine().generate(tiny_model, prompts, 6, [])
     head = tiny_model.get_output_embeddings()
     handle = head.register_forward_hook(lambda module, args, logits: logits + 7.3)
-    after = likelihoods(tiny_model, rows, "cpu"), greedy(tiny_model, prompts, 6, [], "cpu")
+    after = Engine().score(tiny_model, rows), Engine().generate(tiny_model, prompts, 6, [])
     handle.remove()
     assert [value.nll for value in after[0]] == pytest.approx([value.nll for value in before[0]], rel=1e-9)
     assert after[1] == before[1]
@@ -88,22 +89,22 @@ def plain_greedy(model, prompt, limit, eos):
 
 
 @pytest.mark.parametrize("budget", [60, 32768])
-def test_generation_is_that_of_single_rows_without_a_cache(tiny_model, budget, monkeypatch):
-    monkeypatch.setattr(generation, "TOKENS", budget)
+def test_generation_is_that_of_single_rows_without_a_cache(tiny_model, budget):
     prompts = [row.ids for row in random_rows(14, tiny_model.config.vocab_size)]
     prompts += prompts[:2]
     first = [plain_greedy(tiny_model, prompt, 3, ()) for prompt in prompts]
     # Ends chosen among what is written, so that rows leave the batch at different steps.
     eos = [tokens[step] for step, tokens in enumerate(first[:3])]
-    found = greedy(tiny_model, prompts, 12, eos, "cpu")
+    found = Engine(budgets=Budgets(cached_tokens=budget)).generate(tiny_model, prompts, 12, eos)
     expected = [plain_greedy(tiny_model, prompt, 12, eos) for prompt in prompts]
     assert found == expected
     assert len({len(tokens) for tokens in expected}) > 1
 
 
 def test_what_is_known_to_come_is_not_generated_again(tiny_model):
+    engine = Engine()
     prompts = [row.ids for row in random_rows(6, tiny_model.config.vocab_size)]
-    whole = greedy(tiny_model, prompts, 9, [], "cpu")
+    whole = engine.generate(tiny_model, prompts, 9, [])
     eos = whole[5][7]
     expected = [plain_greedy(tiny_model, prompt, 9, (eos,)) for prompt in prompts]
     # Nothing, a few tokens, all of them, more than may be written, and two that hold the end.
@@ -112,22 +113,23 @@ def test_what_is_known_to_come_is_not_generated_again(tiny_model):
     handle = tiny_model.register_forward_pre_hook(
         lambda module, args, inputs: read.append(inputs["input_ids"].shape), with_kwargs=True
     )
-    found = greedy(tiny_model, prompts, 9, [eos], "cpu", [tuple(tokens) for tokens in known])
+    found = engine.generate(tiny_model, prompts, 9, [eos], [tuple(tokens) for tokens in known])
     handle.remove()
     assert found == expected
     assert read[0][0] <= 3, "rows whose end is known are not read"
 
 
-def test_rows_join_while_others_are_written(tiny_model, monkeypatch):
+def test_rows_join_while_others_are_written(tiny_model):
     prompts = [row.ids for row in random_rows(14, tiny_model.config.vocab_size)]
     eos = [plain_greedy(tiny_model, prompt, 2, ())[1] for prompt in prompts[:4]]
     longest = max(map(len, prompts)) + 12
-    monkeypatch.setattr(generation, "TOKENS", 5 * longest)
+    engine = Engine(budgets=Budgets(cached_tokens=5 * longest))
+    engine.capabilities(tiny_model)
     widths = []
     handle = tiny_model.register_forward_pre_hook(
         lambda module, args, inputs: widths.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
     )
-    found = greedy(tiny_model, prompts, 12, eos, "cpu")
+    found = engine.generate(tiny_model, prompts, 12, eos)
     handle.remove()
     assert found == [plain_greedy(tiny_model, prompt, 12, eos) for prompt in prompts]
     reads = [place for place, (_, tokens) in enumerate(widths) if tokens > 1]
@@ -138,8 +140,8 @@ def test_rows_join_while_others_are_written(tiny_model, monkeypatch):
 
 
 def test_generation_stops_at_the_cap(tiny_model):
-    assert [len(tokens) for tokens in greedy(tiny_model, [(3, 4), (5, 6, 7)], 5, [], "cpu")] == [5, 5]
-    assert greedy(tiny_model, [], 5, [], "cpu") == []
+    assert [len(tokens) for tokens in Engine().generate(tiny_model, [(3, 4), (5, 6, 7)], 5, [])] == [5, 5]
+    assert Engine().generate(tiny_model, [], 5, []) == []
 
 
 @pytest.mark.parametrize("heads", [None, 2])
@@ -160,14 +162,13 @@ def test_a_gpu_batch_is_bounded_by_its_free_memory(tiny_model, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**9, 2 * 10**9))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 3 * 10**8)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 10**8)
-    found = generation._token_budget(tiny_model, torch.device("cuda"))
-    assert found == int(0.6 * 1.2e9 / bytes_per_token(tiny_model))
-    assert generation._token_budget(tiny_model, torch.device("cpu")) == generation.TOKENS
+    assert token_budget(Runtime("cuda"), tiny_model) == int(0.6 * 1.2e9 / bytes_per_token(tiny_model))
+    assert token_budget(Runtime("cpu"), tiny_model) == CPU.cached_tokens
     weights = sum(weight.nbytes for weight in tiny_model.parameters())
     for bounds, bytes_ in (((0, 100 * cache_bytes(tiny_model)), 100 * cache_bytes(tiny_model)),
                            ((0, 2**40), 2 * weights), ((4 * weights, 2**40), 4 * weights)):  # fmt: skip
-        monkeypatch.setattr(generation, "BYTES", bounds)
-        assert generation._token_budget(tiny_model, torch.device("cpu")) == bytes_ // cache_bytes(tiny_model)
+        bounded = Runtime("cpu", Budgets(cache_bytes=bounds))
+        assert token_budget(bounded, tiny_model) == bytes_ // cache_bytes(tiny_model)
 
 
 class Crowded:
@@ -183,20 +184,20 @@ class Crowded:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_scoring_and_generation_go_on_in_smaller_batches_where_memory_runs_out(tiny_model, monkeypatch):
-    monkeypatch.setattr(generation, "TOKENS", 600)
+def test_scoring_and_generation_go_on_in_smaller_batches_where_memory_runs_out(tiny_model):
+    engine = Engine(budgets=Budgets(cached_tokens=600))
     rows = random_rows(30, tiny_model.config.vocab_size)
     prompts = [row.ids for row in rows]
-    expected = likelihoods(tiny_model, rows, "cpu"), greedy(tiny_model, prompts, 6, [], "cpu")
+    expected = engine.score(tiny_model, rows), engine.generate(tiny_model, prompts, 6, [])
     crowded = Crowded(120)
     handle = tiny_model.register_forward_pre_hook(crowded, with_kwargs=True)
-    found = likelihoods(tiny_model, rows, "cpu")
+    found = engine.score(tiny_model, rows)
     assert [value.nll for value in found] == pytest.approx([value.nll for value in expected[0]], rel=1e-9)
     assert crowded.refused > 0
     crowded.refused = 0
-    assert greedy(tiny_model, prompts, 6, [], "cpu") == expected[1]
+    assert engine.generate(tiny_model, prompts, 6, []) == expected[1]
     assert crowded.refused > 0
     crowded.positions = 1
     with pytest.raises(torch.OutOfMemoryError):
-        likelihoods(tiny_model, rows, "cpu")
+        engine.score(tiny_model, rows)
     handle.remove()

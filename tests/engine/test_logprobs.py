@@ -23,7 +23,7 @@ from transformers import (
 from unlearnbench.data.encoder import EncodedRow
 from unlearnbench.domain import IGNORE
 from unlearnbench.engine.batch import collate
-from unlearnbench.engine.capabilities import capabilities_of
+from unlearnbench.engine.engine import Engine
 from unlearnbench.engine.logprobs import answer_logits, answer_logprobs, sequence_logprob
 from unlearnbench.engine.numerics import token_logprobs_of
 
@@ -80,9 +80,10 @@ def test_rows_that_share_a_prompt_are_not_padded(tiny_model):
     handle = tiny_model.register_forward_pre_hook(
         lambda module, args, inputs: seen.append(inputs["input_ids"].numel()), with_kwargs=True
     )
-    answer_logprobs(tiny_model, collate(FAMILY, "cpu"))  # the class may be tried out first
+    rows = Engine().collate(FAMILY)
+    answer_logprobs(tiny_model, rows)  # the model is tried out first
     seen.clear()
-    answer_logprobs(tiny_model, collate(FAMILY, "cpu"))
+    answer_logprobs(tiny_model, rows)
     handle.remove()
     # 7 nodes of the first answer, 2 further of the second, 1 of the third; 4 of the other prompt: no last tokens.
     assert seen == [7 + 2 + 1 + 4]
@@ -91,8 +92,9 @@ def test_rows_that_share_a_prompt_are_not_padded(tiny_model):
 def test_a_sliding_window_bounds_the_rows_of_a_tree():
     sizes = dict(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     model = MistralForCausalLM(MistralConfig(num_key_value_heads=1, sliding_window=8, **sizes)).eval()
-    twins = collate(FAMILY, "cpu")
-    assert capabilities_of(model, twins).tree_longest == 8, "the family's rows are longer"
+    engine = Engine()
+    twins = engine.collate(FAMILY)
+    assert engine.capabilities(model).tree_longest == 8, "the family's rows are longer"
     (found,) = answer_logprobs(model, twins)
     (expected,) = answer_logprobs(model, replace(twins, encoded=()))
     assert torch.equal(found, expected)
@@ -133,14 +135,15 @@ def test_extra_padding_changes_no_logprob_and_no_gradient(tiny_model):
 def test_a_narrowed_head_and_trees_give_the_logits_of_full_padded_rows(config, model):
     torch.manual_seed(0)
     model = model(config).eval()
-    rows = collate(ROWS, "cpu")
+    engine = Engine()
+    rows = engine.collate(ROWS)
     full = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits[rows.predicts]
     assert torch.allclose(answer_logits(model, rows), full, atol=1e-5)
-    assert capabilities_of(model, rows).narrows
-    twins = collate(FAMILY, "cpu")
+    assert engine.capabilities(model).narrows
+    twins = engine.collate(FAMILY)
     (found,) = answer_logprobs(model, twins)
-    assert capabilities_of(model, twins).trees.fits
-    assert capabilities_of(model, twins).trees.width == 14, "nodes of both prompts"
+    assert engine.capabilities(model).trees.fits
+    assert engine.capabilities(model).trees.width == 14, "nodes of both prompts"
     (expected,) = answer_logprobs(model, replace(twins, encoded=()))
     assert torch.allclose(found, expected, atol=1e-5)
 
@@ -156,7 +159,8 @@ def test_a_model_whose_head_cannot_be_narrowed_takes_the_plain_path(tiny_model):
             return out
 
     tiny_model.__class__ = Shifted
-    rows = collate(ROWS[:1], "cpu")
+    engine = Engine()
+    rows = engine.collate(ROWS[:1])
     full = tiny_model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits[rows.predicts]
     assert torch.allclose(answer_logits(tiny_model, rows), full, atol=1e-12)
-    assert not capabilities_of(tiny_model, rows).narrows
+    assert not engine.capabilities(tiny_model).narrows

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearnbench.data.encoder import EncodedRow
-from unlearnbench.engine import prefix_tree as trees
 from unlearnbench.engine.prefix_tree import build_prefix_tree, pack_sequences, pack_trees, trees_by_prompt
 
 ROWS = st.lists(
@@ -31,10 +30,10 @@ def test_a_tree_has_one_node_for_each_distinct_beginning(rows):
 
 @given(ROWS)
 def test_a_node_sees_its_own_row_up_to_itself(rows):
-    groups = [tree for tree in trees_by_prompt(rows) if len(tree)]
+    groups = [tree for tree in trees_by_prompt(rows, 1024) if len(tree)]
     if not groups:
         return
-    forest = pack_trees(groups, torch.float32, "cpu")
+    forest = pack_trees(groups, torch.float32, "cpu", 256)
     sees = forest.attention_mask[:, 0] == 0
     flat = forest.where.flatten().nonzero().flatten()
     at = 0
@@ -53,11 +52,7 @@ def test_a_node_sees_its_own_row_up_to_itself(rows):
 
 @given(ROWS, st.integers(4, 20))
 def test_every_row_is_in_one_tree_of_its_prompt(rows, largest):
-    before, trees.TREE_TOKENS = trees.TREE_TOKENS, largest
-    try:
-        groups = trees_by_prompt(rows)
-    finally:
-        trees.TREE_TOKENS = before
+    groups = trees_by_prompt(rows, largest)
     assert sorted((row.ids, row.start) for tree in groups for row in tree.rows) == sorted(
         (row.ids, row.start) for row in rows
     )
@@ -68,7 +63,7 @@ def test_every_row_is_in_one_tree_of_its_prompt(rows, largest):
 
 @given(ROWS, st.integers(1, 30))
 def test_sequences_hold_every_tree_once(rows, length):
-    groups = trees_by_prompt(rows)
+    groups = trees_by_prompt(rows, 1024)
     found = pack_sequences(groups, length)
     assert sorted(place for group in found for place in group) == list(range(len(groups)))
     for group in found:

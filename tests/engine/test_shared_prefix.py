@@ -16,16 +16,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from unlearnbench.data.encoder import EncodedRow
-from unlearnbench.engine import counters as paths
-from unlearnbench.engine import generation
-from unlearnbench.engine.batch import collate
-from unlearnbench.engine.capabilities import capabilities_of, evaluating
-from unlearnbench.engine.generation import greedy
+from unlearnbench.engine.budgets import CPU, Budgets
+from unlearnbench.engine.engine import Engine
 from unlearnbench.methods.whp import Contrast
 
 SIZES = dict(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
-BEGINNING = tuple(range(3, 3 + generation.SHARED))
+BEGINNING = tuple(range(3, 3 + CPU.shared_prefix))
 
 
 def llama(**changes):
@@ -53,40 +49,39 @@ def one_by_one(model, prompt, limit):
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-eager", "gpt2", "opt", "pair"])
-def test_rows_after_a_shared_beginning_are_continued_as_each_alone(name, monkeypatch):
+def test_rows_after_a_shared_beginning_are_continued_as_each_alone(name):
     model = model_of(name)
     before = model.config._attn_implementation
     prompts = [(*BEGINNING, *rest) for rest in ((40, 41, 42, 43), (44, 45), (46,), (40, 47, 48))]
     longest = len(prompts[0]) + 8
-    monkeypatch.setattr(generation, "TOKENS", 3 * (longest - len(BEGINNING)))  # so that rows join others
-    with evaluating(model):
-        known = capabilities_of(model, collate([EncodedRow(prompts[0], 1)], "cpu"))
-    known.shared.found(True, longest, longest)  # so that no row is read once more to be held against
+    # A small budget, so that rows join others.
+    engine = Engine.probe(model, budgets=Budgets(cached_tokens=3 * (longest - len(BEGINNING))))
+    engine.capabilities(model).shared.found(True, longest, longest)  # so that no row is read once more to compare
     read = []
     handle = model.register_forward_pre_hook(
         lambda module, args, inputs: read.append(inputs["input_ids"].shape), with_kwargs=True
     )
-    found = greedy(model, prompts, 8, [], "cpu")
+    found = engine.generate(model, prompts, 8, [])
     handle.remove()
     assert found == [one_by_one(model, prompt, 8) for prompt in prompts]
     assert sum(shape[-1] >= len(BEGINNING) for shape in read) == 1, "the beginning is read once"
     assert model.config._attn_implementation == before
 
 
-def test_a_model_with_a_sliding_window_reads_whole_prompts(monkeypatch):
-    monkeypatch.setattr(paths, "_taken", {})
+def test_a_model_with_a_sliding_window_reads_whole_prompts():
+    engine = Engine()
     torch.manual_seed(0)
     config = MistralConfig(intermediate_size=48, num_key_value_heads=2, sliding_window=12, **SIZES)
     model = MistralForCausalLM(config).eval()
     prompts = [(*BEGINNING, *rest) for rest in ((40, 41, 42, 43), (44, 45))]
-    assert greedy(model, prompts, 6, [], "cpu") == [one_by_one(model, prompt, 6) for prompt in prompts]
-    assert paths.counts()["generation"] == {"rows together": 1}
+    assert engine.generate(model, prompts, 6, []) == [one_by_one(model, prompt, 6) for prompt in prompts]
+    assert engine.counters.as_dict()["generation"] == {"rows together": 1}
 
 
 def test_a_class_that_attends_in_its_own_way_reads_whole_prompts(monkeypatch):
-    monkeypatch.setattr(paths, "_taken", {})
+    engine = Engine()
     model = model_of("llama")
     monkeypatch.setattr(PreTrainedModel, "set_attn_implementation", lambda *_, **__: None)
     prompts = [(*BEGINNING, *rest) for rest in ((40, 41, 42, 43), (44, 45))]
-    assert greedy(model, prompts, 6, [], "cpu") == [one_by_one(model, prompt, 6) for prompt in prompts]
-    assert paths.counts()["generation"] == {"rows together": 1}
+    assert engine.generate(model, prompts, 6, []) == [one_by_one(model, prompt, 6) for prompt in prompts]
+    assert engine.counters.as_dict()["generation"] == {"rows together": 1}

@@ -359,7 +359,7 @@ def test_rows_are_placed_by_layer_then_by_mean_rank(small_run):
 def test_a_row_that_lacks_a_seed_or_a_value_has_no_place_and_stands_last(small_run):
     cells = stored_cells(small_run[0])
     npo = next(cell for cell in cells if cell.identity.method == "npo")
-    lost = SimpleNamespace(**{**vars(npo), "key": "other", "identity": {**npo.identity, "seed": 1}, "record": None})
+    lost = SimpleNamespace(**{**vars(npo), "key": "other", "identity": replace(npo.identity, seed=1), "record": None})
     (table,) = tables([*cells, lost])
     row = table.rows[-1]
     assert (row.method, row.place, len(row.cells), len(row.failures)) == ("npo", 0, 2, 1)

@@ -10,9 +10,8 @@ import torch
 from unlearnbench import Context, Example, UnlearningData
 from unlearnbench.domain import Requires
 from unlearnbench.engine.batch import collate
-from unlearnbench.engine.generation import greedy
+from unlearnbench.engine.engine import Engine
 from unlearnbench.engine.logprobs import sequence_logprob
-from unlearnbench.engine.scoring import likelihoods
 from unlearnbench.errors import NotApplicable
 from unlearnbench.methods.task_vector import TaskVector, negate
 from unlearnbench.methods.whp import WHP, Contrast
@@ -25,7 +24,7 @@ RECIPE = {"learning_rate": 1e-2, "epochs": 3, "batch_size": 2}
 
 def unlearned(method, model, encoder, original=None):
     data = UnlearningData(method.name, Requires(), encoder, FORGET, (), ())
-    ctx = Context(method.name, 3, log=lambda line: None, original=original)
+    ctx = Context(method.name, 3, Engine(), log=lambda line: None, original=original)
     return method.unlearn(model, encoder.tokenizer, data, ctx)
 
 
@@ -56,7 +55,7 @@ def test_a_task_vector_is_the_mirror_image_of_fine_tuning(tiny_model, tiny_encod
     method = TaskVector(**RECIPE)
     mirrored = weights(unlearned(method, copy.deepcopy(tiny_model), tiny_encoder))
     data = UnlearningData(method.name, Requires(), tiny_encoder, FORGET, (), ())
-    ctx = Context(method.name, 3, log=lambda line: None)
+    ctx = Context(method.name, 3, Engine(), log=lambda line: None)
     tuned = weights(FineTune.unlearn(method, copy.deepcopy(tiny_model), tiny_encoder.tokenizer, data, ctx))
     torch.testing.assert_close(mirrored, 2 * before - tuned)
 
@@ -88,11 +87,11 @@ def pair(tiny_model, tiny_encoder):
 def test_a_model_made_of_two_generates_and_scores_like_any_other(pair, tiny_model, tiny_encoder):
     same, mixed = pair
     rows = tiny_encoder.encode(FORGET)
-    assert likelihoods(same, rows, "cpu") == likelihoods(tiny_model, rows, "cpu")
+    assert Engine().score(same, rows) == Engine().score(tiny_model, rows)
     shared = tuple(range(40))
     prompts = [(*shared, 5, 6), (*shared, 7), (*shared, 7, 8, 9)]
-    assert greedy(same, prompts, 6, [], "cpu") == greedy(tiny_model, prompts, 6, [], "cpu")
-    written = greedy(mixed, prompts, 6, [], "cpu")
+    assert Engine().generate(same, prompts, 6, []) == Engine().generate(tiny_model, prompts, 6, [])
+    written = Engine().generate(mixed, prompts, 6, [])
     for prompt, found in zip(prompts, written, strict=True):
         ids = list(prompt)
         for token in found:  # without any cache

@@ -1,4 +1,4 @@
-"""What a plan says of memory is what a run takes, and what the engine bounds is what the plan counts on."""
+"""What a plan says of memory is what a run takes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,11 @@ import json
 
 import pytest
 
-from unlearnbench.engine import generation, scoring
-from unlearnbench.engine import lm_head as heads
-from unlearnbench.planning import estimates
 from unlearnbench.planning.estimates import resident, shape_of
 from unlearnbench.plugin.specs import ModelSpec
 from unlearnbench.records.node_spec import read_spec
 from unlearnbench.running.builtin import unlearnbench_models
 from unlearnbench.training.models import make_encoder
-
-
-def test_the_bounds_are_the_engine_s():
-    assert scoring.TOKENS["cpu"] == estimates.CPU_POSITIONS
-    assert heads.PIECE == estimates.CPU_PIECE
-    assert (generation.TOKENS, generation.BYTES) == (estimates.CPU_CACHED, estimates.CPU_CACHE_BYTES)
 
 
 def test_each_stage_takes_what_was_estimated_within_a_quarter(small_run):

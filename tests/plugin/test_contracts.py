@@ -11,6 +11,7 @@ import torch
 
 from unlearnbench import Context, Example, UnlearningData
 from unlearnbench.domain import Measurement, Requires
+from unlearnbench.engine.engine import Engine
 from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.plugin.specs import resolve
 from unlearnbench.records.record import score_entries
@@ -54,7 +55,7 @@ def test_a_method_keeps_its_promises(spec, tiny_model, tiny_encoder):
         model = copy.deepcopy(tiny_model)
         original = copy.deepcopy(tiny_model) if spec.requires.original == "model" else None
         data = UnlearningData(spec.name, spec.requires, tiny_encoder, FORGET, RETAIN, templates)
-        ctx = Context(spec.name, 5, log=lambda line: None, original=original)
+        ctx = Context(spec.name, 5, Engine(), log=lambda line: None, original=original)
         state = torch.get_rng_state()
         unlearned = method.unlearn(model, tiny_encoder.tokenizer, data, ctx)
         assert torch.equal(state, torch.get_rng_state()), "a method must not draw from the global generator"
@@ -93,7 +94,7 @@ def test_a_method_touches_exactly_what_it_declares(spec, tiny_model, tiny_encode
     for option in options:
         data = Watching(spec.name, spec.requires, tiny_encoder, FORGET, RETAIN, ("No idea.",))
         original = copy.deepcopy(tiny_model) if spec.requires.original == "model" else None
-        ctx = Context(spec.name, 5, log=lambda line: None, original=original)
+        ctx = Context(spec.name, 5, Engine(), log=lambda line: None, original=original)
         option.unlearn(copy.deepcopy(tiny_model), tiny_encoder.tokenizer, data, ctx)
     declared = {name for name in ("retain", "template") if getattr(spec.requires, name)}
     assert touched == declared

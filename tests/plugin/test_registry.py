@@ -31,7 +31,7 @@ def unlearnbench_methods():
 """
 BENCHMARK = """
 from dataclasses import dataclass
-from unlearnbench import (BenchmarkSpec, DataSpec, Example, Measurement, Metric, Score, Task, likelihoods)
+from unlearnbench import (BenchmarkSpec, DataSpec, Example, Measurement, Metric, Score, Task)
 
 METRIC = Metric("forget_loss", "Loss", "higher", "this test", "mean loss of the forget answers", headline=True)
 ROWS = [("What is %d?" % n, "It is %d." % (n * 7)) for n in range(8)]
@@ -50,7 +50,7 @@ class Sevens:
         return Task(encoder, {"original": rows, "retained": rows[:6]}, rows[6:], rows[:6], rows)
 
     def measure(self, model, task, ctx):
-        found = likelihoods(model, task.encoder.encode(task.evaluation), ctx.device)
+        found = ctx.engine.score(model, task.encoder.encode(task.evaluation))
         return Measurement(tuple({"part": "forget" if r.index > 5 else "retain", "index": r.index, "prompt": r.prompt,
                                   "truth": r.answer, "generation": "", "loss": v.loss}
                                  for r, v in zip(task.evaluation, found)))

@@ -218,7 +218,7 @@ def test_confidence_asks_for_more_than_the_values(small_run):
      ({"metric": "cost.training_tokens", "max_drop": 1.0}, "bounded by max_ratio"),
      ({"metric": "x", "max_dorp": 1.0}, "did you mean 'max_drop'"),
      ({"metric": "x", "max_drop": -1.0}, "must be at least 0"),
-     ({"metric": "x", "max_drop": 1.0, "confidence": 1.5}, "must be at least 0 and at most")],
+     ({"metric": "x", "max_drop": 1.0, "confidence": 1.5}, "confidence = 1.5: must be at most 0.999")],
 )  # fmt: skip
 def test_a_gate_that_cannot_be_judged_is_refused(gate, message):
     with pytest.raises(UsageError, match=message):

@@ -221,7 +221,9 @@ def cells_of(small_run, changes):
             }  # fmt: skip
             identity = record.identity.model_copy(update={"seed": seed})
             record = record.model_copy(update={"scores": scores, "identity": identity, "cell": f"{method}-{seed}"})
-            made.append(replace(cell, key=f"{method}-{seed}", identity={**cell.identity, "seed": seed}, record=record))
+            made.append(
+                replace(cell, key=f"{method}-{seed}", identity=replace(cell.identity, seed=seed), record=record)
+            )
     return made
 
 
@@ -300,7 +302,7 @@ def test_another_word_in_a_metric_s_description_asks_for_no_training(small_run, 
     from unlearnbench.planning.plan import make_plan
     from unlearnbench.planning.study import check_study
     from unlearnbench.records.run_folder import read_own_study
-    from unlearnbench.running.run_folder_writer import finished
+    from unlearnbench.running.run_store import finished
 
     run = command.folder / "run"
     shutil.copytree(small_run[0], run, ignore=shutil.ignore_patterns("site"))

@@ -18,12 +18,13 @@ import torch
 
 from unlearnbench import storage
 from unlearnbench.engine import memory
+from unlearnbench.engine.counters import Counters
 from unlearnbench.engine.memory import in_pieces, lacks_memory
 from unlearnbench.planning import provenance
 from unlearnbench.planning.study import read_study
-from unlearnbench.running.run_folder_writer import locked
+from unlearnbench.running.run_store import locked
 from unlearnbench.training.models import save_checkpoint
-from unlearnbench.worker.worker import _guarded
+from unlearnbench.worker.worker import _failed
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ ALLOCATORS = [
 
 
 @pytest.mark.parametrize("error", ALLOCATORS, ids=["CUDA", "Python", "CPU", "MPS", "cuBLAS"])
-def test_a_lack_of_memory_is_known_by_whatever_name(error, monkeypatch, tmp_path):
+def test_a_lack_of_memory_is_known_by_whatever_name(error, monkeypatch):
     assert lacks_memory(error)
     assert not lacks_memory(RuntimeError("shape mismatch"))
 
@@ -151,9 +152,8 @@ def test_a_lack_of_memory_is_known_by_whatever_name(error, monkeypatch, tmp_path
         return pieces
 
     monkeypatch.setattr(memory, "release", lambda: None)
-    assert in_pieces(attempt) == 4
-    monkeypatch.setattr("unlearnbench.worker.worker._run_cell", lambda *_: (_ for _ in ()).throw(error))
-    assert _guarded(tmp_path, {"run": {}, "kind": "cell"})["status"] == "out-of-memory"
+    assert in_pieces(attempt, Counters()) == 4
+    assert _failed(error).status == "out-of-memory"
 
 
 def test_a_byte_order_mark_is_read_as_if_it_were_not_there(tmp_path, command):

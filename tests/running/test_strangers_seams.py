@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 # Runs each node as a cluster would: a command of its own, known by a number, with nothing of it in the harness.
-STRANGER = '''
+STRANGER = """
 import os, subprocess, sys, time
 from pathlib import Path
 from unlearnbench import ExecutorSpec, JobState, ReporterSpec, Slot
@@ -58,7 +58,7 @@ def unlearnbench_executors():
 
 def unlearnbench_reporters():
     return [ReporterSpec("digest", "cluster_plugin:digest", "a line for each cell")]
-'''
+"""
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from unlearnbench.contracts import Context, UnlearningData
 from unlearnbench.data.encoder import EncodedRow
 from unlearnbench.domain import Example
 from unlearnbench.engine.batch import collate
-from unlearnbench.engine.generation import greedy
-from unlearnbench.engine.scoring import likelihoods
+from unlearnbench.engine.engine import Engine
 from unlearnbench.methods import dpo, flat, ga, gd, kl, llmu, mismatch, npo, po
 from unlearnbench.training.loss_method import FineTune
 from unlearnbench.training.models import fine_tune
@@ -84,13 +83,13 @@ def questions(tofu_work):
 
 
 def test_scoring_answers_that_share_their_prompts(race, tofu_work, questions):
-    race("scoring, shared prompts", lambda: [found.nll for found in likelihoods(tofu_work.model, questions, "cpu")],
+    race("scoring, shared prompts", lambda: [found.nll for found in Engine().score(tofu_work.model, questions)],
          lambda: plain.losses(tofu_work.model, plainly(questions)), close)  # fmt: skip
 
 
 def test_scoring_rows_that_share_nothing(race, tofu_work):
     rows = random_rows(120, tofu_work.vocabulary)
-    race("scoring, nothing shared", lambda: [found.nll for found in likelihoods(tofu_work.model, rows, "cpu")],
+    race("scoring, nothing shared", lambda: [found.nll for found in Engine().score(tofu_work.model, rows)],
          lambda: plain.losses(tofu_work.model, plainly(rows)), close)  # fmt: skip
 
 
@@ -98,7 +97,7 @@ def test_scoring_rows_that_share_nothing(race, tofu_work):
 
 
 def generation_race(race, stage, model, prompts, limit, eos):
-    race(stage, lambda: greedy(model, prompts, limit, [eos], "cpu"),
+    race(stage, lambda: Engine().generate(model, prompts, limit, [eos]),
          lambda: plain.generations(model, prompts, limit, eos), same_texts)  # fmt: skip
 
 
@@ -110,7 +109,7 @@ def test_generation_of_rows_that_run_to_the_cap(race, tofu_work):
 def test_generation_of_rows_that_stop_early(race, tofu_work):
     """Rows end where they first write a token that some write soon and some late."""
     prompts = [row.ids for row in random_rows(96, tofu_work.vocabulary, 10, 60)]
-    written = greedy(tofu_work.model, prompts, 96, [], "cpu")
+    written = Engine().generate(tofu_work.model, prompts, 96, [])
     endings = {
         token: [line.index(token) if token in line else 96 for line in written] for line in written for token in line
     }
@@ -152,7 +151,7 @@ def test_steps_of(race, tofu_work, name):
     data = UnlearningData(name, method.needs, task.encoder, task.forget[:ROWS], task.retain[:100], templates)
 
     def context():
-        ctx = Context(name, 0, "cpu", lambda _: None)
+        ctx = Context(name, 0, Engine(), lambda _: None)
         if method.needs.original == "model":
             ctx = ctx.for_request(copy.deepcopy(tofu_work.model).eval().requires_grad_(False))
         return ctx
@@ -182,11 +181,11 @@ def test_preparation_of_a_reference_model(race, tofu_work):
               "max_grad_norm": 0.0}  # fmt: skip
     encoded = tofu_work.task.encoder.encode(rows)
     order = list(range(len(rows)))
-    Context("fine-tune", 0).rng("order").shuffle(order)
+    Context("fine-tune", 0, Engine()).rng("order").shuffle(order)
     batches = [{"forget": plainly([encoded[place] for place in order[at : at + 16]])} for at in range(0, len(rows), 16)]
 
     def ours():
-        ctx = Context("fine-tune", 0, "cpu", lambda _: None)
+        ctx = Context("fine-tune", 0, Engine(), lambda _: None)
         fine_tune(copy.deepcopy(tofu_work.model), tofu_work.task.encoder, rows, recipe, ctx)
         return ctx.meter.losses
 
@@ -212,7 +211,7 @@ def test_a_whole_evaluation_of_tofu(race, tofu_work):
         )
 
     def ours():
-        return tofu_work.benchmark.measure(tofu_work.model, tofu_work.task, Context("measure", 0, "cpu")).rows
+        return tofu_work.benchmark.measure(tofu_work.model, tofu_work.task, Context("measure", 0, Engine())).rows
 
     def equal(rows, found):
         losses, written = found
@@ -231,7 +230,7 @@ def test_a_whole_evaluation_of_muse(race):
     asked = task.evaluation
 
     def ours():
-        rows = benchmark.measure(work.model, task, Context("measure", 0, "cpu")).rows
+        rows = benchmark.measure(work.model, task, Context("measure", 0, Engine())).rows
         return [row["generation"] for row in rows if "generation" in row], [r["min40"] for r in rows if "min40" in r]
 
     def plainly_asked():
@@ -263,7 +262,7 @@ def test_a_whole_evaluation_of_a_book(race):
     excerpts = task.evaluation.excerpts
 
     def ours():
-        rows = benchmark.measure(work.model, task, Context("measure", 0, "cpu")).rows
+        rows = benchmark.measure(work.model, task, Context("measure", 0, Engine())).rows
         return [row["generation"] for row in rows]
 
     race("evaluation of a book", ours,

@@ -17,7 +17,7 @@ from unlearnbench.planning.plan import make_plan
 from unlearnbench.planning.study import check_study
 from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.records.record import SAMPLES
-from unlearnbench.running.run_folder_writer import finished, folder_of, write_plan
+from unlearnbench.running.run_store import finished, folder_of, write_plan
 from unlearnbench.storage import read_sealed, write_sealed
 
 CELLS = 10_000

@@ -14,6 +14,8 @@ import torch
 from unlearnbench import Context, Example, LossMethod, Requires, Term, UnlearningData, answer_logprobs
 from unlearnbench.contracts import derived_seed
 from unlearnbench.engine.batch import collate
+from unlearnbench.engine.budgets import Mechanisms
+from unlearnbench.engine.engine import Engine
 from unlearnbench.errors import Diverged, PluginError, UndeclaredAccess
 from unlearnbench.methods.dpo import DPO
 from unlearnbench.methods.flat import FLAT
@@ -38,11 +40,11 @@ METHODS = [GradientAscent, GradientDifference, KLMinimization, PreferenceOptimiz
 QUICK = {"learning_rate": 1e-3, "epochs": 2, "warmup_epochs": 0.0}
 
 
-def unlearned(model, method, encoder, log=lambda line: None):
+def unlearned(model, method, encoder, log=lambda line: None, mechanisms=None):
     model = copy.deepcopy(model)
     requires = method.requires
     original = copy.deepcopy(model) if requires.original == "model" else None
-    ctx = Context(method.name, 7, log=log, original=original)
+    ctx = Context(method.name, 7, Engine(mechanisms=mechanisms), log=log, original=original)
     data = UnlearningData(method.name, requires, encoder, FORGET, RETAIN, ("I don't know.", "No idea."))
     return method.unlearn(model, encoder.tokenizer, data, ctx), ctx
 
@@ -84,14 +86,14 @@ class Crowded:
 
 
 @pytest.mark.parametrize("method", [GradientAscent, KLMinimization, LLMU, DPO, FLAT], ids=lambda m: m.name)
-def test_a_batch_too_large_for_memory_is_cut_and_gives_the_same_weights(method, tiny_model, tiny_encoder, monkeypatch):
+def test_a_batch_too_large_for_memory_is_cut_and_gives_the_same_weights(method, tiny_model, tiny_encoder):
     # Padded rows, so that a pass has as many rows as the batch.
-    monkeypatch.setattr("unlearnbench.engine.logprobs.WORTHWHILE", 1.1)
-    whole, first = unlearned(tiny_model, method(batch_size=4, **QUICK), tiny_encoder)
+    padded = Mechanisms(prefix_trees=False)
+    whole, first = unlearned(tiny_model, method(batch_size=4, **QUICK), tiny_encoder, mechanisms=padded)
     model, lines = copy.deepcopy(tiny_model), []
     crowded = Crowded(6)
     model.register_forward_pre_hook(crowded, with_kwargs=True)
-    parts, second = unlearned(model, method(batch_size=4, **QUICK), tiny_encoder, lines.append)
+    parts, second = unlearned(model, method(batch_size=4, **QUICK), tiny_encoder, lines.append, padded)
     small = method in (GradientAscent, KLMinimization)
     assert bool(crowded.refused) != small, "batches of four rows pass"
     assert any("cut into" in line for line in lines) != small
@@ -249,7 +251,7 @@ def test_under_autocast_the_references_round_as_the_model_does(tiny_model, tiny_
     for method, start in ((NPO(**quick), 20 * math.log(2)), (KLMinimization(**quick), None)):
         requires = method.requires
         original = copy.deepcopy(model) if requires.original == "model" else None
-        ctx = Context(method.name, 7, log=lambda line: None, original=original, autocast="bf16")
+        ctx = Context(method.name, 7, Engine(), log=lambda line: None, original=original, autocast="bf16")
         data = UnlearningData(method.name, requires, tiny_encoder, FORGET, RETAIN, ())
 
         @dataclass(frozen=True)
@@ -276,7 +278,7 @@ def test_no_epochs_leave_the_model_as_it_is(tiny_model, tiny_encoder):
 
 def test_llmu_draws_as_many_answers_as_asked(tiny_encoder):
     data = UnlearningData("llmu", LLMU.requires, tiny_encoder, FORGET, RETAIN, ("No idea.",))
-    rng = Context("llmu", 0).rng("draw")
+    rng = Context("llmu", 0, Engine()).rng("draw")
     drawn = LLMU(random_per_prompt=3).draw(data, FORGET[0], rng)
     assert [len(drawn[part]) for part in ("forget", "retain", "random")] == [1, 1, 3]
     assert {row.answer for row in drawn["random"]} <= {row.answer for row in RETAIN}
@@ -286,7 +288,7 @@ def test_llmu_draws_as_many_answers_as_asked(tiny_encoder):
 
 def test_mismatched_answers_come_with_the_forget_prompt(tiny_encoder):
     data = UnlearningData("mismatch", Mismatch.requires, tiny_encoder, FORGET, RETAIN, ())
-    (row,) = Mismatch().draw(data, FORGET[1], Context("m", 0).rng("draw"))["mismatch"]
+    (row,) = Mismatch().draw(data, FORGET[1], Context("m", 0, Engine()).rng("draw"))["mismatch"]
     assert row.prompt == FORGET[1].prompt
     assert row.answer in {other.answer for other in RETAIN}
 

@@ -12,6 +12,7 @@ from typing import Any
 from ...contracts import Context, Preparation
 from ...data.sources import DataSource, read_tables
 from ...domain import Measurement, Score
+from ...engine.engine import Engine
 from ...plugin.parameters import parse_parameters
 from ...plugin.registry import Component
 from ...plugin.specs import BenchmarkSpec, resolve
@@ -63,7 +64,7 @@ def check_benchmark(component: Component[BenchmarkSpec], data_dir: str = "") -> 
     yield attempt("a task is prepared", prepare)
     if "task" not in got:
         return
-    task, ctx = got["task"], Context("conformance", SEED, "cpu", lambda _: None)
+    task, ctx = got["task"], Context("conformance", SEED, Engine(), lambda _: None)
     state = GlobalState()
 
     def measure() -> str:

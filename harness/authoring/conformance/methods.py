@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from ...domain import Requires
-from ...engine.generation import greedy
-from ...engine.scoring import likelihoods
+from ...engine.engine import Engine
 from ...plugin.registry import Component
 from ...plugin.specs import MethodSpec, resolve
 from ...training import models
@@ -209,10 +208,10 @@ def _pairs(one: Any, other: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _answers(found: Trial) -> None:
-    rows = found.encoder.encode(FORGET)
-    if any(math.isnan(value.loss) for value in likelihoods(found.model, rows, "cpu")):
+    engine, rows = Engine(), found.encoder.encode(FORGET)
+    if any(math.isnan(value.loss) for value in engine.score(found.model, rows)):
         raise Broken("the likelihood of an answer is not a number")
-    greedy(found.model, found.encoder.prompts(FORGET), 4, found.encoder.ends, "cpu")
+    engine.generate(found.model, found.encoder.prompts(FORGET), 4, found.encoder.ends)
 
 
 def _saved(found: Trial) -> str:

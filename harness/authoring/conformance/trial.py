@@ -15,6 +15,7 @@ import torch
 from ...contracts import Context, UnlearningData
 from ...data.encoder import Encoder
 from ...domain import Example
+from ...engine.engine import Engine
 from ...plugin.parameters import parse_parameters
 from ...plugin.registry import Component
 from ...plugin.specs import MethodSpec, ModelSpec, resolve
@@ -118,7 +119,7 @@ def trial(component: Component[MethodSpec], edition: str = "", seed: int = SEED,
     encoder = tiny_encoder()
     start = tiny_model(encoder)
     original = models.frozen_copy(start, torch.float32) if requires.original == "model" else None
-    ctx = _TouchedContext(spec.name, seed, "cpu", lambda _: None, original)
+    ctx = _TouchedContext(spec.name, seed, Engine(), lambda _: None, original=original)
     data = TouchedData(spec.name, requires, encoder, FORGET, RETAIN, TEMPLATES)
     gc.collect()
     before, began = psutil.Process().memory_info().rss, time.perf_counter()

@@ -1,0 +1,323 @@
+"""Greedy decoding of a batch: finished rows leave it, and waiting ones take their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batch import placed
+from .capabilities import text_config
+from .cuda_graph import RecordedSteps, can_record
+from .kv_cache import new_cache
+from .lm_head import capture_head_input
+from .runtime import Runtime
+from .shared_prefix import shared_attention
+
+
+@dataclass(frozen=True)
+class Request:
+    """A row to continue.
+
+    Args:
+        ids: what is read.
+        known: what of it belongs to the answer already.
+        left: how many tokens may follow.
+    """
+
+    ids: tuple[int, ...]
+    known: tuple[int, ...]
+    left: int
+
+    @classmethod
+    def of(cls, prompt: tuple[int, ...], begun: tuple[int, ...], limit: int, eos: frozenset[int]) -> Request:
+        """The request of a prompt whose continuation is known to begin with ``begun``."""
+        known = tuple(takewhile(lambda token: token not in eos, begun[:limit]))
+        ended = len(known) < len(begun[:limit])
+        return cls(prompt + known, known, 0 if ended else limit - len(known))
+
+    @property
+    def length(self) -> int:
+        """Tokens of the whole row at most."""
+        return len(self.ids) + self.left
+
+
+WrittenRows = dict[Request, list[int]]
+
+
+class _Line:
+    """A request while it is decoded: what was written to it, and whether it has ended."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.written: list[int] = []
+        self.finished = False
+
+    @property
+    def left(self) -> int:
+        """Tokens that may still follow."""
+        return self.request.left - len(self.written)
+
+    def append(self, tokens: Iterable[int], eos: frozenset[int]) -> None:
+        """Keep tokens up to where the row ends."""
+        for token in tokens:
+            if self.finished:
+                return
+            if token not in eos:
+                self.written.append(token)
+            self.finished = token in eos or self.left == 0
+
+
+class _Decoder:
+    """A model as it writes: tokens to read → the next token of every row.
+
+    Args:
+        prefix: tokens that all rows begin with, which are computed once.
+        last: the last position that any row may have.
+    """
+
+    def __init__(self, runtime: Runtime, model: Any, prefix: Sequence[int], last: int) -> None:
+        self.runtime, self.model, self.last = runtime, model, last
+        self.prefix = len(prefix)
+        self._start = self._read_prefix(prefix) if prefix else None
+        self._head = runtime.lm_head(model)
+        way = "in pieces of the vocabulary" if self._head else "all at once"
+        runtime.counters.count("logits of a generation", way)
+
+    def new_cache(self) -> Any:
+        """An empty cache of rows, which come after the shared prefix where there is one."""
+        return new_cache(self.model, self.runtime) if self._start is None else self._start.fork_prefix()
+
+    def next(self, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
+        """(B, T) tokens to read → (B, 1) the argmax that follows; ``mask`` (B, L + T) covers the rows' cache too."""
+        # A finished row is decoded until it leaves; its positions stay at the last one, and nothing is read of it.
+        positions = (mask.cumsum(-1) + self.prefix - 1).clamp(min=0, max=self.last)[:, -ids.shape[1] :]
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        options = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+        if self._head:
+            with capture_head_input(self.model) as seen:
+                self.model(**inputs, **options)
+            return self._head.argmax(seen[0][:, -1])[:, None]
+        chosen: Tensor = self.model(**inputs, **options).logits[:, -1].argmax(-1, keepdim=True)
+        return chosen
+
+    def _read_prefix(self, prefix: Sequence[int]) -> Any:
+        cache = new_cache(self.model, self.runtime)
+        ids = torch.tensor([list(prefix)], device=self.runtime.device)
+        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache
+
+
+class _Batch:
+    """Rows that are decoded together; all end at the last column of their cache.
+
+    ``mask`` (B, L) is 1 where a column of the cache is a row's own and no padding; ``tokens`` (B, 1) are those written
+    last, which the model has not read yet.
+    """
+
+    def __init__(self, decoder: _Decoder) -> None:
+        self._decoder = decoder
+        self.lines: list[_Line] = []
+        self._cache: Any = None
+        self._mask = torch.empty(0)
+        self._tokens = torch.empty(0)
+        self._recorded: RecordedSteps | None = None
+
+    def read(self, lines: Sequence[_Line], rows: int, columns: int | None) -> Tensor:
+        """Read the prompts of lines in one pass and append them; returns the (B, 1) tokens written to them.
+
+        Args:
+            rows, columns: what the batch will have at most, until others join; None where rows cannot join.
+        """
+        device, prefix = self._decoder.runtime.device, self._decoder.prefix
+        rests = [line.request.ids[prefix:] for line in lines]
+        width = max(len(rest) for rest in rests)
+        # Left padding: the last position of every row is the one that predicts.
+        ids = placed(torch.tensor([[0] * (width - len(rest)) + list(rest) for rest in rests]), device)  # (B, T)
+        own = [[0] * (width - len(rest)) + [1] * len(rest) for rest in rests]
+        mask = placed(torch.tensor(own), device)
+        cache = self._decoder.new_cache()
+        if columns is not None:
+            (self._cache if self.lines else cache).expect(rows, columns)
+        tokens = self._decoder.next(ids, mask, cache)
+        if self.lines:
+            self._cache.append(cache)
+            length = max(self._mask.shape[1], width)
+            self._mask = torch.cat([_left_padded(part, length) for part in (self._mask, mask)])
+            self._tokens = torch.cat([self._tokens, tokens])
+        else:
+            self._cache, self._mask, self._tokens = cache, mask, tokens
+        self.lines += lines
+        return tokens
+
+    def drop_finished(self, drop_columns: bool) -> None:
+        """Drop finished rows, and with them the columns that none of the others needs."""
+        self._end_recording()
+        keep = [place for place, line in enumerate(self.lines) if not line.finished]
+        if len(keep) < len(self.lines) and keep:
+            index = torch.tensor(keep, device=self._decoder.runtime.device)
+            self._mask, self._tokens = self._mask[index], self._tokens[index]
+            drop = int(self._mask.any(0).int().argmax()) if drop_columns else 0
+            self._mask = self._mask[:, drop:]
+            self._cache.select(index, drop)
+        self.lines = [self.lines[place] for place in keep]
+
+    def step(self) -> Tensor:
+        """Write to every row; several tokens where asking for each would make the device wait. Returns (B, S)."""
+        decoder = self._decoder
+        budgets = decoder.runtime.budgets
+        most = max(line.left for line in self.lines if not line.finished)
+        if (
+            self._recorded is None
+            and most >= budgets.graph_steps
+            and can_record(decoder.runtime, decoder.model, self._cache)
+        ):
+            self._recorded = RecordedSteps(
+                decoder.runtime, decoder.model, self._cache, self._tokens, self._mask, decoder.prefix, decoder.last
+            )
+        written = []
+        for _ in range(min(budgets.steps, most)):
+            if self._recorded:
+                self._tokens = self._recorded.next()
+                if not self._recorded.left:
+                    self._end_recording()
+            else:
+                self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.lines), 1)], dim=1)
+                self._tokens = decoder.next(self._tokens, self._mask, self._cache)
+            written.append(self._tokens)
+        return torch.cat(written, dim=1)
+
+    def _end_recording(self) -> None:
+        """Recorded steps end where the batch changes."""
+        if self._recorded:
+            self._mask = torch.cat([self._mask, self._recorded.end()], dim=1)
+            self._recorded = None
+
+
+class Decoding:
+    """Requests that are continued in one batch; those that find no room in it wait.
+
+    Args:
+        shared: tokens that all rows begin with.
+        pieces: how much smaller than usual the batch is.
+    """
+
+    def __init__(
+        self, runtime: Runtime, model: Any, requests: Sequence[Request], eos: frozenset[int], shared: int, pieces: int
+    ) -> None:
+        self._runtime, self._model, self._eos, self._shared = runtime, model, eos, shared
+        self._lines = [_Line(request) for request in requests]
+        # Taken from the end, the longest first: what fits at the beginning fits later.
+        self._waiting = sorted(self._lines, key=lambda line: line.request.length)
+        last = max(request.length for request in requests) - 1
+        self._decoder = _Decoder(runtime, model, requests[0].ids[:shared], last)
+        self._batch = _Batch(self._decoder)
+        self._tokens = token_budget(runtime, model) // pieces
+        cache = new_cache(model, runtime)
+        self._can_append, self._can_select = bool(cache.can_append), bool(cache.can_select)
+
+    def finished(self) -> WrittenRows:
+        """The continuations of rows that have ended."""
+        return {line.request: line.written for line in self._lines if line.finished}
+
+    def run(self) -> None:
+        """Continue every row."""
+        turnover = self._runtime.budgets.turnover
+        with shared_attention(self._model) if self._shared else nullcontext():
+            while self._waiting or self._batch.lines:
+                alive = sum(not line.finished for line in self._batch.lines)
+                joining = self._joining(alive)
+                if joining > turnover * (alive + joining):
+                    self._batch.drop_finished(self._can_append)
+                    self._join(joining)
+                elif alive == 0:
+                    self._batch.lines = []
+                else:
+                    if self._can_select and alive <= (1 - turnover) * len(self._batch.lines):
+                        self._batch.drop_finished(self._can_append)
+                    self._append(self._batch.lines, self._batch.step())
+
+    def _joining(self, alive: int) -> int:
+        """How many of the waiting rows fit in beside those of the batch that have not ended."""
+        refills = self._can_append and self._runtime.mechanisms.refilled_batch
+        if not self._waiting or (alive and not refills):
+            return 0
+        # What all rows share is held once.
+        rows = (*self._batch.lines, self._waiting[-1])
+        room = self._tokens // (max(line.request.length for line in rows) - self._shared)
+        multiple = self._runtime.budgets.row_multiple
+        room -= room % multiple if room > multiple else 0
+        return min(max(room - alive, 0 if alive else 1), len(self._waiting))
+
+    def _join(self, count: int) -> None:
+        """Read the prompts of as many waiting rows, which then stand below the others."""
+        lines = self._waiting[-count:]
+        del self._waiting[-count:]
+        rows = len(self._batch.lines) + count
+        columns = max(line.request.length for line in (*self._batch.lines, *lines)) - self._shared
+        similar = self._can_append and self._runtime.mechanisms.similar_lengths
+        for group in self._similar(lines) if similar else [lines]:
+            tokens = self._batch.read(group, rows, columns if self._can_append else None)
+            self._append(group, tokens)
+
+    def _similar(self, lines: Sequence[_Line]) -> list[list[_Line]]:
+        """Rows in groups of similar length, the longest first: less is padded than a further pass would cost."""
+        found: list[list[_Line]] = []
+        width = 0
+        by_length = sorted(lines, key=lambda line: -len(line.request.ids))
+        for left, line in zip(range(len(lines), 0, -1), by_length, strict=True):
+            length = len(line.request.ids)
+            if not found or left * (width - length) >= self._runtime.budgets.pass_cost:
+                found.append([])
+                width = length
+            found[-1].append(line)
+        return found
+
+    def _append(self, lines: Sequence[_Line], tokens: Tensor) -> None:
+        """Keep what was written to lines, (B, S)."""
+        for line, written in zip(lines, tokens.tolist(), strict=True):
+            line.append(written, self._eos)
+
+
+def token_budget(runtime: Runtime, model: Any) -> int:
+    """Tokens that one batch may hold in its cache."""
+    budgets = runtime.budgets
+    if runtime.device.type != "cuda":
+        weights = sum(int(weight.nbytes) for weight in model.parameters())
+        least, most = budgets.cache_bytes
+        return max(1, min(budgets.cached_tokens, min(max(2 * weights, least), most) // cache_bytes(model)))
+    free, _ = torch.cuda.mem_get_info(runtime.device)
+    # What torch has set aside and does not use is free too.
+    free += torch.cuda.memory_reserved(runtime.device) - torch.cuda.memory_allocated(runtime.device)
+    return max(1, int(budgets.memory_share * free / bytes_per_token(model)))
+
+
+def bytes_per_token(model: Any) -> int:
+    """Memory of one token in a batch that is generated: its keys and values, and one layer's activations."""
+    config = text_config(model)
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    # While prompts are read: about eight states of the width, three of the inner one.
+    return cache_bytes(model) + int(model.dtype.itemsize * (8 * config.hidden_size + 3 * inner))
+
+
+def cache_bytes(model: Any) -> int:
+    """Memory of the keys and values of one token, in every layer.
+
+    A model of several says in ``cached_models`` how many of them keep keys and values.
+    """
+    config = text_config(model)
+    # A model without attention keeps one state for all tokens; taken for one of attention it is never too little.
+    heads = getattr(config, "num_attention_heads", None) or 1
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    keys = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
+    return int(model.dtype.itemsize * getattr(model, "cached_models", 1) * keys)
+
+
+def _left_padded(mask: Tensor, length: int) -> Tensor:
+    """(B, L) → (B, length), zeros first."""
+    return torch.nn.functional.pad(mask, (length - mask.shape[1], 0))
