@@ -9,6 +9,7 @@ from collections import defaultdict
 from importlib import metadata
 from pathlib import Path
 
+from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.pycode import ModuleAnalyzer
 
 import unlearnbench
@@ -21,7 +22,7 @@ author = "The unlearnbench developers"
 copyright = author
 version = release = metadata.version("unlearnbench")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 
@@ -30,14 +31,14 @@ html_title = f"unlearnbench {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_show_sourcelink = False
+html_copy_source = False
 
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 python_maximum_signature_line_length = 100
-napoleon_numpy_docstring = False
-napoleon_custom_sections = [("Raises", "params_style")]
 
 # Files at the root of the repository that are pages here too, and the pages' names.
 ROOT_FILES = {
@@ -77,7 +78,8 @@ def entry(module: str, name: str) -> list[str]:
     home = f"unlearnbench.{module}"
     if isinstance(found, type) and found.__module__.startswith("unlearnbench"):
         kind = "autoexception" if issubclass(found, BaseException) else "autoclass"
-        return [f".. {kind}:: {qualified}", ""]
+        bases = [] if found.__bases__ == (object,) else ["   :show-inheritance:"]
+        return [f".. {kind}:: {qualified}", *bases, ""]
     if callable(found) and getattr(found, "__module__", "").startswith("unlearnbench"):
         return [f".. autofunction:: {qualified}", ""]
     # A constant or a type: its text stands behind its assignment, where autodoc looks only in its home.
@@ -85,7 +87,7 @@ def entry(module: str, name: str) -> list[str]:
     analyzer.analyze()
     text = analyzer.attr_docs.get(("", name), [])
     value = source_of(home, name)
-    head = f".. py:data:: {qualified}"
+    head = f".. py:data:: {name}"
     return [head, *([f"   :value: {value}"] if value else []), "", *(f"   {line}" for line in text), ""]
 
 
@@ -105,7 +107,15 @@ def write_reference() -> None:
     pages = {}
     for room, names in stub_names().items():
         title = TITLES.get(room, room.capitalize())
-        lines = [title, "=" * len(title), "", f"From the room ``{room}``; import every name from ``unlearnbench``.", ""]
+        lines = [
+            title,
+            "=" * len(title),
+            "",
+            f"From the room ``{room}``; import every name from ``unlearnbench``.",
+            "",
+            ".. py:currentmodule:: unlearnbench",
+            "",
+        ]
         lines += [line for module, name in names for line in entry(module, name)]
         pages[f"{room}.rst"] = "\n".join(lines)
     title = "Hooks"
@@ -145,7 +155,14 @@ def public_reference(app, env, node, contnode):
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", f"unlearnbench.{name}", node, contnode)
 
 
+def google_style(app, what, name, obj, options, lines) -> None:
+    """``Args:`` and ``Raises:``. Napoleon as an extension takes a property's words before a colon for its type."""
+    what = "function" if what in ("attribute", "data", "property") else what
+    lines[:] = GoogleDocstring(lines, Config(), None, what, name, obj, options).lines()
+
+
 def setup(app) -> None:
     write_reference()
+    app.connect("autodoc-process-docstring", google_style)
     app.connect("include-read", site_links)
     app.connect("missing-reference", public_reference)
