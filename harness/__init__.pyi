@@ -1,3 +1,4 @@
+from ._compat import cache_keyword as cache_keyword
 from .api import Run as Run
 from .api import compare as compare
 from .api import load_study as load_study

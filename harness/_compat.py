@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -73,6 +74,11 @@ def select_rows(layer: Any, rows: Any) -> None:
     layer.batch_select_indices(rows)
 
 
+def cache_keyword(model: Any) -> str:
+    """The name of the argument by which a model takes a cache: ``past_key_values`` before transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
 # -- transformers: models ---------------------------------------------------------------------------------------------
 
 
@@ -100,6 +106,18 @@ def without_dropout(model: Any) -> None:
         for name in rates:
             if isinstance(getattr(module, name), float):
                 setattr(module, name, 0.0)
+
+
+# What the Trainer says itself, which takes half a second to import.
+UNDECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+
+
+def decayed_names(model: Any) -> frozenset[str]:
+    """Names of the weights that transformers' Trainer decays: all but biases and the weights of norms."""
+    import torch
+    from transformers.trainer_pt_utils import get_parameter_names
+
+    return frozenset(get_parameter_names(model, [torch.nn.LayerNorm], UNDECAYED))
 
 
 def compile_key_patterns() -> None:

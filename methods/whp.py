@@ -22,6 +22,7 @@ from unlearnbench import (
     PairedKVCache,
     Requires,
     UnlearningData,
+    cache_keyword,
     hyperparameter,
     widened,
 )
@@ -88,7 +89,7 @@ class Contrast(torch.nn.Module):  # type: ignore[misc]
         """``logits`` (B, T, V), and ``past_key_values``, of a causal language model's usual arguments."""
         caches = past_key_values or (None, None)
         logits, preferred = (
-            widened(part(input_ids=input_ids, past_key_values=cache, **inputs).logits)
+            widened(part(input_ids=input_ids, **{cache_keyword(part): cache}, **inputs).logits)
             for part, cache in zip((self.original, self.reinforced), caches, strict=True)
         )
         contrast = logits - self.alpha * torch.relu(preferred - logits)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._compat import cache_keyword
 from .kv_cache import KVCache
 from .runtime import Runtime
 
@@ -85,7 +86,7 @@ class RecordedSteps:
             input_ids=self.tokens,
             attention_mask=self.mask,
             position_ids=self.positions.clamp(max=self.last),
-            past_key_values=self.cache,
+            **{cache_keyword(self.model): self.cache},
             use_cache=True,
             logits_to_keep=1,
         ).logits

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._compat import cache_keyword
 from .batch import placed
 from .capabilities import text_config
 from .cuda_graph import RecordedSteps, can_record
@@ -98,7 +99,7 @@ class _Decoder:
         # A finished row is decoded until it leaves; its positions stay at the last one, and nothing is read of it.
         positions = (mask.cumsum(-1) + self.prefix - 1).clamp(min=0, max=self.last)[:, -ids.shape[1] :]
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-        options = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+        options = {cache_keyword(self.model): cache, "use_cache": True, "logits_to_keep": 1}
         if self._head:
             with capture_head_input(self.model) as seen:
                 self.model(**inputs, **options)
@@ -109,7 +110,7 @@ class _Decoder:
     def _read_prefix(self, prefix: Sequence[int]) -> Any:
         cache = new_cache(self.model, self.runtime)
         ids = torch.tensor([list(prefix)], device=self.runtime.device)
-        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self.model(input_ids=ids, **{cache_keyword(self.model): cache}, use_cache=True, logits_to_keep=1)
         return cache
 
 

@@ -90,10 +90,11 @@ def hyperparameter(default: Value, summary: str = "", **limits: Any) -> Any:
 class Training:
     """AdamW over epochs of a data set; the defaults are TOFU's (arXiv:2401.06121, appendix).
 
-    Differs: the releases train with transformers' Trainer, whose warm-up begins with a step at rate 0, which decays
-    neither norms nor biases, and which locuslab/tofu stops after whole windows of rows. Losses of an edition
-    ``as-released`` are trained so; others, and the reference models, warm up from the first step, decay all weights and
-    end with an epoch.
+    As in transformers' Trainer, with which the releases train, warm-up begins with a step at rate 0, and AdamW decays
+    neither norms nor biases.
+
+    Differs: locuslab/tofu stops after whole windows of rows, and so does a loss of the edition ``as-released``. Other
+    losses, and the reference models, are trained to the end of their last epoch.
     """
 
     learning_rate: float = hyperparameter(1e-5, "peak learning rate of AdamW", above=0.0)

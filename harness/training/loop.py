@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -12,8 +11,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from transformers import get_scheduler
 
-from .._compat import reset_precision, without_dropout
+from .._compat import decayed_names, reset_precision, without_dropout
 from ..contracts import Context
 from ..engine.memory import in_pieces
 from ..engine.process_group import processes, rank, summed
@@ -40,15 +40,14 @@ def train(model: Any, recipe: Objective, steps: Iterator[list[Batch]], rows: int
         model = sharded.model
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(
-        _decayed(model, recipe), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=_fused(trainable)
+        _weight_groups(model), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=_fused(trainable)
     )
-    warmup, total = _budget(recipe, rows)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(recipe, warmup, total))
+    schedule = _scheduler(optimiser, recipe, rows)
     if sharded is None:
         model, optimiser = accelerator.prepare(model, optimiser)
     pending: list[Tensor] = []
     pieces = 1
-    for batches in islice(steps, total):
+    for batches in islice(steps, _budget(recipe, rows)[1]):
         began = time.process_time()
         totals: dict[str, int] = {}
         for batch in batches:
@@ -149,28 +148,16 @@ def _read(pending: list[Tensor], ctx: Context) -> None:
         ctx.log(f"step {first + len(values) - 1}: loss {values[-1]:.6g}")
 
 
-def _as_trainer(recipe: Objective) -> bool:
-    """Whether steps, warm-up and decay are those of transformers' Trainer, with which all releases train."""
-    return recipe.edition.startswith("as-released")
+def _weight_groups(model: Any) -> list[dict[str, Any]]:
+    """Trained weights in two groups: those that AdamW decays, and biases and norm weights, which it does not.
 
-
-# Names of weights that the Trainer does not decay, and of modules whose weights it does not.
-UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
-
-
-def _decayed(model: Any, recipe: Objective) -> list[dict[str, Any]]:
-    """Weights in groups by their decay: all alike, or as released norms and biases without."""
+    transformers' Trainer, with which all releases train, groups them so.
+    """
     trainable = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    if not _as_trainer(recipe):
-        return [{"params": [weight for _, weight in trainable]}]
-    norms = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, torch.nn.LayerNorm))
-    kept = [UNDECAYED.search(name.lower()) is None and not name.startswith(norms) for name, _ in trainable]
+    decayed = decayed_names(model)
     groups: list[dict[str, Any]] = [
-        {"params": [weight for (_, weight), keep in zip(trainable, kept, strict=True) if keep]},
-        {
-            "params": [weight for (_, weight), keep in zip(trainable, kept, strict=True) if not keep],
-            "weight_decay": 0.0,
-        },
+        {"params": [weight for name, weight in trainable if name in decayed]},
+        {"params": [weight for name, weight in trainable if name not in decayed], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
@@ -190,21 +177,13 @@ def _budget(recipe: Objective, rows: int) -> tuple[int, int]:
     return min(round(recipe.warmup_epochs * per_epoch), max(total - 1, 0)), total
 
 
-def _schedule(recipe: Objective, warmup: int, total: int) -> Any:
-    """Factor of the peak learning rate at a step: linear warm-up, then the recipe's schedule down to 0.
+def _scheduler(optimiser: torch.optim.Optimizer, recipe: Objective, rows: int) -> Any:
+    """transformers' schedule of the learning rate: linear warm-up from 0, then the recipe's way down to 0.
 
-    As released the warm-up begins at 0, as transformers' does: the first step changes nothing.
+    Its ``constant`` has no warm-up; outside of the released editions one is made where the recipe asks for it.
     """
-    first = 0 if _as_trainer(recipe) else 1
-
-    def factor(step: int) -> float:
-        if recipe.schedule == "constant" and _as_trainer(recipe):
-            return 1.0
-        if step < warmup:
-            return (step + first) / (warmup + first)
-        done = (step - warmup) / max(total - warmup, 1)
-        if recipe.schedule == "constant":
-            return 1.0
-        return max(0.0, 1 - done) if recipe.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * min(done, 1)))
-
-    return factor
+    warmup, total = _budget(recipe, rows)
+    name = recipe.schedule
+    if name == "constant" and warmup and not recipe.edition.startswith("as-released"):
+        name = "constant_with_warmup"
+    return get_scheduler(name, optimiser, warmup, total)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from unlearnbench._compat import cache_keyword
 from unlearnbench.data.encoder import EncodedRow
 from unlearnbench.engine.budgets import CPU, Budgets
 from unlearnbench.engine.decoding import bytes_per_token, cache_bytes, token_budget
@@ -149,7 +150,7 @@ def test_memory_of_a_token_covers_what_its_cache_takes(heads):
     sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, vocab_size=50)
     model = LlamaForCausalLM(LlamaConfig(num_key_value_heads=heads, **sizes)).eval()
     cache = DynamicCache(config=model.config)
-    model(input_ids=torch.arange(10)[None], past_key_values=cache, use_cache=True)
+    model(input_ids=torch.arange(10)[None], **{cache_keyword(model): cache}, use_cache=True)
     kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) // 10
     states = 4 * (8 * 32 + 3 * 48)
     assert bytes_per_token(model) == kept + states

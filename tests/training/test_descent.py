@@ -26,7 +26,7 @@ from unlearnbench.methods.llmu import LLMU
 from unlearnbench.methods.mismatch import Mismatch
 from unlearnbench.methods.npo import NPO
 from unlearnbench.methods.po import PreferenceOptimization
-from unlearnbench.training.loop import _budget, _decayed, _schedule
+from unlearnbench.training.loop import _budget, _scheduler, _weight_groups
 from unlearnbench.training.loss import Batch
 from unlearnbench.training.loss_method import FineTune
 
@@ -293,8 +293,16 @@ def test_mismatched_answers_come_with_the_forget_prompt(tiny_encoder):
     assert row.answer in {other.answer for other in RETAIN}
 
 
-def _scheduled(recipe, rows):
-    return _schedule(recipe, *_budget(recipe, rows))
+def rates(recipe, rows):
+    """The learning rate of every step, as a factor of the peak."""
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = _scheduler(optimiser, recipe, rows)
+    found = []
+    for _ in range(_budget(recipe, rows)[1]):
+        found.append(scheduler.get_last_lr()[0])
+        optimiser.step()
+        scheduler.step()
+    return found
 
 
 @pytest.mark.parametrize(
@@ -302,23 +310,11 @@ def _scheduled(recipe, rows):
     [(32, 1, 6, 3.0), (16, 4, 3, 1.5), (8, 1, 25, 12.5)],
     ids=["effective batch 32", "the release's configuration", "batch 8"],
 )
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_as_released_steps_and_rates_are_the_trainer_s(schedule, size, passes, steps, summed):
+def test_as_released_steps_and_rates_are_those_of_the_release(size, passes, steps, summed):
     """forget01, five epochs, as locuslab/tofu's forget.py counts them."""
-    from transformers import get_scheduler
-
-    recipe = GradientAscent(edition="as-released", batch_size=size, accumulation=passes, schedule=schedule)
-    warmup, total = _budget(recipe, 40)
-    assert (warmup, total) == (max(1, 40 // (size * passes)), steps)
-    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = get_scheduler(schedule, optimiser, warmup, total)
-    factor = _schedule(recipe, warmup, total)
-    for step in range(total):
-        assert factor(step) == pytest.approx(theirs.get_last_lr()[0])
-        optimiser.step()
-        theirs.step()
-    if schedule == "linear":
-        assert sum(map(factor, range(total))) == pytest.approx(summed)
+    recipe = GradientAscent(edition="as-released", batch_size=size, accumulation=passes)
+    assert _budget(recipe, 40) == (max(1, 40 // (size * passes)), steps)
+    assert sum(rates(recipe, 40)) == pytest.approx(summed)
 
 
 def test_as_released_a_run_ends_after_whole_windows_of_rows(tiny_model, tiny_encoder):
@@ -331,29 +327,35 @@ def test_as_released_a_run_ends_after_whole_windows_of_rows(tiny_model, tiny_enc
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "bloom", "gemma2", "mamba", "stablelm", "mpt"])
-def test_as_released_what_the_trainer_does_not_decay_is_not_decayed(name):
+def test_biases_and_norms_are_not_decayed(name):
+    """As transformers' Trainer has it, with which all releases train."""
     from transformers import Trainer
 
     model = ARCHITECTURES[name]()
-    decayed = set(Trainer.get_decay_parameter_names(None, model))
-    groups = _decayed(model, GradientAscent(edition="as-released"))
+    decayed, kept = _weight_groups(model)
     names = {id(weight): key for key, weight in model.named_parameters()}
-    found = {names[id(weight)] for group in groups if "weight_decay" not in group for weight in group["params"]}
-    assert found == decayed
-    assert {names[id(w)] for group in groups for w in group["params"]} == set(names.values())
-    assert len(_decayed(model, GradientAscent())) == 1
+    assert "weight_decay" not in decayed
+    assert kept["weight_decay"] == 0.0
+    assert {names[id(weight)] for group in (decayed, kept) for weight in group["params"]} == set(names.values())
+    assert {names[id(weight)] for weight in decayed["params"]} == set(Trainer.get_decay_parameter_names(None, model))
+    assert any("norm" in names[id(weight)] or "ln_" in names[id(weight)] for weight in kept["params"])
+    assert not any(names[id(weight)].endswith("bias") for weight in decayed["params"])
 
 
-def test_the_schedule_warms_up_and_comes_down():
-    factor = _scheduled(FineTune(epochs=4, warmup_epochs=1.0, batch_size=2), 10)
-    values = [factor(step) for step in range(20)]
-    assert values[0] < values[4] < values[5] == 1.0
+def test_the_schedule_warms_up_from_nothing_and_comes_down():
+    values = rates(FineTune(epochs=4, warmup_epochs=1.0, batch_size=2), 10)
+    assert len(values) == 20
+    assert values[0] == 0.0
+    assert values[1] < values[4] < values[5] == 1.0
     assert all(a > b for a, b in itertools.pairwise(values[5:]))
     assert values[-1] > 0
-    flat = _scheduled(FineTune(epochs=2, warmup_epochs=0.0, schedule="constant", batch_size=1), 3)
-    assert [flat(step) for step in range(6)] == [1.0] * 6
-    cosine = _scheduled(FineTune(epochs=2, warmup_epochs=0.0, schedule="cosine", batch_size=1), 2)
-    assert cosine(2) == pytest.approx(0.5)
+    assert rates(FineTune(epochs=2, warmup_epochs=0.0, schedule="constant", batch_size=1), 3) == [1.0] * 6
+    assert rates(FineTune(epochs=2, warmup_epochs=1.0, schedule="constant", batch_size=1), 3)[:3] == pytest.approx(
+        [0.0, 1 / 3, 2 / 3]
+    )
+    released = GradientAscent(edition="as-released", epochs=2, schedule="constant", batch_size=1)
+    assert rates(released, 3) == [1.0] * 6
+    assert rates(FineTune(epochs=2, warmup_epochs=0.0, schedule="cosine", batch_size=1), 2)[2] == pytest.approx(0.5)
 
 
 def test_seeds_are_told_apart_by_purpose():
