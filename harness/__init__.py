@@ -15,4 +15,12 @@ if os.path.expanduser("~") == "~":
     # A container's user may have no home, without which nltk does not import and others make a folder called "~".
     os.environ["HOME"] = tempfile.gettempdir()
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("unlearnbench")
+    return _attribute(name)

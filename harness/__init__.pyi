@@ -115,3 +115,5 @@ from .training.loss import Term as Term
 from .training.loss_method import FineTune as FineTune
 from .training.loss_method import LossMethod as LossMethod
 from .training.loss_method import SampledRows as SampledRows
+
+__version__: str

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..domain import CellId
 from ..records.node_spec import CellSpec, ReferenceSpec
 from .study import Study
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,16 @@ class Plan:
     @property
     def cells(self) -> tuple[Node, ...]:
         return tuple(node for node in self.nodes if isinstance(node.spec, CellSpec))
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for every node, as a pandas frame."""
+        import pandas
+
+        return pandas.DataFrame([{"kind": node.kind, "title": node.title, "key": node.key} for node in self.nodes])
+
+    def _repr_html_(self) -> str:
+        found: str = self.to_frame().to_html(index=False)
+        return found
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
