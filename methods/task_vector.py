@@ -17,7 +17,7 @@ from unlearnbench import Context, FineTune, UnlearningData, hyperparameter
 from ._terms import refuse_adapter
 
 
-@torch.no_grad()  # type: ignore[untyped-decorator]
+@torch.no_grad()
 def negate(model: torch.nn.Module, original: Mapping[str, Tensor], alpha: float) -> None:
     """Set every weight θ of ``model`` to θ_original − alpha (θ − θ_original), in place.
 

@@ -48,7 +48,7 @@ class WHP(FineTune):
         return Contrast(ctx.original, super().unlearn(model, tokenizer, data, ctx), self.alpha)
 
 
-class Contrast(torch.nn.Module):  # type: ignore[misc]
+class Contrast(torch.nn.Module):
     """A model whose logits are v_original − alpha ReLU(v_reinforced − v_original).
 
     It generates and scores like a causal language model of transformers. It has no output head of its own, so

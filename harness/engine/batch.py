@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,18 +16,32 @@ from ..domain import IGNORE
 class TokenBatch:
     """Rows of equal treatment, right-padded.
 
-    Shapes: ``input_ids``, ``attention_mask``, ``labels`` are (B, T); ``logp_original`` is (B,), in nats, and
-    present where the method's ``requires.original`` is ``"logprobs"``. ``encoded`` holds the same rows as token ids,
-    from which a pass can leave out padding and what rows share; it is empty where they are not known. ``runtime`` is
-    the ``Runtime`` of the cell, which knows what suits its models.
+    Shapes: ``input_ids``, ``attention_mask``, ``labels`` are (B, T). ``encoded`` holds the same rows as token ids, from
+    which a pass can leave out padding and what rows share; it is empty where they are not known. ``runtime`` is the
+    ``Runtime`` of the cell, which knows what suits its models.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
-    logp_original: Tensor | None = None
     encoded: tuple[EncodedRow, ...] = ()
     runtime: object = None
+    _logp_original: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def logp_original(self) -> Tensor:
+        """(B,) the original model's log-probability of each answer, in nats.
+
+        Raises:
+            AttributeError: the method does not declare ``Requires(original="logprobs")``, or the rows are retain rows.
+        """
+        if self._logp_original is None:
+            raise AttributeError('these rows have no logp_original; declare Requires(original="logprobs")')
+        return self._logp_original
+
+    @logp_original.setter
+    def logp_original(self, logp: Tensor) -> None:
+        self._logp_original = logp
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -51,11 +65,15 @@ class TokenBatch:
 
     def between(self, begin: int, end: int) -> TokenBatch:
         """Some of the rows, at the same width."""
-        logp = None if self.logp_original is None else self.logp_original[begin:end]
+        logp = None if self._logp_original is None else self._logp_original[begin:end]
         return TokenBatch(
-            self.input_ids[begin:end], self.attention_mask[begin:end], self.labels[begin:end], logp,
-            self.encoded[begin:end], self.runtime,
-        )  # fmt: skip
+            self.input_ids[begin:end],
+            self.attention_mask[begin:end],
+            self.labels[begin:end],
+            self.encoded[begin:end],
+            self.runtime,
+            logp,
+        )
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])

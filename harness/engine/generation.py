@@ -17,7 +17,7 @@ from .memory import in_pieces, lacks_memory
 from .runtime import Runtime
 
 
-@torch.no_grad()  # type: ignore[untyped-decorator]
+@torch.no_grad()
 def greedy(
     runtime: Runtime,
     model: Any,

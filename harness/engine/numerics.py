@@ -26,7 +26,7 @@ def token_logprobs_of(logits: Tensor, targets: Tensor, places: Tensor | None = N
     """
     if places is None:
         places = torch.arange(len(targets), device=targets.device)
-    found: Tensor = _PickedLogprobs.apply(logits, targets, places)
+    found: Tensor = _PickedLogprobs.apply(logits, targets, places)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -40,7 +40,7 @@ def is_argmax(logits: Tensor, targets: Tensor, places: Tensor) -> Tensor:
     return (logits[places, targets] == torch.cat(top)[places]) & torch.cat(alone)[places]
 
 
-class _PickedLogprobs(torch.autograd.Function):  # type: ignore[misc]
+class _PickedLogprobs(torch.autograd.Function):
     """Rows of logits are normalised a few at a time, so that what is computed of a row stays in a CPU's cache, and no
     second block of logits in float32 is ever made."""
 

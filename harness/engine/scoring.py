@@ -52,7 +52,7 @@ def token_logprobs(runtime: Runtime, model: Any, rows: Sequence[EncodedRow]) -> 
     return [found[row] for row in rows]
 
 
-@torch.no_grad()  # type: ignore[untyped-decorator]
+@torch.no_grad()
 def _scored(runtime: Runtime, model: Any, rows: Sequence[EncodedRow]) -> Iterator[tuple[EncodedRow, Tensor, Tensor]]:
     """Every distinct row with its tokens' log-probabilities, in float64, and whether each token is the argmax.
 

@@ -205,7 +205,8 @@ def cast(model: Any, dtype: torch.dtype) -> Any:
 def compute_dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:
     """``auto`` is bfloat16 on a GPU that has it, float32 elsewhere."""
     if spec.dtype != "auto":
-        return getattr(torch, spec.dtype)
+        named: torch.dtype = getattr(torch, spec.dtype)
+        return named
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
