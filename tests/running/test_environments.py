@@ -89,7 +89,7 @@ def nobody():
 
 
 def test_a_container_s_user_without_an_entry_has_what_cells_import(nobody):
-    """nltk looks for a home when it is imported."""
+    """rouge-score's nltk looks for a home when it is imported."""
     asked = (
         "import unlearnbench.worker.worker, unlearnbench.records.run_folder as run_folder\n"
         "print(run_folder.cache_folder())"
