@@ -12,7 +12,8 @@ import tempfile
 import lazy_loader
 
 if os.path.expanduser("~") == "~":
-    # A container's user may have no home, without which nltk does not import and others make a folder called "~".
+    # A container's user may have no home. Without one nltk, which rouge-score needs, does not import, and others make
+    # a folder called "~".
     os.environ["HOME"] = tempfile.gettempdir()
 
 _attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

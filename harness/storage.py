@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import gzip
 import hashlib
 import json
@@ -13,7 +12,8 @@ import sys
 import tempfile
 import tomllib
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -47,22 +47,30 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise as_storage_error(error, path) from error
 
 
-def alone(file: Any, wait: bool) -> None:
-    """Lock an open file for this process; a file system without locks (some network ones) is only warned of.
+@contextmanager
+def alone(path: Path, wait: bool) -> Iterator[None]:
+    """Within this no other process holds the lock ``path``; the kernel takes it from a process that dies.
+
+    A file system without locks (some network ones) is only warned of.
 
     Raises:
-        BlockingIOError: another process holds it, and ``wait`` is off.
+        filelock.Timeout: another process holds it, and ``wait`` is off.
+        OSError: the file cannot be opened.
     """
+    from filelock import FileLock
+
+    # What filelock falls back to where there are no locks is a file, which outlives a process that is killed.
+    lock = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise
+        lock.acquire()
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
-        print(
-            f"warning: {file.name}: the file system has no locks; see that no other run writes there", file=sys.stderr
-        )
+        print(f"warning: {path}: the file system has no locks; see that no other run writes there", file=sys.stderr)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def shared_modes(folder: Path) -> None:

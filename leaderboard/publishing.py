@@ -1,7 +1,7 @@
 """Putting a site where readers find it: a folder, a gh-pages branch, a Space on the Hugging Face hub.
 
 Each target switches from the old site to the new one at once, and loses nothing that was not published from here:
-the list of files that were, with their hashes, lies in the target itself.
+the list of files that were, with their hashes and git's, lies in the target itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import sha1, sha256
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,8 +49,12 @@ class Target(Protocol):
 
     name: str
 
-    def hashes(self) -> Mapping[str, str]:
-        """SHA-256 of every file that is there, by name."""
+    def hashes(self, files: Mapping[str, Path]) -> Mapping[str, str]:
+        """SHA-256 of every file that is there, by name; what is neither in ``files`` nor listed may be named otherwise.
+
+        Args:
+            files: what is to be published.
+        """
         ...
 
     def listed(self) -> Mapping[str, str]:
@@ -77,7 +81,7 @@ def publish(site: Path, target: Target, dry_run: bool = False) -> tuple[Changes,
         if path.is_file() and path.name != MADE
     }
     fresh = {name: file_digest(path) for name, path in files.items()}
-    there, ours = target.hashes(), target.listed()
+    there, ours = target.hashes(files), target.listed()
     foreign = [name for name in fresh if name in there and there[name] != ours.get(name) and there[name] != fresh[name]]
     if foreign:
         raise UsageError(
@@ -94,8 +98,8 @@ def publish(site: Path, target: Target, dry_run: bool = False) -> tuple[Changes,
     )
     if dry_run or (changes.none and ours == fresh):
         return changes, ""
-    listing = (json.dumps({"schema_version": 1, "files": fresh}, indent=1, sort_keys=True) + "\n").encode()
-    return changes, target.switch(files, removed, listing)
+    listing = {"schema_version": 1, "files": fresh, "blobs": {name: _blob_of(path) for name, path in files.items()}}
+    return changes, target.switch(files, removed, (json.dumps(listing, indent=1, sort_keys=True) + "\n").encode())
 
 
 def target_of(text: str) -> Target:
@@ -110,11 +114,17 @@ def target_of(text: str) -> Target:
     raise UsageError(f"--to {text!r}: expected dir:PATH, gh-pages or hf-space:ORG/NAME")
 
 
-def _files_of(listing: bytes | None, where: str) -> Mapping[str, str]:
+def _blob_of(path: Path) -> str:
+    """Git's name of a file's content."""
+    content = path.read_bytes()
+    return sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _files_of(listing: bytes | None, where: str, table: str = "files") -> Mapping[str, str]:
     if listing is None:
         return {}
     try:
-        files = json.loads(listing)["files"]
+        files = json.loads(listing)[table]
         return {str(name): str(digest) for name, digest in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{where}/{LISTED} is broken; restore it, or move the folder away") from error
@@ -128,7 +138,7 @@ class Folder:
         if path.exists() and not path.is_dir():
             raise UsageError(f"{self.name!r} is not a folder")
 
-    def hashes(self) -> Mapping[str, str]:
+    def hashes(self, files: Mapping[str, Path]) -> Mapping[str, str]:
         return {self._name(path): file_digest(path) for path in self.path.rglob("*") if path.is_file()}
 
     def _name(self, path: Path) -> str:
@@ -220,7 +230,7 @@ class Branch:
         entries = [(name, *facts.split()) for facts, _, name in (line.partition("\t") for line in lines if line)]
         return {name: blob for name, _, kind, blob in entries if kind == "blob"}
 
-    def hashes(self) -> Mapping[str, str]:
+    def hashes(self, files: Mapping[str, Path]) -> Mapping[str, str]:
         # One process for all files, which are many: each comes as a line that ends in its size, its bytes, a line end.
         blobs, found, at = self._blobs(), {}, 0
         content = self._git("cat-file", "--batch", given="".join(f"{blob}\n" for blob in blobs.values()).encode())
@@ -267,7 +277,8 @@ class Space:
 
             api = HfApi(library_name="unlearnbench")
         self.api = api
-        self._there = self._asked(self._files)
+        self._there: dict[str, Any] = self._asked(self._files)
+        self._listing: bytes | None = self._asked(self._list)
 
     def _asked(self, question: Any) -> Any:
         """What the hub answers; its errors in one line."""
@@ -281,20 +292,32 @@ class Space:
                 "the network"
             ) from error
 
-    def _files(self) -> dict[str, bytes]:
+    def _files(self) -> dict[str, Any]:
+        """What the hub knows of every file."""
+        from huggingface_hub.hf_api import RepoFile
+
         if not self.api.repo_exists(self.repository, repo_type="space"):
             return {}
-        names = self.api.list_repo_files(self.repository, repo_type="space")
+        tree = self.api.list_repo_tree(self.repository, recursive=True, repo_type="space")
+        return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+    def _list(self) -> bytes | None:
+        if LISTED not in self._there:
+            return None
+        return Path(self.api.hf_hub_download(self.repository, LISTED, repo_type="space")).read_bytes()
+
+    def hashes(self, files: Mapping[str, Path]) -> Mapping[str, str]:
+        # The hub tells the SHA-256 of files in its large storage, and git's names of all others.
+        blobs, listed = _files_of(self._listing, self.name, "blobs"), self.listed()
+        known = {blob: listed[name] for name, blob in blobs.items() if name in listed}
+        known |= {_blob_of(path): file_digest(path) for path in files.values()}
         return {
-            name: Path(self.api.hf_hub_download(self.repository, name, repo_type="space")).read_bytes()
-            for name in names
+            name: entry.lfs.sha256 if entry.lfs else known.get(entry.blob_id, entry.blob_id)
+            for name, entry in self._there.items()
         }
 
-    def hashes(self) -> Mapping[str, str]:
-        return {name: sha256(content).hexdigest() for name, content in self._there.items()}
-
     def listed(self) -> Mapping[str, str]:
-        return _files_of(self._there.get(LISTED), self.name)
+        return _files_of(self._listing, self.name)
 
     def switch(self, files: Mapping[str, Path], removed: Iterable[str], listing: bytes) -> str:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete

@@ -17,9 +17,8 @@ ENGINE = (
     "worker",
 )  # fmt: skip
 """The modules and whole packages of the harness that a cell's process imports: any of them can change a number."""
-NUMERICS = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy", "scipy", "rouge-score",
-            "nltk")  # fmt: skip
-"""Distributions whose versions can change a number."""
+NUMERICS = "torch transformers tokenizers accelerate peft datasets numpy scipy rouge-score nltk sacrebleu".split()
+"""Distributions whose versions can change a number; rouge-score stems with nltk."""
 
 
 def source_digest(target: str, beside: tuple[str, ...] = ()) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("unlearnbench", "torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy", "scipy",
-            "rouge-score", "nltk", "pluggy", "lm_eval")  # fmt: skip
+            "rouge-score", "nltk", "sacrebleu", "pluggy", "lm_eval")  # fmt: skip
 DRIVER = Path("/proc/driver/nvidia")
 """Where NVIDIA's driver tells of itself and of its GPUs."""
 

@@ -6,7 +6,7 @@ runs/<name>/study.toml  plan.json  models/<key>/  cells/<key>/{spec,status,recor
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,19 +57,19 @@ def folder_of(run: Path, node: Node) -> Path:
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """One writer at a time, where the file system has locks. Raises UsageError while another process runs in it."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = (run / ".lock").open("a")
-    except OSError as error:
-        translated = as_storage_error(error, run)
-        if not isinstance(translated, StorageError):
-            raise UsageError(f"cannot use {run} as a run folder: {error.strerror}; choose another --out") from error
-        raise translated from error
-    with file:
+    from filelock import Timeout
+
+    with ExitStack() as held:
         try:
-            alone(file, wait=False)
-        except BlockingIOError:
+            run.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(run / ".lock", wait=False))
+        except Timeout:
             raise UsageError(f"another process is running the study in {run}; wait for it or choose --out") from None
+        except OSError as error:
+            translated = as_storage_error(error, run)
+            if not isinstance(translated, StorageError):
+                raise UsageError(f"cannot use {run} as a run folder: {error.strerror}; choose another --out") from error
+            raise translated from error
         yield
 
 

@@ -17,7 +17,7 @@ from .._compat import decayed_names, reset_precision, without_dropout
 from ..contracts import Context
 from ..engine.memory import in_pieces
 from ..engine.process_group import processes, rank, summed
-from ..errors import Diverged
+from ..errors import Diverged, UsageError
 from .loss import Batch, Objective, loss_of
 from .sharding import Sharded
 
@@ -31,7 +31,13 @@ def train(model: Any, recipe: Objective, steps: Iterator[list[Batch]], rows: int
 
     Raises:
         Diverged: a loss stopped being finite.
+        UsageError: several processes would train in float16.
     """
+    if processes() > 1 and ctx.autocast == "fp16":
+        raise UsageError(
+            f"dtype = 'float16' with run.processes = {processes()}: losses are scaled and sharded gradients are not "
+            "scaled back; use dtype = 'bfloat16', or run.processes = 1"
+        )
     reset_precision(ctx.autocast)
     accelerator = Accelerator(mixed_precision=ctx.autocast, cpu=ctx.device.type == "cpu", gradient_accumulation_steps=1)
     _set_training(model, recipe)

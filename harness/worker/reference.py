@@ -26,9 +26,8 @@ def prepare_reference(spec: ReferenceSpec) -> dict[str, Any]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     if process_group.rank():
         return _prepare(spec)
-    with lock.open("a") as file:
-        # Another run may be preparing the same model; then this one waits and takes it.
-        alone(file, wait=True)
+    # Another run may be preparing the same model; then this one waits and takes it.
+    with alone(lock, wait=True):
         return _prepare(spec)
 
 

@@ -19,7 +19,7 @@ from unlearnbench.engine.engine import Engine
 from unlearnbench.engine.lm_eval import ask_tasks, hub_tasks, local_tasks, worth_another_try
 from unlearnbench.errors import DataError
 from unlearnbench.methods.whp import Contrast
-from unlearnbench.metrics.overlap import bleu, mteval_tokens
+from unlearnbench.metrics.overlap import bleu
 from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.plugin.specs import ModelSpec
 from unlearnbench.records.record import score_entries
@@ -38,15 +38,25 @@ def test_bleu_is_sacrebleu_s_for_every_sentence():
     for _ in range(1500):
         truth, text = (" ".join(rng.choices(WORDS, k=rng.choice([0, 1, 2, 3, 4, 5, 9, 30]))) for _ in range(2))
         pairs.append((truth, truth if rng.random() < 0.2 else text))
-    worst = max(
-        abs(bleu(truth, text) - sacrebleu.corpus_bleu([text], [[truth]]).score)
+    assert all(
+        bleu(truth, text) == pytest.approx(sacrebleu.corpus_bleu([text], [[truth]]).score, abs=1e-9)
         for truth, text in pairs
-        if truth.strip()
+        if truth.replace("<skipped>", "").strip()
     )
-    assert all(math.isnan(bleu(truth, text)) for truth, text in pairs if not mteval_tokens(truth)), "of no truth"
-    assert worst < 1e-6
     assert bleu("one two three", "one two three") == 0.0
-    assert bleu("a b c d", "a b c d") == pytest.approx(100.0)
+    assert bleu("a b c d", "") == 0.0
+    assert bleu("a b c d", "a b c d") == 100.0, "never more, however sums round"
+
+
+@pytest.mark.parametrize("truth", ["", " \n", "<skipped>"])
+def test_bleu_of_no_truth_is_none(truth):
+    assert math.isnan(bleu(truth, "a b c d"))
+
+
+def test_bleu_by_hand():
+    """Nine tokens against ten: of 9, 8, 7 and 6 n-grams 6, 2, 1 and none match, and none counts as a half."""
+    expected = 100 * math.exp(1 - 10 / 9) * (6 / 9 * 2 / 8 * 1 / 7 * 1 / (2 * 6)) ** (1 / 4)
+    assert bleu("the cat sat on a mat, 3.14 a-b.", "the cat sat in a hat, b.") == pytest.approx(expected, abs=1e-9)
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.hf_api import RepoFile, RepoFolder
 
 from unlearnbench.errors import UsageError
 from unlearnbench.leaderboard.publishing import LISTED, Branch, Folder, Space, publish, target_of
@@ -33,7 +35,7 @@ class Hub:
     """As much of the hub as a Space needs, in memory."""
 
     def __init__(self, folder):
-        self.folder, self.files, self.made = folder, {}, []
+        self.folder, self.files, self.made, self.taken = folder, {}, [], []
 
     def repo_exists(self, *_, **__):
         return bool(self.files)
@@ -41,10 +43,18 @@ class Hub:
     def create_repo(self, *_, **facts):
         self.made.append(facts["space_sdk"])
 
-    def list_repo_files(self, *_, **__):
-        return list(self.files)
+    def list_repo_tree(self, *_, **__):
+        """Git's names of contents; scripts are as if they lay in the large storage, which tells their SHA-256."""
+        for folder in {name.rpartition("/")[0] for name in self.files} - {""}:
+            yield RepoFolder(path=folder, oid="0" * 40)
+        for name, content in self.files.items():
+            large = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+            done = subprocess.run(["git", "hash-object", "--stdin"], input=content, capture_output=True, check=True)
+            lfs = {"lfs": large, "oid": "1" * 40} if name.endswith(".js") else {"oid": done.stdout.decode().strip()}
+            yield RepoFile(path=name, size=len(content), **lfs)
 
     def hf_hub_download(self, _, name, **__):
+        self.taken.append(name)
         path = self.folder / name.replace("/", "_")
         path.write_bytes(self.files[name])
         return str(path)
@@ -131,6 +141,21 @@ def test_a_file_that_somebody_wrote_is_neither_replaced_nor_removed(place, tmp_p
     with pytest.raises(UsageError, match="which was not published from here"):
         publish(site(tmp_path / "site"), place.target())
     assert place.files() == {"index.html": "theirs"}
+
+
+def test_of_a_space_nothing_is_downloaded_but_the_list(tmp_path):
+    hub = Hub(tmp_path)
+    publish(site(tmp_path / "old", gone="gone"), Space("org/name", hub))
+    assert hub.taken == [], "there was nothing"
+    changes, _ = publish(site(tmp_path / "new", index="second"), Space("org/name", hub))
+    assert (changes.replaced, changes.removed, changes.same) == (("index.html",), ("gone.html",), 2)
+    assert hub.taken == [LISTED]
+
+
+def test_a_file_that_somebody_wrote_and_that_is_the_same_is_taken_over(place, tmp_path):
+    place.write("index.html", "first")
+    changes, _ = publish(site(tmp_path / "site"), place.target())
+    assert (changes.added, changes.same) == (("b/tofu.html", "site.js"), 1)
 
 
 def test_a_published_file_that_was_changed_since_stays_when_its_page_is_gone(place, tmp_path):

@@ -7,10 +7,12 @@ import fcntl
 import json
 import os
 import shlex
+import signal
 import stat
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,47 @@ def test_a_file_system_without_locks_is_warned_of(number, tmp_path, monkeypatch,
     assert "the file system has no locks" in capsys.readouterr().err
 
 
+def test_a_run_that_dies_leaves_no_lock_to_a_child_that_lives(tmp_path):
+    """A forked child has the open files of its parent, and with them would have its lock."""
+    script = """if True:
+        import os, pathlib, signal, sys
+        from unlearnbench.running.run_store import locked
+
+        with locked(pathlib.Path(sys.argv[1])):
+            child = os.fork()
+            if not child:
+                os.closerange(1, 3)
+                signal.pause()
+            print(child, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, timeout=60)
+    try:
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        with locked(tmp_path):
+            pass
+    finally:
+        os.kill(int(done.stdout), signal.SIGKILL)
+
+
+def test_who_waits_for_a_lock_has_it_when_it_is_free(tmp_path):
+    script = """if True:
+        import pathlib, sys
+        from unlearnbench.storage import alone
+
+        folder = pathlib.Path(sys.argv[1])
+        print("waits", flush=True)
+        with alone(folder / ".lock", wait=True):
+            print((folder / "freed").exists())
+    """
+    with locked(tmp_path):
+        process = subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "waits\n"
+        time.sleep(0.3)
+        (tmp_path / "freed").touch()
+    assert process.communicate(timeout=60)[0] == "True\n"
+
+
 @pytest.fixture
 def nobody():
     """Runs a command as a user without an entry and without a home."""
@@ -89,7 +132,7 @@ def nobody():
 
 
 def test_a_container_s_user_without_an_entry_has_what_cells_import(nobody):
-    """nltk looks for a home when it is imported."""
+    """rouge-score's nltk looks for a home when it is imported."""
     asked = (
         "import unlearnbench.worker.worker, unlearnbench.records.run_folder as run_folder\n"
         "print(run_folder.cache_folder())"

@@ -16,7 +16,7 @@ from unlearnbench.contracts import derived_seed
 from unlearnbench.engine.batch import collate
 from unlearnbench.engine.budgets import Mechanisms
 from unlearnbench.engine.engine import Engine
-from unlearnbench.errors import Diverged, PluginError, UndeclaredAccess
+from unlearnbench.errors import Diverged, PluginError, UndeclaredAccess, UsageError
 from unlearnbench.methods.dpo import DPO
 from unlearnbench.methods.flat import FLAT
 from unlearnbench.methods.ga import GradientAscent
@@ -26,7 +26,7 @@ from unlearnbench.methods.llmu import LLMU
 from unlearnbench.methods.mismatch import Mismatch
 from unlearnbench.methods.npo import NPO
 from unlearnbench.methods.po import PreferenceOptimization
-from unlearnbench.training.loop import _budget, _scheduler, _weight_groups
+from unlearnbench.training.loop import _budget, _scheduler, _weight_groups, train
 from unlearnbench.training.loss import Batch
 from unlearnbench.training.loss_method import FineTune
 
@@ -61,6 +61,14 @@ def test_accumulation_does_not_change_the_weights(method, tiny_model, tiny_encod
     assert torch.allclose(weights(whole), weights(parts), atol=1e-9)
     assert not torch.allclose(weights(whole), weights(tiny_model), atol=1e-5)
     assert first.meter.losses == pytest.approx(second.meter.losses)
+
+
+def test_several_processes_do_not_train_in_float16(tiny_model, tiny_encoder, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ctx = Context("ga", 7, Engine(), log=print, autocast="fp16")
+    expected = r"^dtype = 'float16' with run\.processes = 2: .*; use dtype = 'bfloat16', or run\.processes = 1$"
+    with pytest.raises(UsageError, match=expected):
+        train(tiny_model, GradientAscent(**QUICK), iter([]), 1, ctx)
 
 
 def test_a_short_last_window_is_divided_by_its_own_count(tiny_model, tiny_encoder):
