@@ -14,7 +14,7 @@ from ..domain import IGNORE
 
 @dataclass
 class TokenBatch:
-    """Rows of equal treatment, right-padded.
+    """Rows that a loss treats alike, right-padded.
 
     Shapes: ``input_ids``, ``attention_mask``, ``labels`` are (B, T). ``encoded`` holds the same rows as token ids, from
     which a pass can leave out padding and what rows share; it is empty where they are not known. ``runtime`` is the
@@ -80,7 +80,7 @@ class TokenBatch:
 
 
 def collate(encoded: Sequence[EncodedRow], device: torch.device | str, length: int = 0) -> TokenBatch:
-    """Right-padded rows; the pad id is never attended to and never scored, so any id serves.
+    """Pad rows on the right. Padding is neither attended to nor scored, so any id serves for it.
 
     Args:
         length: pad to this many tokens; 0 pads to the longest row.
@@ -100,7 +100,7 @@ def collate(encoded: Sequence[EncodedRow], device: torch.device | str, length: i
 
 
 def placed(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on a device; nobody waits for its copy to a GPU."""
+    """The tensor on a device. A copy to a GPU is asynchronous."""
     if torch.device(device).type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -109,7 +109,7 @@ def placed(tensor: Tensor, device: torch.device | str) -> Tensor:
 def budget_batches(
     sizes: Sequence[tuple[int, ...]], budgets: tuple[int, ...], longest_first: bool = True
 ) -> Iterator[list[int]]:
-    """Places of rows, sorted by their first size and grouped so that a batch stays within every budget.
+    """Sort rows by their first size and group their places so that each batch stays within every budget.
 
     The first size is padded to the longest of the batch; the others add up. Longest first, so that a batch too large
     for memory fails at once. A single row beyond a budget is its own batch.

@@ -1,9 +1,9 @@
-"""Which ways of computing suit a model: those that give what it gives for each row alone.
+"""Which ways of computing suit a model: those that give the values that it gives for each row alone.
 
-Rows of one prompt go through a model as a tree, others padded, and where neither suits it, one by one. Models differ in
-what they make of padding, positions, windows and state, and configurations do not say all of it. So a way is tried out
-on the rows at hand, in the precision and on the device at hand, before it is used for longer rows, wider trees or more
-padding than it was ever tried on. What was found stands in the record (``paths``).
+The engine puts rows of one prompt through a model as a tree, pads other rows, and takes rows one by one where a model
+suits neither. Models treat padding, positions, windows and state differently, and their configurations do not say
+everything. So the engine tries a way out on the rows at hand, in their precision and on their device, before it uses
+the way for longer rows, wider trees or more padding than before. The record says which ways were taken (``paths``).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ SWITCHING = ("dynamic", "longrope")
 
 @dataclass
 class TriedWay:
-    """A way of computing, and the rows on which it was found to suit: their length, the padding beside them."""
+    """A way of computing, and the longest rows and the most padding on which it was found to suit."""
 
     fits: bool = True
     width: int = 0
     padding: int = 0
 
     def covers(self, width: int, padding: int) -> bool:
-        """Whether it need not be tried again: it does not suit at all, or did at least on such rows."""
+        """Whether the way needs no further trial: it never suits, or it suited rows at least as long and as padded."""
         return not self.fits or (width <= self.width and padding <= self.padding)
 
     def found(self, fits: bool, width: int, padding: int) -> bool:
@@ -70,11 +70,11 @@ class Capabilities:
     repeats: bool | None = None
 
     def read(self, width: int) -> int:
-        """Tokens of so many that are read: the last predicts nothing, and may be one more than there are positions."""
+        """How many of ``width`` tokens the model reads. The last predicts nothing, and may lie beyond the positions."""
         return width - 1 if width == self.positions + 1 else width
 
     def reading(self, rows: TokenBatch) -> tuple[dict[str, Tensor], Tensor]:
-        """What of rows goes into the model, and (B, T) the positions there that predict an answer token."""
+        """The model's inputs for rows, and (B, T) true at the positions that predict an answer token."""
         read = self.read(rows.labels.shape[1])
         return {name: part[:, :read] for name, part in rows.inputs.items()}, rows.predicts[:, :read]
 
@@ -85,7 +85,7 @@ class Capabilities:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Within this a model is in evaluation mode and nothing takes gradients."""
+    """Put a model into evaluation mode and take no gradients within this context."""
     was = model.training
     model.eval()
     try:
@@ -126,7 +126,7 @@ def longest_row(model: Any) -> int:
 
 
 def learned_positions(model: Any) -> int:
-    """Tokens that a model has learned positions for. Rotary positions go on, and may depend on the last one read."""
+    """Tokens that a model has learned positions for; rotary positions have no end."""
     config = text_config(model)
     learned = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 0
     # XLNet, whose positions are relative, says -1.
@@ -139,7 +139,7 @@ def _rotary(config: Any) -> Mapping[str, Any]:
 
 
 def attention_window(model: Any) -> int:
-    """Tokens that every layer attends to: a mask of our own would let a model see beyond its sliding window."""
+    """Tokens that every layer attends to. A mask of ours would let a model see beyond its sliding window."""
     config = text_config(model)
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
     slides = any(kind != "full_attention" for kind in kinds)

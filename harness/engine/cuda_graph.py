@@ -64,7 +64,7 @@ class RecordedSteps:
         return self._room - self.written
 
     def next(self) -> Tensor:
-        """(B, 1) the likeliest tokens to follow; the batch has read those before them."""
+        """(B, 1) the argmax tokens that follow."""
         if self._graph is not None:
             self._graph.replay()
         else:
@@ -75,7 +75,7 @@ class RecordedSteps:
         return self.tokens.clone()
 
     def end(self) -> Tensor:
-        """The cache grows again from where it is; (B, written) ones for the mask."""
+        """Let the cache grow again; returns the (B, written) ones that the mask lacks."""
         self._graph = None
         self.cache.resume_growth(self.begin + self.written)
         return torch.ones((len(self.tokens), self.written), dtype=torch.long, device=self.tokens.device)
@@ -95,7 +95,7 @@ class RecordedSteps:
         self.column.add_(1)
 
     def _record(self) -> None:
-        """Record the step after the first, which has warmed up what cannot be recorded; the graph itself runs later."""
+        """Record a step. The first step has run before, since kernels that warm up cannot be recorded."""
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
@@ -111,7 +111,7 @@ class RecordedSteps:
         self._counters.count("decoding", "recorded" if self._able.repeats else "step by step")
 
     def _repeats(self, graph: torch.cuda.CUDAGraph) -> bool:
-        """Whether the graph writes what the model does; afterwards the batch stands where it stood."""
+        """Whether the graph writes what the model writes; the batch is restored afterwards."""
         stood = [tensor.clone() for tensor in (self.tokens, self.positions, self.column, self.mask)]
 
         def back() -> Tensor:

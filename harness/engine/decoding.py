@@ -169,7 +169,7 @@ class _Batch:
         self.lines = [self.lines[place] for place in keep]
 
     def step(self) -> Tensor:
-        """Write to every row; several tokens where asking for each would make the device wait. Returns (B, S)."""
+        """Write S tokens to every row, (B, S): several on a device that would wait for each to be read."""
         decoder = self._decoder
         budgets = decoder.runtime.budgets
         most = max(line.left for line in self.lines if not line.finished)
@@ -194,7 +194,7 @@ class _Batch:
         return torch.cat(written, dim=1)
 
     def _end_recording(self) -> None:
-        """Recorded steps end where the batch changes."""
+        """Stop recorded steps, because the batch is about to change."""
         if self._recorded:
             self._mask = torch.cat([self._mask, self._recorded.end()], dim=1)
             self._recorded = None
@@ -267,7 +267,7 @@ class Decoding:
             self._append(group, tokens)
 
     def _similar(self, lines: Sequence[_Line]) -> list[list[_Line]]:
-        """Rows in groups of similar length, the longest first: less is padded than a further pass would cost."""
+        """Rows in groups of similar length, the longest first. A group ends where padding costs more than another pass."""
         found: list[list[_Line]] = []
         width = 0
         by_length = sorted(lines, key=lambda line: -len(line.request.ids))

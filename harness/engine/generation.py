@@ -155,7 +155,7 @@ class _Writer:
         return list(takewhile(lambda token: token not in self.ends, written[0, len(request.ids) :].tolist()))
 
     def _anew(self, request: Request) -> list[int]:
-        """A row written with a pass over all of it for every token: what holds for any model."""
+        """Write to a row with a pass over the whole row for every token, which any model supports."""
         line: list[int] = []
         while len(line) < request.left:
             ids = (*request.ids, *line)

@@ -27,9 +27,9 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """
 
     prefix: tuple[Tensor, Tensor] | None = None
-    """Keys and values that stand before every row's own, (1, H, P, D); only ``shared_prefix.attention`` looks there."""
+    """Keys and values before every row's own, (1, H, P, D); only ``shared_prefix.attention`` reads them."""
     column: Tensor | None = None
-    """The column that is written next, where all that is held is attended to; None where columns are added."""
+    """The column that the next step writes, in a cache of fixed size; None where steps add columns."""
     expected: tuple[int, int] = (0, 0)
     """Rows and columns that a new block has at least."""
     _blocks: tuple[Tensor, Tensor] | None = None
@@ -54,7 +54,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def _hold(self, rows: int, length: int, like: tuple[Tensor, Tensor]) -> None:
-        """Hold so many rows and columns; those there before keep what they have, and others have anything."""
+        """Hold so many rows and columns. Those held before keep their values; the others are uninitialised."""
         held = self.get_seq_length()
         full = self._blocks is None or self._blocks[0].shape[0] < rows or self._blocks[0].shape[2] < length
         if full or not self._growth:

@@ -64,7 +64,7 @@ def _row(task: Any, doc: Any, values: Sequence[Any], rolling: bool) -> Row:
 
 
 def _right(task: Any, doc: Any, choices: int) -> list[int]:
-    """The places of right choices, asked of the task: which one, taken as certain, does it count as right?"""
+    """The places of right choices: the task counts a model right that is certain of one of them."""
     certain = [[(0.0 if place == chosen else -1e4, False) for place in range(choices)] for chosen in range(choices)]
     return [place for place, answers in enumerate(certain) if task.process_results(doc, answers)["acc"] > 0.5]
 
@@ -91,7 +91,7 @@ def hub_tasks(folders: tuple[str, ...], names: tuple[str, ...]) -> dict[str, Any
 
 
 def worth_another_try(tasks: Mapping[str, Any]) -> str:
-    """Why a task is not there, if the hub may give it another time; empty where all are, or none can be asked for."""
+    """Why a task is missing that the hub may give another time; empty where none is, or the hub is offline."""
     from huggingface_hub import constants
 
     absent = [reason for reason in tasks.values() if isinstance(reason, str)]

@@ -122,7 +122,7 @@ class _OnlineSoftmax:
 
 
 def _padded(states: Tensor) -> Tensor:
-    """As many rows as are fast; those added are zeros."""
+    """Add rows of zeros up to a number of rows that the product computes fast."""
     count = len(states)
     more = 1 if count == 1 else -count % FEW_COLUMNS if count > FEW_COLUMNS else 0
     return torch.nn.functional.pad(states, (0, 0, 0, more)) if more else states
@@ -130,7 +130,7 @@ def _padded(states: Tensor) -> Tensor:
 
 @contextmanager
 def replace_head_input(model: Any, changed: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within this a model's output head reads what ``changed`` makes of the (B, T, D) states it was to read."""
+    """Let a model's output head read what ``changed`` makes of its (B, T, D) input, within this context."""
 
     def change(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (changed(args[0]), *args[1:])
@@ -144,7 +144,7 @@ def replace_head_input(model: Any, changed: Callable[[Tensor], Tensor]) -> Itera
 
 @contextmanager
 def capture_head_input(model: Any) -> Iterator[list[Tensor]]:
-    """Within this a model's output head reads nothing; what it was to read, (B, T, D), is put into the list."""
+    """Keep the output head from running within this context; its (B, T, D) inputs are put into the list."""
     seen: list[Tensor] = []
 
     def keep(states: Tensor) -> Tensor:

@@ -55,8 +55,9 @@ class Runtime:
         if not hasattr(model, "config"):
             # No language model: what it makes of a batch is all that it says.
             return Capabilities(False, False, 2**31, 0, trees=TriedWay(False), padded=TriedWay(True, 2**31, 2**31))
-        kind = (attention_of(model), self.device.type, attention_dtype(model, self.device),
-                torch.is_autocast_enabled(self.device.type), is_sharded(model))  # fmt: skip
+        place = self.device.type
+        precision = attention_dtype(model, self.device), torch.is_autocast_enabled(place)
+        kind = (attention_of(model), place, *precision, is_sharded(model))
         of_model = self._known.setdefault(model, {})
         if kind not in of_model:
             with evaluating(model):

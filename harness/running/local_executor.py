@@ -110,8 +110,10 @@ def _last_line(path: Path) -> str:
 
 @contextmanager
 def _no_main_module() -> Iterator[None]:
-    """Within this a process that starts does not run the caller's script again: a cell needs nothing of it, and a
-    script without a guard, standard input or a notebook could not be run anyway."""
+    """Keep processes that start within this context from running the caller's script again.
+
+    A cell needs nothing of it, and a script without a guard, standard input or a notebook cannot be run again.
+    """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

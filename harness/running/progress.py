@@ -20,12 +20,11 @@ class Progress:
     def __enter__(self) -> Progress:
         if sys.stderr.isatty() and not self._quiet:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
+            from rich import progress
 
-            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-                       TimeRemainingColumn())  # fmt: skip
-            self._bar = Bar(*columns, console=Console(stderr=True))
+            kinds = (progress.BarColumn, progress.MofNCompleteColumn, progress.TimeElapsedColumn)
+            columns = [*(kind() for kind in kinds), progress.TextColumn("left"), progress.TimeRemainingColumn()]
+            self._bar = progress.Progress(*columns, console=Console(stderr=True))
             self._bar.start()
             self._task = self._bar.add_task("", total=self._total)
         return self

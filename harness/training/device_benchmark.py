@@ -156,10 +156,18 @@ def _model(shape: Shape, device: torch.device, dtype: torch.dtype) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=shape.vocabulary, hidden_size=shape.width, intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.key_heads,
-        tie_word_embeddings=shape.tied, max_position_embeddings=2048, bos_token_id=None, eos_token_id=0, dtype=dtype,
-    )  # fmt: skip
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_heads,
+        tie_word_embeddings=shape.tied,
+        max_position_embeddings=2048,
+        bos_token_id=None,
+        eos_token_id=0,
+        dtype=dtype,
+    )
     with device:
         return LlamaForCausalLM(config).to(dtype).eval()
 
