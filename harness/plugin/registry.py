@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
@@ -54,6 +54,11 @@ class Plugin:
     error: str = ""
     offers: tuple[str, ...] = ()
 
+    @property
+    def key(self) -> str:
+        """What pluggy knows the plugin by."""
+        return f"{self.dist}:{self.name}"
+
 
 @dataclass(frozen=True)
 class Component(Generic[S]):
@@ -69,7 +74,12 @@ class Component(Generic[S]):
 
 
 class _Manager(pluggy.PluginManager):
-    """Accepts functions by their prefix alone, as pytest does, and by any name where ``hookimpl`` marks them."""
+    """Accepts functions by their prefix alone, as pytest does, and by any name where ``hookimpl`` marks them.
+
+    An observer that raises is logged, and stops neither the run nor other observers.
+    """
+
+    log: Callable[[str], None] = print
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
         options: Any = super().parse_hookimpl_opts(plugin, name)
@@ -77,8 +87,51 @@ class _Manager(pluggy.PluginManager):
             options = dict.fromkeys(("wrapper", "hookwrapper", "optionalhook", "tryfirst", "trylast"), False)
         return options
 
+    def register(self, plugin: Any, name: str | None = None) -> str | None:
+        key = super().register(plugin, name)
+        for caller in self.get_hookcallers(plugin) or ():
+            for implementation in caller.get_hookimpls():
+                if implementation.plugin is plugin and caller.name not in OFFERS:
+                    guard = (
+                        self._guarded_wrapper if implementation.hookwrapper or implementation.wrapper else self._guarded
+                    )
+                    implementation.function = guard(implementation.function, key, caller.name)
+        return key
 
-def _manager() -> pluggy.PluginManager:
+    def complain(self, plugin: str | None, hook: str, error: Exception) -> None:
+        """Log what an observer raised."""
+        self.log(f"plugin {plugin}: {hook} raised {type(error).__name__}: {error}")
+
+    def _guarded(self, function: Callable[..., Any], plugin: str | None, hook: str) -> Callable[..., Any]:
+        def observe(*facts: Any) -> None:
+            try:
+                function(*facts)
+            except Exception as error:  # noqa: BLE001 - a stranger's observer may raise anything
+                self.complain(plugin, hook, error)
+
+        return observe
+
+    def _guarded_wrapper(self, function: Callable[..., Any], plugin: str | None, hook: str) -> Callable[..., Any]:
+        def observe(*facts: Any) -> Generator[None, Any, Any]:
+            try:
+                wrapper = function(*facts)
+                next(wrapper)
+            except Exception as error:  # noqa: BLE001 - as above
+                self.complain(plugin, hook, error)
+                return (yield)
+            outcome = yield
+            try:
+                wrapper.send(outcome)
+            except StopIteration as end:
+                return end.value
+            except Exception as error:  # noqa: BLE001 - as above
+                self.complain(plugin, hook, error)
+            return outcome
+
+        return observe
+
+
+def _manager() -> _Manager:
     manager = _Manager("unlearnbench")
     manager.add_hookspecs(hookspecs)
     return manager
@@ -90,7 +143,7 @@ class Registry:
 
     plugins: list[Plugin] = field(default_factory=list)
     components: list[Component[Any]] = field(default_factory=list)
-    manager: pluggy.PluginManager = field(default_factory=_manager)
+    manager: _Manager = field(default_factory=_manager)
 
     def of_kind(self, kind: Kind) -> list[Component[Any]]:
         """All components of a kind, in the order in which their plugins offer them."""
@@ -129,13 +182,9 @@ class Registry:
         return {name: sorted(offers) for name, offers in names.items() if len(offers) > 1}
 
     def notify(self, hook: str, log: Callable[[str], None], **facts: Any) -> None:
-        """Tell observers; an exception of theirs is logged and stops nobody."""
-        # pluggy keeps them in the order opposite to that in which it calls them.
-        for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
-            try:
-                implementation.function(**{name: facts[name] for name in implementation.argnames})
-            except Exception as error:  # noqa: BLE001 - a stranger's observer may raise anything
-                log(f"plugin {implementation.plugin_name}: {hook} raised {type(error).__name__}: {error}")
+        """Tell observers as pluggy calls them; an exception of theirs is logged and stops nobody."""
+        self.manager.log = log
+        getattr(self.manager.hook, hook)(**facts)
 
 
 def load_plugins(files: Sequence[str] = ()) -> Registry:
@@ -148,59 +197,92 @@ def load_plugins(files: Sequence[str] = ()) -> Registry:
     points = metadata.entry_points(group=GROUP)
     for point in sorted(points, key=lambda p: (p.dist.name if p.dist else "", p.name)):
         dist, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
-        _add(registry, Plugin(point.name, dist, version, point.value), point.load)
+        _register(registry, Plugin(point.name, dist, version, point.value), point.load)
     for file in files:
         path = Path(file).resolve()
         if not path.is_file():
             raise UsageError(f"--plugin {file}: no such file")
         version = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        plugin = Plugin(path.stem, path.stem, version, str(path))
-        _add(registry, plugin, partial(import_file, path))
-        if registry.plugins[-1].error:
-            raise PluginError(file, f"does not load: {registry.plugins[-1].error}")
+        _register(registry, Plugin(path.stem, path.stem, version, str(path)), partial(import_file, path))
+    # Wrappers of one plugin see what others offer, so that offers are asked for when all are there.
+    _collect(registry)
+    sources = {str(Path(file).resolve()): file for file in files}
+    for plugin in registry.broken:
+        if plugin.source in sources:
+            raise PluginError(sources[plugin.source], f"does not load: {plugin.error}")
     return registry
 
 
-def _add(registry: Registry, plugin: Plugin, load: Callable[[], Any]) -> None:
+def _register(registry: Registry, plugin: Plugin, load: Callable[[], Any]) -> None:
     """Register one plugin, or record why it cannot be."""
-    key = f"{plugin.dist}:{plugin.name}"
     try:
         module = load()
         _refuse_misspelled(module)
-        registry.manager.register(module, key)
-        specs = _offered(registry.manager, module)
+        registry.manager.register(module, plugin.key)
     except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything on import
-        if registry.manager.has_plugin(key):
-            registry.manager.unregister(name=key)
-        text = str(error).strip().replace("\n", " ") or "no message"
-        registry.plugins.append(replace(plugin, error=f"{type(error).__name__}: {text}"))
-        return
-    plugin = replace(plugin, offers=tuple(f"{spec.kind} {spec.name}" for spec in specs))
+        plugin = replace(plugin, error=_shown(error))
     registry.plugins.append(plugin)
-    registry.components.extend(Component(spec, plugin) for spec in specs)
 
 
-def _offered(manager: pluggy.PluginManager, module: ModuleType) -> list[Spec]:
-    """What a registered module offers, by whatever names its functions implement the hooks (``specname``)."""
-    specs: list[Spec] = []
-    for hook, (kind, expected) in OFFERS.items():
-        offers = [impl.function for impl in getattr(manager.hook, hook).get_hookimpls() if impl.plugin is module]
-        for spec in (spec for offer in offers for spec in _listed(offer(), hook)):
-            if not isinstance(spec, expected):
-                raise TypeError(f"{hook} returned {type(spec).__name__}, expected {expected.__name__}")
-            if isinstance(spec, MethodSpec) and spec.requires.start == "retained" and not spec.reference:
-                raise ValueError(f"method {spec.name} starts from the retained model, which only a reference may do")
-            if not NAME.fullmatch(spec.name):
-                raise ValueError(
-                    f"{kind} {spec.name[:80]!r} cannot be a name: letters, digits and . _ + - only, at most 64, "
-                    "beginning with a letter or digit"
-                )
-            if spec.api_version > API_VERSION:
-                raise ValueError(
-                    f"{kind} {spec.name} needs plugin API {spec.api_version}; this unlearnbench offers {API_VERSION}"
-                )
-            specs.append(spec)
+def _collect(registry: Registry) -> None:
+    """Ask every plugin for its offers; one whose offers cannot be used is unregistered and its fault recorded."""
+    manager, offered = registry.manager, dict[str, list[Spec]]()
+    for place, plugin in enumerate(registry.plugins):
+        if plugin.error:
+            continue
+        try:
+            specs = [spec for hook in OFFERS for spec in _offered(manager, plugin.key, hook)]
+        except Exception as error:  # noqa: BLE001 - a stranger's hook may raise anything
+            manager.unregister(name=plugin.key)
+            registry.plugins[place] = replace(plugin, error=_shown(error))
+            continue
+        offered[plugin.key] = specs
+        registry.plugins[place] = replace(plugin, offers=tuple(f"{spec.kind} {spec.name}" for spec in specs))
+    of_key = {plugin.key: plugin for plugin in registry.plugins}
+    for hook, (kind, _) in OFFERS.items():
+        # pluggy keeps implementations in the order opposite to that in which it calls them.
+        called = [impl.plugin_name for impl in reversed(getattr(manager.hook, hook).get_hookimpls())]
+        for key in dict.fromkeys(key for key in called if key in offered):
+            specs = [spec for spec in offered[key] if spec.kind == kind]
+            registry.components.extend(Component(spec, of_key[key]) for spec in specs)
+
+
+def _shown(error: Exception) -> str:
+    text = str(error).strip().replace("\n", " ") or "no message"
+    return f"{type(error).__name__}: {text}"
+
+
+def _offered(manager: _Manager, key: str, hook: str) -> list[Spec]:
+    """What a plugin offers by one hook, as the wrappers of all plugins let it through."""
+    caller = getattr(manager.hook, hook)
+    mine = [impl for impl in caller.get_hookimpls() if impl.plugin_name == key]
+    if not any(not (impl.wrapper or impl.hookwrapper) for impl in mine):
+        return []
+    plain = {impl.plugin_name for impl in caller.get_hookimpls() if not (impl.wrapper or impl.hookwrapper)}
+    others = [manager.get_plugin(name) for name in plain - {key}]
+    lists = manager.subset_hook_caller(hook, remove_plugins=others)()
+    specs = [spec for offers in lists for spec in _listed(offers, hook)]
+    for spec in specs:
+        _refuse_unusable(spec, hook)
     return specs
+
+
+def _refuse_unusable(spec: Any, hook: str) -> None:
+    """Raise TypeError or ValueError where a spec is not what its hook returns, or cannot be used here."""
+    kind, expected = OFFERS[hook]
+    if not isinstance(spec, expected):
+        raise TypeError(f"{hook} returned {type(spec).__name__}, expected {expected.__name__}")
+    if isinstance(spec, MethodSpec) and spec.requires.start == "retained" and not spec.reference:
+        raise ValueError(f"method {spec.name} starts from the retained model, which only a reference may do")
+    if not NAME.fullmatch(spec.name):
+        raise ValueError(
+            f"{kind} {spec.name[:80]!r} cannot be a name: letters, digits and . _ + - only, at most 64, beginning with "
+            "a letter or digit"
+        )
+    if spec.api_version > API_VERSION:
+        raise ValueError(
+            f"{kind} {spec.name} needs plugin API {spec.api_version}; this unlearnbench offers {API_VERSION}"
+        )
 
 
 def _listed(specs: object, hook: str) -> Iterable[Any]:

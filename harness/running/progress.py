@@ -19,8 +19,8 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty() and not self._quiet:
-            from rich.console import Console
             from rich import progress
+            from rich.console import Console
 
             kinds = (progress.BarColumn, progress.MofNCompleteColumn, progress.TimeElapsedColumn)
             columns = [*(kind() for kind in kinds), progress.TextColumn("left"), progress.TimeRemainingColumn()]

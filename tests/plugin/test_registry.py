@@ -279,3 +279,56 @@ def test_a_function_of_another_name_offers_what_its_specname_says(tmp_path, monk
     registry = load_plugins([str(path)])
     assert registry.find("model", "renamed").spec.summary == "offered under a name of its own"
     assert registry.plugins[-1].offers == ("model renamed",)
+
+
+def test_wrappers_stand_around_observers_and_offers(tmp_path):
+    """As pluggy's documentation has it: new-style and old-style, and what they raise is logged."""
+    from unlearnbench import hookimpl
+
+    path = tmp_path / "wrapping_plugin.py"
+    path.write_text(
+        "from dataclasses import replace\n"
+        "from unlearnbench import ModelSpec, hookimpl\n"
+        "@hookimpl(wrapper=True, specname='unlearnbench_models')\n"
+        "def renamed():\n"
+        "    offers = yield\n"
+        "    return [[replace(spec, summary=spec.summary.upper()) for spec in specs] for specs in offers]\n"
+        "@hookimpl(tryfirst=True)\n"
+        "def unlearnbench_methods():\n"
+        "    from unlearnbench import MethodSpec\n"
+        "    return [MethodSpec('first-of-all', 'a:B', 'A method.')]\n"
+    )
+    registry = load_plugins([str(path)])
+    tiny = registry.find("model", "tiny")
+    assert tiny.spec.summary.startswith("LLAMA ARCHITECTURE")
+    assert tiny.qualified == "unlearnbench/tiny", "it is still its own plugin's"
+    assert registry.of_kind("method")[0].spec.name == "first-of-all"
+
+    order, lines = [], []
+
+    def observer(name, **options):
+        @hookimpl(specname="unlearnbench_run_started", **options)
+        def started(run):
+            if options.get("wrapper") or options.get("hookwrapper"):
+                order.append(f"before {name}")
+                outcome = yield
+                order.append(f"after {name}")
+                if name == "broken":
+                    raise RuntimeError("too late")
+                return outcome
+
+        @hookimpl(specname="unlearnbench_run_started")
+        def told(run):
+            order.append(f"told {name}")
+
+        function = started if options else told
+        registry.manager.register(SimpleNamespace(observe=function), name)
+
+    observer("new", wrapper=True)
+    observer("old", hookwrapper=True)
+    observer("plain")
+    observer("broken", wrapper=True)
+    registry.notify("unlearnbench_run_started", lines.append, run="r", cells=1)
+    assert order == ["before broken", "before old", "before new", "told plain", "after new", "after old",
+                     "after broken"]  # fmt: skip
+    assert lines == ["plugin broken: unlearnbench_run_started raised RuntimeError: too late"]
