@@ -267,7 +267,7 @@ class Decoding:
             self._append(group, tokens)
 
     def _similar(self, lines: Sequence[_Line]) -> list[list[_Line]]:
-        """Rows in groups of similar length, the longest first. A group ends where padding costs more than another pass."""
+        """Rows in groups of similar length, the longest first, so that padding costs less than another pass."""
         found: list[list[_Line]] = []
         width = 0
         by_length = sorted(lines, key=lambda line: -len(line.request.ids))

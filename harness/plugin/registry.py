@@ -92,10 +92,10 @@ class _Manager(pluggy.PluginManager):
         for caller in self.get_hookcallers(plugin) or ():
             for implementation in caller.get_hookimpls():
                 if implementation.plugin is plugin and caller.name not in OFFERS:
-                    guard = (
-                        self._guarded_wrapper if implementation.hookwrapper or implementation.wrapper else self._guarded
-                    )
-                    implementation.function = guard(implementation.function, key, caller.name)
+                    wraps = implementation.hookwrapper or implementation.wrapper
+                    guard = self._guarded_wrapper if wraps else self._guarded
+                    # pluggy has no other way to look after a call; its annotation says that nobody does.
+                    implementation.function = guard(implementation.function, key, caller.name)  # type: ignore[misc]
         return key
 
     def complain(self, plugin: str | None, hook: str, error: Exception) -> None:
@@ -159,7 +159,7 @@ class Registry:
         offered = self.of_kind(kind)
         found = [c for c in offered if name in (c.spec.name, c.qualified)]
         if len(found) > 1:
-            choices = " or ".join(c.qualified for c in found)
+            choices = " or ".join(sorted(c.qualified for c in found))
             raise UsageError(f"{kind} {name!r} is offered more than once; write {choices}")
         if found:
             return found[0]
