@@ -17,9 +17,8 @@ class Budgets:
             each step reads once for all rows.
         memory_share: share of a GPU's free memory that one generated batch takes.
         shared_prefix: a shorter beginning that all prompts share is not worth a forward pass of its own.
-        turnover: rows leave and join a batch when this share of it is finished: copying the cache costs about a step.
+        turnover: rows leave a batch when this share of it is finished: copying the cache costs about a step.
         row_multiple: matrix products are fastest with whole multiples of so many rows.
-        pass_cost: positions that a further forward pass costs about as much as.
         steps: decoding steps between two reads of the written tokens, for each of which the device waits.
         cache_growth: columns added to a cache that is full.
         graph_columns: columns that a recorded CUDA graph writes before the cache is resized.
@@ -39,7 +38,6 @@ class Budgets:
     shared_prefix: int = 32
     turnover: float = 0.25
     row_multiple: int = 8
-    pass_cost: int = 256
     steps: int = 1
     cache_growth: int = 64
     graph_columns: int = 64
@@ -52,7 +50,7 @@ class Budgets:
 
 
 CPU = Budgets()
-GPU = Budgets(positions=65536, logits=2**30, pass_cost=8192, steps=8)
+GPU = Budgets(positions=65536, logits=2**30, steps=8)
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,7 @@ class Mechanisms:
         prefix_trees: rows with one prompt share its forward pass.
         narrowed_head: the output head is applied at answer positions alone.
         chunked_head: on a CPU, the output head runs over pieces of the vocabulary.
-        refilled_batch: waiting rows join a batch that others have left.
         shared_prefix: a beginning that all prompts share is computed and kept once.
-        similar_lengths: prompts that join together are read in groups of similar length.
         growing_cache: keys and values grow within a block of memory.
         cuda_graph: decoding steps are recorded once and replayed.
     """
@@ -73,8 +69,6 @@ class Mechanisms:
     prefix_trees: bool = True
     narrowed_head: bool = True
     chunked_head: bool = True
-    refilled_batch: bool = True
     shared_prefix: bool = True
-    similar_lengths: bool = True
     growing_cache: bool = True
     cuda_graph: bool = True

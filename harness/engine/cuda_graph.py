@@ -23,7 +23,7 @@ def can_record(runtime: Runtime, model: Any, cache: Any) -> bool:
         runtime.mechanisms.cuda_graph
         and runtime.device.type == "cuda"
         and isinstance(cache, KVCache)
-        and cache.can_append
+        and cache.grows
         and runtime.capabilities(model).repeats is not False
     )
 

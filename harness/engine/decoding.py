@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch: finished rows leave it, and waiting ones take their place."""
+"""Greedy decoding in batches, which finished rows leave."""
 
 from __future__ import annotations
 
@@ -80,10 +80,11 @@ class _Decoder:
     Args:
         prefix: tokens that all rows begin with, which are computed once.
         last: the last position that any row may have.
+        eos: tokens that end a row.
     """
 
-    def __init__(self, runtime: Runtime, model: Any, prefix: Sequence[int], last: int) -> None:
-        self.runtime, self.model, self.last = runtime, model, last
+    def __init__(self, runtime: Runtime, model: Any, prefix: Sequence[int], last: int, eos: frozenset[int]) -> None:
+        self.runtime, self.model, self.last, self.eos = runtime, model, last, eos
         self.prefix = len(prefix)
         self._start = self._read_prefix(prefix) if prefix else None
         self._head = runtime.lm_head(model)
@@ -115,61 +116,47 @@ class _Decoder:
 
 
 class _Batch:
-    """Rows that are decoded together; all end at the last column of their cache.
+    """Rows that are read and decoded together; all end at the last column of their cache.
 
     ``mask`` (B, L) is 1 where a column of the cache is a row's own and no padding; ``tokens`` (B, 1) are those written
     last, which the model has not read yet.
     """
 
-    def __init__(self, decoder: _Decoder) -> None:
-        self._decoder = decoder
-        self.lines: list[_Line] = []
-        self._cache: Any = None
-        self._mask = torch.empty(0)
-        self._tokens = torch.empty(0)
-        self._recorded: RecordedSteps | None = None
-
-    def read(self, lines: Sequence[_Line], rows: int, columns: int | None) -> Tensor:
-        """Read the prompts of lines in one pass and append them; returns the (B, 1) tokens written to them.
-
-        Args:
-            rows, columns: what the batch will have at most, until others join; None where rows cannot join.
-        """
-        device, prefix = self._decoder.runtime.device, self._decoder.prefix
+    def __init__(self, decoder: _Decoder, lines: Sequence[_Line]) -> None:
+        self._decoder, self.lines = decoder, list(lines)
+        device, prefix = decoder.runtime.device, decoder.prefix
         rests = [line.request.ids[prefix:] for line in lines]
         width = max(len(rest) for rest in rests)
         # Left padding: the last position of every row is the one that predicts.
         ids = placed(torch.tensor([[0] * (width - len(rest)) + list(rest) for rest in rests]), device)  # (B, T)
         own = [[0] * (width - len(rest)) + [1] * len(rest) for rest in rests]
-        mask = placed(torch.tensor(own), device)
-        cache = self._decoder.new_cache()
-        if columns is not None:
-            (self._cache if self.lines else cache).expect(rows, columns)
-        tokens = self._decoder.next(ids, mask, cache)
-        if self.lines:
-            self._cache.append(cache)
-            length = max(self._mask.shape[1], width)
-            self._mask = torch.cat([_left_padded(part, length) for part in (self._mask, mask)])
-            self._tokens = torch.cat([self._tokens, tokens])
-        else:
-            self._cache, self._mask, self._tokens = cache, mask, tokens
-        self.lines += lines
-        return tokens
+        self._mask = placed(torch.tensor(own), device)
+        self._cache = decoder.new_cache()
+        self._cache.expect(len(lines), max(line.request.length for line in lines) - prefix)
+        self._recorded: RecordedSteps | None = None
+        self._tokens = decoder.next(ids, self._mask, self._cache)
+        self._keep(self._tokens)
 
-    def drop_finished(self, drop_columns: bool) -> None:
+    @property
+    def alive(self) -> int:
+        """How many rows have not ended."""
+        return sum(not line.finished for line in self.lines)
+
+    def drop_finished(self) -> None:
         """Drop finished rows, and with them the columns that none of the others needs."""
+        if not self._cache.can_select:
+            return
         self._end_recording()
         keep = [place for place, line in enumerate(self.lines) if not line.finished]
-        if len(keep) < len(self.lines) and keep:
-            index = torch.tensor(keep, device=self._decoder.runtime.device)
-            self._mask, self._tokens = self._mask[index], self._tokens[index]
-            drop = int(self._mask.any(0).int().argmax()) if drop_columns else 0
-            self._mask = self._mask[:, drop:]
-            self._cache.select(index, drop)
+        index = torch.tensor(keep, device=self._decoder.runtime.device)
+        self._mask, self._tokens = self._mask[index], self._tokens[index]
+        drop = int(self._mask.any(0).int().argmax()) if self._cache.grows else 0
+        self._mask = self._mask[:, drop:]
+        self._cache.select(index, drop)
         self.lines = [self.lines[place] for place in keep]
 
-    def step(self) -> Tensor:
-        """Write S tokens to every row, (B, S): several on a device that would wait for each to be read."""
+    def step(self) -> None:
+        """Write to every row: several tokens on a device that would wait for each to be read."""
         decoder = self._decoder
         budgets = decoder.runtime.budgets
         most = max(line.left for line in self.lines if not line.finished)
@@ -191,7 +178,12 @@ class _Batch:
                 self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.lines), 1)], dim=1)
                 self._tokens = decoder.next(self._tokens, self._mask, self._cache)
             written.append(self._tokens)
-        return torch.cat(written, dim=1)
+        self._keep(torch.cat(written, dim=1))
+
+    def _keep(self, tokens: Tensor) -> None:
+        """Keep what was written to the rows, (B, S)."""
+        for line, written in zip(self.lines, tokens.tolist(), strict=True):
+            line.append(written, self._decoder.eos)
 
     def _end_recording(self) -> None:
         """Stop recorded steps, because the batch is about to change."""
@@ -201,26 +193,22 @@ class _Batch:
 
 
 class Decoding:
-    """Requests that are continued in one batch; those that find no room in it wait.
+    """Requests that are continued in one batch after another.
 
     Args:
         shared: tokens that all rows begin with.
-        pieces: how much smaller than usual the batch is.
+        pieces: how much smaller than usual batches are.
     """
 
     def __init__(
         self, runtime: Runtime, model: Any, requests: Sequence[Request], eos: frozenset[int], shared: int, pieces: int
     ) -> None:
-        self._runtime, self._model, self._eos, self._shared = runtime, model, eos, shared
-        self._lines = [_Line(request) for request in requests]
-        # Taken from the end, the longest first: what fits at the beginning fits later.
-        self._waiting = sorted(self._lines, key=lambda line: line.request.length)
+        self._runtime, self._model, self._shared = runtime, model, shared
+        # The longest first, so that a batch too large for memory fails at once, and rows of a batch are padded little.
+        self._lines = sorted(map(_Line, requests), key=lambda line: -line.request.length)
         last = max(request.length for request in requests) - 1
-        self._decoder = _Decoder(runtime, model, requests[0].ids[:shared], last)
-        self._batch = _Batch(self._decoder)
+        self._decoder = _Decoder(runtime, model, requests[0].ids[:shared], last, eos)
         self._tokens = token_budget(runtime, model) // pieces
-        cache = new_cache(model, runtime)
-        self._can_append, self._can_select = bool(cache.can_append), bool(cache.can_select)
 
     def finished(self) -> WrittenRows:
         """The continuations of rows that have ended."""
@@ -228,61 +216,25 @@ class Decoding:
 
     def run(self) -> None:
         """Continue every row."""
-        turnover = self._runtime.budgets.turnover
         with shared_attention(self._model) if self._shared else nullcontext():
-            while self._waiting or self._batch.lines:
-                alive = sum(not line.finished for line in self._batch.lines)
-                joining = self._joining(alive)
-                if joining > turnover * (alive + joining):
-                    self._batch.drop_finished(self._can_append)
-                    self._join(joining)
-                elif alive == 0:
-                    self._batch.lines = []
-                else:
-                    if self._can_select and alive <= (1 - turnover) * len(self._batch.lines):
-                        self._batch.drop_finished(self._can_append)
-                    self._append(self._batch.lines, self._batch.step())
+            begin = 0
+            while begin < len(self._lines):
+                end = begin + self._rows(self._lines[begin])
+                self._run_batch(_Batch(self._decoder, self._lines[begin:end]))
+                begin = end
 
-    def _joining(self, alive: int) -> int:
-        """How many of the waiting rows fit in beside those of the batch that have not ended."""
-        refills = self._can_append and self._runtime.mechanisms.refilled_batch
-        if not self._waiting or (alive and not refills):
-            return 0
+    def _run_batch(self, batch: _Batch) -> None:
+        while alive := batch.alive:
+            if alive <= (1 - self._runtime.budgets.turnover) * len(batch.lines):
+                batch.drop_finished()
+            batch.step()
+
+    def _rows(self, longest: _Line) -> int:
+        """How many rows of this length fit into one batch."""
         # What all rows share is held once.
-        rows = (*self._batch.lines, self._waiting[-1])
-        room = self._tokens // (max(line.request.length for line in rows) - self._shared)
+        rows = self._tokens // (longest.request.length - self._shared)
         multiple = self._runtime.budgets.row_multiple
-        room -= room % multiple if room > multiple else 0
-        return min(max(room - alive, 0 if alive else 1), len(self._waiting))
-
-    def _join(self, count: int) -> None:
-        """Read the prompts of as many waiting rows, which then stand below the others."""
-        lines = self._waiting[-count:]
-        del self._waiting[-count:]
-        rows = len(self._batch.lines) + count
-        columns = max(line.request.length for line in (*self._batch.lines, *lines)) - self._shared
-        similar = self._can_append and self._runtime.mechanisms.similar_lengths
-        for group in self._similar(lines) if similar else [lines]:
-            tokens = self._batch.read(group, rows, columns if self._can_append else None)
-            self._append(group, tokens)
-
-    def _similar(self, lines: Sequence[_Line]) -> list[list[_Line]]:
-        """Rows in groups of similar length, the longest first, so that padding costs less than another pass."""
-        found: list[list[_Line]] = []
-        width = 0
-        by_length = sorted(lines, key=lambda line: -len(line.request.ids))
-        for left, line in zip(range(len(lines), 0, -1), by_length, strict=True):
-            length = len(line.request.ids)
-            if not found or left * (width - length) >= self._runtime.budgets.pass_cost:
-                found.append([])
-                width = length
-            found[-1].append(line)
-        return found
-
-    def _append(self, lines: Sequence[_Line], tokens: Tensor) -> None:
-        """Keep what was written to lines, (B, S)."""
-        for line, written in zip(lines, tokens.tolist(), strict=True):
-            line.append(written, self._eos)
+        return max(1, rows - rows % multiple if rows > multiple else rows)
 
 
 def token_budget(runtime: Runtime, model: Any) -> int:
@@ -317,8 +269,3 @@ def cache_bytes(model: Any) -> int:
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     keys = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
     return int(model.dtype.itemsize * getattr(model, "cached_models", 1) * keys)
-
-
-def _left_padded(mask: Tensor, length: int) -> Tensor:
-    """(B, L) → (B, length), zeros first."""
-    return torch.nn.functional.pad(mask, (length - mask.shape[1], 0))

@@ -72,7 +72,7 @@ class _Writer:
         least = self.runtime.budgets.shared_prefix
         shared = _shared_prefix([request.ids for request in requests], least)
         can_share = self.runtime.mechanisms.shared_prefix and attends_everywhere(self.model)
-        if shared and can_share and new_cache(self.model, self.runtime).can_append:
+        if shared and can_share and new_cache(self.model, self.runtime).grows:
             name = "rows together after a shared beginning"
             ways.insert(0, _Way(name, self.able.shared, lambda: self._in_batches(requests, shared)))
         return ways

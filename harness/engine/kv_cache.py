@@ -1,4 +1,4 @@
-"""Keys and values of a batch that is generated: they grow without being copied, and rows leave and join."""
+"""Keys and values of a batch that is generated: they grow without being copied, and rows leave."""
 
 from __future__ import annotations
 
@@ -79,19 +79,6 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
                 part[begin : begin + len(some), :, :length] = part[some, :, drop:]
         self._hold(len(rows), length, parts)
 
-    def append(self, other: GrowingLayer) -> None:
-        """Take the rows of another in below one's own; the shorter ones are padded on the left with zeros."""
-        count, held, more = len(self.keys), self.get_seq_length(), other.get_seq_length()
-        length = max(held, more)
-        self._hold(count + len(other.keys), length, (self.keys, self.values))
-        for part, new in ((self.keys, other.keys), (self.values, other.values)):
-            for begin in range(0, count if held < length else 0, MOVED_ROWS):
-                moved = part[begin : min(begin + MOVED_ROWS, count)]
-                moved[:, :, length - held :] = moved[:, :, :held].clone()
-                moved[:, :, : length - held] = 0
-            part[count:, :, : length - more] = 0
-            part[count:, :, length - more :] = new
-
     def reserve(self, room: int, column: Tensor) -> None:
         """Hold ``room`` further columns, and write to the one that ``column`` names."""
         held = self.get_seq_length()
@@ -122,8 +109,8 @@ class KVCache(DynamicCache):  # type: ignore[misc]
         ]
 
     @property
-    def can_append(self) -> bool:
-        """Whether other rows can join; layers with a window or a state of their own keep to their batch."""
+    def grows(self) -> bool:
+        """Whether all layers are growing ones; layers with a window or a state of their own are not."""
         return all(isinstance(layer, GrowingLayer) for layer in self.layers)
 
     @property
@@ -139,9 +126,10 @@ class KVCache(DynamicCache):  # type: ignore[misc]
         return fresh
 
     def expect(self, rows: int, columns: int) -> None:
-        """Allocate for as many when more than there is are needed."""
+        """Allocate for as many at once; layers that do not grow ignore it."""
         for layer in self.layers:
-            layer.expected = (rows, columns)
+            if isinstance(layer, GrowingLayer):
+                layer.expected = (rows, columns)
 
     def reserve(self, room: int, column: Tensor) -> None:
         """Hold room for so many steps, each of which writes to the column that ``column`` names."""
@@ -161,11 +149,6 @@ class KVCache(DynamicCache):  # type: ignore[misc]
             else:
                 select_rows(layer, rows)
 
-    def append(self, other: KVCache) -> None:
-        """Take the rows of another cache in below one's own."""
-        for mine, new in zip(self.layers, other.layers, strict=True):
-            mine.append(new)
-
 
 class PairedKVCache:
     """The caches of two models that answer together, changed together."""
@@ -177,8 +160,8 @@ class PairedKVCache:
         return iter(self._caches)
 
     @property
-    def can_append(self) -> bool:
-        return all(cache.can_append for cache in self._caches)
+    def grows(self) -> bool:
+        return all(cache.grows for cache in self._caches)
 
     @property
     def can_select(self) -> bool:
@@ -194,10 +177,6 @@ class PairedKVCache:
     def select(self, rows: Tensor, drop: int = 0) -> None:
         for cache in self._caches:
             cache.select(rows, drop)
-
-    def append(self, other: PairedKVCache) -> None:
-        for mine, new in zip(self, other, strict=True):
-            mine.append(new)
 
 
 def new_cache(model: Any, runtime: Runtime) -> Any:
