@@ -1,4 +1,4 @@
-"""Two results side by side, as values."""
+"""The comparison of two results, as values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Difference:
     """One metric of one pairing.
 
     ``worsening`` is how much worse the candidate is in the metric's own direction; below 0 it is better. Intervals
-    are 95 %. ``paired`` is False where one side has no samples: then the interval takes the two for independent.
+    are 95 %. ``paired`` is False where one side has no samples; the interval then assumes independent sides.
     """
 
     metric: str
@@ -51,7 +51,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class LoneCell:
-    """A cell that stands on one side alone, and how it stands on the other."""
+    """A cell with a record on one side only, and its status on the other."""
 
     identity: CellId
     status: str
@@ -59,7 +59,7 @@ class LoneCell:
 
 @dataclass(frozen=True)
 class Finding:
-    """One pairing that a gate looked at."""
+    """The verdict of a gate on one pairing."""
 
     gate: Gate
     title: str
@@ -69,7 +69,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What stands on both sides, and what on one alone; and what gates find."""
+    """Cells on both sides, cells on one side only, and the findings of gates."""
 
     baseline: str
     candidate: str
