@@ -1,7 +1,7 @@
-"""Two results row by row: differences with paired intervals, cost included; and the gates of a study over them.
+"""Compares two results row by row: differences with paired intervals, costs, and the gates of a study.
 
 Both models of a pairing answered the same rows, and resamples draw the same rows on both sides (``Score.resamples``),
-so a difference is resampled with what the two have in common left out.
+so variation that both share cancels in a resampled difference.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ READ_COST: Mapping[str, Callable[[Cost], float | None]] = {
 
 
 def compare(baseline: Results, candidate: Results, registry: Registry) -> Comparison:
-    """Every pairing that both sides have a record of.
+    """Compare every pairing with a record on both sides.
 
     Raises:
-        UsageError: two rows may not be compared, and which field of their comparability keys says so.
+        UsageError: two rows may not be compared; names the field in which their comparability keys differ.
         NothingSelected: no pairing is on both sides.
     """
     before, after = _by_pairing(baseline), _by_pairing(candidate)
@@ -75,7 +75,7 @@ def compare(baseline: Results, candidate: Results, registry: Registry) -> Compar
 
 
 def _by_pairing(results: Results) -> dict[CellId, StoredCell]:
-    """Cells by what they pair."""
+    """Cells by pairing."""
     found: dict[CellId, StoredCell] = {}
     for cell in results.cells:
         if cell.identity in found:
@@ -89,7 +89,7 @@ def _benchmarks(cells: Iterable[CellId]) -> str:
 
 
 def _status(cell: StoredCell | None) -> str:
-    """How a cell stands on the side that has no record of it."""
+    """The status of a cell on the side without a record of it."""
     return "not in the candidate" if cell is None else f"{cell.status}: {cell.reason}".rstrip(": ")
 
 
@@ -106,7 +106,7 @@ def _refuse_incomparable(before: FinishedCell, after: FinishedCell) -> None:
 
 
 def _shortest(first: Any, second: Any) -> tuple[str, str]:
-    """Two unlike values; of mappings only what differs in them."""
+    """Two unlike values as text; of mappings only the entries that differ."""
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         unlike = {key for key in (*first, *second) if first.get(key) != second.get(key)}
         first, second = ({key: side[key] for key in side if key in unlike} for side in (first, second))
@@ -114,7 +114,7 @@ def _shortest(first: Any, second: Any) -> tuple[str, str]:
 
 
 class _Scores:
-    """Scores of one side with their resamples, computed when first asked for."""
+    """Scores of one side with their resamples, computed on first use."""
 
     def __init__(self, results: Results, registry: Registry, notes: list[str]) -> None:
         self._results = results
@@ -123,7 +123,7 @@ class _Scores:
         self._found: dict[str, dict[tuple[str, str | None], Score]] = {}
 
     def of(self, record: Record) -> dict[tuple[str, str | None], Score]:
-        """By metric and edition; empty where there are no samples to compute them from."""
+        """Scores by metric and edition; empty where they do not recompute from samples."""
         if record.cell not in self._found:
             scores: Sequence[Score] = ()
             try:
@@ -134,13 +134,13 @@ class _Scores:
         return self._found[record.cell]
 
     def resamples(self, record: Record, metric: str, edition: str) -> Floats | None:
-        """(R,) resampled values of a score that recomputes."""
+        """(R,) resampled values of a score; None where it has none."""
         found = self.of(record)
         score = found.get((metric, edition)) or found.get((metric, None))
         return None if score is None or score.resamples is None else np.asarray(score.resamples, dtype=float)
 
     def target(self, cell: FinishedCell, metric: str) -> _Target:
-        """What a metric aims at: a number, or the retained model's value on this side."""
+        """The target of a metric: a number, or the retained model's value on this side."""
         target = cell.record.scores[metric].target
         if isinstance(target, int | float):
             return _Target(float(target), float(target))
@@ -155,7 +155,7 @@ class _Scores:
 
 @dataclass(frozen=True)
 class _Target:
-    """The value that a metric aims at, and its resamples; NaN where it aims at none."""
+    """The target of a metric and its resamples; NaN where there is none."""
 
     value: float
     resamples: Floats | float
@@ -173,7 +173,7 @@ def _float(value: float | None) -> float | None:
 
 
 def _difference(metric: str, before: FinishedCell, after: FinishedCell, old: _Scores, new: _Scores) -> Difference:
-    """One metric on both sides, resampled together where both have samples of the same number of rows."""
+    """One metric on both sides, resampled jointly where both have samples of equally many rows."""
     mine, other = before.record.scores[metric], after.record.scores[metric]
     edition = before.record.edition
     first, second = old.resamples(before.record, metric, edition), new.resamples(after.record, metric, edition)
@@ -201,7 +201,7 @@ def _difference(metric: str, before: FinishedCell, after: FinishedCell, old: _Sc
 
 
 def _independent(mine: ScoreEntry, other: ScoreEntry) -> tuple[float, float] | None:
-    """The interval of a difference of two scores that are taken for independent."""
+    """The interval of a difference of two scores, assumed independent."""
     if not mine.interval or not other.interval:
         return None
     half = math.hypot(*((high - low) / 2 for low, high in (mine.interval, other.interval)))
@@ -224,10 +224,10 @@ def _worse(better: str, base: Any, new: Any, base_target: Any, new_target: Any) 
 
 
 def judged(comparison: Comparison, gates: Sequence[Gate]) -> list[Finding]:
-    """Every gate over every pairing that it is for; what the candidate lacks trips it.
+    """Judge every gate on its pairings; a value that the candidate lacks trips the gate.
 
     Raises:
-        UsageError: a gate names a metric, method or benchmark that is nowhere in the comparison.
+        UsageError: a gate names a metric, method or benchmark that the comparison lacks.
     """
     return [finding for gate in gates for finding in _judged(comparison, gate)]
 

@@ -1,4 +1,4 @@
-"""Publishers' evaluation logs into scores, by the same pure functions that score our own measurements."""
+"""Scores publishers' evaluation logs with the pure functions that score our own measurements."""
 
 from __future__ import annotations
 

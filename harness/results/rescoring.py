@@ -1,4 +1,4 @@
-"""A run's scores once more from its stored samples, where only what scores has changed since."""
+"""Scores a run again from its stored samples after a change of scoring code alone."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .opening import opened
 
 @dataclass(frozen=True)
 class Rescored:
-    """A cell that was scored again, and what is other than before."""
+    """A cell that was scored again, and the changes to its scores."""
 
     key: str
     changes: tuple[str, ...]
 
 
 def rescore(run: Path, registry: Registry) -> list[Rescored]:
-    """Score every finished cell of a run folder again, with the benchmarks that are installed, and keep that.
+    """Score every finished cell of a run folder again with the installed benchmarks, and store the scores.
 
-    What was measured stays as it is: nothing is trained or asked.
+    Trains and queries no model: the stored measurements stay unchanged.
 
     Raises:
         RecordError: samples or records are damaged, or the benchmark is of another version.

@@ -1,6 +1,6 @@
-"""What a submission is worth before anybody trains again: every score recomputed, every question held against its data.
+"""Verifies a submission without training: recomputes every score, and compares every question with the data.
 
-Recomputing shows that scores follow from the samples. It cannot tell whether a model wrote them: that takes a rerun.
+Recomputing shows that scores follow from the samples. Only a rerun shows whether a model wrote these.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from ..storage import digest, file_digest, write_json
 from .bundle import badge_path, read_badge
 
 LISTED_FAULTS = 100
-# Two texts of the longest that a bundle may hold take seconds to compare.
+# Comparing two texts of the greatest length that a bundle may hold takes seconds.
 SECONDS_A_CELL = 300
 Pins = Mapping[str, Mapping[str, Sequence[str]]]
-"""By part: ``fields``, which tell its rows apart, and ``rows``, a hash of these fields each, in order."""
+"""By part: ``fields`` that identify a row, and ``rows``, a hash of these fields for each row, in order."""
 
 
 @dataclass
 class Verification:
-    """What was found: faults are the submitter's, notes are for the reader."""
+    """The result of ``verify``: faults of the submission, and notes for the reader."""
 
     source: str
     of_bundle: bool = False
@@ -46,7 +46,7 @@ class Verification:
     rows: int = 0
     faults: list[str] = field(default_factory=list)
     refuted: dict[str, str] = field(default_factory=dict)
-    """The cells with a fault, by key, and the first of their faults."""
+    """The first fault of each cell that has one, by key."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -55,16 +55,16 @@ class Verification:
 
     @property
     def sound(self) -> list[str]:
-        """The cells that were looked at and have no fault."""
+        """The cells that were checked and have no fault."""
         return [key for key in self.cells if key not in self.refuted]
 
 
 def verify(results: Results, registry: Registry, data: DataSource | None = None) -> Verification:
-    """Recompute every score of a bundle or run folder, and compare what was asked with the data.
+    """Recompute every score of a bundle or run folder, and compare its questions with the data.
 
     Args:
-        data: a folder with the benchmark's tables; without it generated tables are made again, and published ones are
-            known by their hashes.
+        data: a folder with the benchmark's tables; without it, generated tables are generated again, and rows of
+            published tables compare by hash.
     """
     found = Verification(results.source, of_bundle=results.manifest is not None)
     done = results.finished
@@ -124,7 +124,7 @@ def _verify_cell(
 
 
 def _limits_shown(record: Record, component: Component[BenchmarkSpec]) -> Iterator[str]:
-    """A record whose settings are not the benchmark's own must say so."""
+    """Yield a fault for each setting other than the default that a record's limits do not show."""
     settings = record.comparability.key.get("benchmark_settings")
     given = settings if isinstance(settings, Mapping) else {}
     for parameter in component.spec.parameters:
@@ -141,7 +141,7 @@ def _limits_shown(record: Record, component: Component[BenchmarkSpec]) -> Iterat
 
 
 def _pins(record: Record, component: Component[BenchmarkSpec], data: DataSource | None) -> tuple[Pins | None, str]:
-    """The rows that the benchmark asks, and what they were made from; None and why they are not known."""
+    """The rows that the benchmark asks and their origin, or None and why they are unknown."""
     spec = component.spec
     if not spec.questions:
         return None, f"{spec.name} names no rows to hold the samples against"
@@ -182,7 +182,7 @@ def _row_hash(row: Mapping[str, Any], fields: Sequence[str]) -> str:
 
 
 def unlike(rows: Sequence[Mapping[str, Any]], pins: Pins, where: str, limit: int = 0) -> Iterator[str]:
-    """Samples that are not the benchmark's questions, in its order, from the first on."""
+    """Yield a fault for each part whose samples are not the benchmark's questions in order."""
     for part, pinned in pins.items():
         fields, hashes = pinned["fields"], pinned["rows"]
         mine = [row for row in rows if row.get("part") == part]
@@ -200,7 +200,7 @@ def unlike(rows: Sequence[Mapping[str, Any]], pins: Pins, where: str, limit: int
 
 
 def write_badge(bundle: Path, found: Verification, version: str) -> Path:
-    """Say beside a bundle what recomputing its scores gave, here and now; where they do not hold, what is wrong."""
+    """Write the result of a verification beside its bundle, faults included."""
     path = badge_path(bundle)
     write_json(path, {
         "schema_version": BADGE_SCHEMA,
@@ -217,9 +217,9 @@ def write_badge(bundle: Path, found: Verification, version: str) -> Path:
 
 
 def held(results: Results, registry: Registry) -> Results:
-    """What may be shown of a source: a bundle's cells whose scores do not recompute have their fault in their place.
+    """The results that pages may show: a bundle's cells whose scores do not recompute hold their fault instead.
 
-    A bundle without a badge is verified now. What was run here, or printed without samples, is taken as it is.
+    Verifies a bundle without a badge. Returns a run folder, or records printed without samples, unchanged.
     """
     if results.manifest is None:
         return results
@@ -263,17 +263,17 @@ def study_of(record: Record, registry: Registry, data_dir: str = "") -> dict[str
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a rerun came out from what is stored, in half widths of the stored interval."""
+    """The distance of a rerun from the stored value, in half widths of the stored interval."""
 
     metric: str
     stored: float
     rerun: float
     half_widths: float
-    """NaN where there is no interval, or one of no width that the rerun does not repeat."""
+    """NaN without an interval, or where a rerun differs from an interval of no width."""
 
 
 def distances(stored: Record, rerun: Record) -> list[Distance]:
-    """Every metric of a cell beside its rerun."""
+    """The distance of every metric of a cell from its rerun."""
     found = []
     for name, entry in stored.scores.items():
         again = rerun.scores[name].value if name in rerun.scores else math.nan
@@ -287,9 +287,9 @@ def distances(stored: Record, rerun: Record) -> list[Distance]:
 
 @contextmanager
 def _time_limit(seconds: int) -> Iterator[None]:
-    """Stop pure Python work that a stranger's samples make endless."""
+    """Interrupt pure Python work that untrusted samples make endless."""
 
-    # Alarms are the main thread's, and not of every system.
+    # Only the main thread can set an alarm, and not on every system.
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield
         return
