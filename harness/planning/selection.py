@@ -1,4 +1,4 @@
-"""From the names and values of a study to components, data and templates, each checked before any work."""
+"""Resolves a study's names and values to components, data and templates, and checks each before any work."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any]
 
 
 def _told_apart(models: list[Component[ModelSpec]]) -> list[Component[ModelSpec]]:
-    """Models whose folders end alike are called by as much of their paths as tells them apart."""
+    """Name models whose folders end alike by enough of their paths to tell them apart."""
     found = []
     for model in models:
         others = [other.spec for other in models if other.spec.name == model.spec.name and other is not model]
@@ -67,7 +67,7 @@ def _customised(study: Study, registry: Registry, name: str) -> Component[ModelS
     else:
         plugin = registry.find("model", "unlearnbench/tiny").plugin
         component = Component(_named_in_study(registry, name, study.given("models", (name,), parameters)), plugin)
-        # A folder has its own name too, and settings may stand under either.
+        # Settings may stand under the folder's name or under the path given.
         given = study.given("models", (component.spec.name, name), parameters)
     values = parse_parameters(MODEL_PARAMETERS, {**_model_values(component.spec), **given}, f"models.{name}")
     spec = replace(component.spec, **values)
@@ -87,7 +87,7 @@ def _check_date(value: str, name: str) -> None:
 
 
 def _named_in_study(registry: Registry, name: str, given: Mapping[str, Any]) -> ModelSpec:
-    """A model that is a folder, a hub id, or a name of the study's own with a path."""
+    """The spec of a folder, a hub id, or a name that the study gives with a path."""
     if os.path.isdir(name):
         return ModelSpec(Path(name).resolve().name, "named in the study", path=name)
     if name.startswith((".", "/", "~")):
@@ -102,7 +102,7 @@ def _model_values(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _model_folder(spec: ModelSpec, name: str) -> str:
-    """The folder, if it can hold a model. Weights are looked for here so that planning fails, not the run."""
+    """The folder, if it can hold a model. Checks for weights so that planning fails, not the run."""
     folder = Path(spec.path).expanduser()
     if not folder.is_dir():
         raise ModelError(f"model {name}: folder {spec.path!r} does not exist")
@@ -162,7 +162,7 @@ def check_tables(source: DataSource, benchmarks: list[Component[BenchmarkSpec]])
 
 
 def check_metrics(study: Study, benchmarks: Sequence[Component[BenchmarkSpec]]) -> None:
-    """Gates must be over metrics of the study's benchmarks: a mistyped one would be found after the run."""
+    """Raise for a gate on no metric of the study's benchmarks, which would otherwise fail only after the run."""
     for gate in study.tables.gates:
         meant = [b.spec for b in benchmarks if gate.benchmark in ("*", b.spec.name, b.qualified)]
         known = {metric.name for spec in meant for metric in spec.metrics}
@@ -171,7 +171,7 @@ def check_metrics(study: Study, benchmarks: Sequence[Component[BenchmarkSpec]]) 
 
 
 def published_checkpoint(path: str) -> tuple[str, str]:
-    """A published checkpoint and what it is: the hash of a local folder's files, or the commit on the hub."""
+    """A published checkpoint and its identity: the hash of a local folder's files, or the commit on the hub."""
     if not path:
         return "", ""
     if path.startswith((".", "/", "~")) or os.path.isdir(path):
@@ -183,7 +183,7 @@ def published_checkpoint(path: str) -> tuple[str, str]:
 
 
 def refusal_templates(study: Study) -> list[str]:
-    """Refusal answers: the user's file, or our own."""
+    """Refusal answers from the user's file, or the built-in ones."""
     if not study.data.templates:
         return _builtin_templates()
     path = Path(study.data.templates).expanduser()
@@ -207,7 +207,7 @@ def _builtin_templates() -> list[str]:
 
 
 def weights_fingerprint(spec: ModelSpec) -> str:
-    """What the base weights are: file hashes of a folder, or id and revision on the hub; empty from scratch."""
+    """The identity of the base weights: a folder's file hash, or id and revision on the hub; empty from scratch."""
     if not spec.path:
         return ""
     if os.path.isdir(spec.path):

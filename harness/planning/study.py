@@ -1,4 +1,4 @@
-"""What to run: a study file in TOML, checked by name and type."""
+"""Study files: what to run, in TOML, checked by name and type."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..records.schema import Strict
 from ..storage import read_toml
 
 EVERY = "*"
-# Tables of [data] by name: files of their own, and tables that take the place of others.
+# Subtables of [data]: tables in files of their own, and tables that replace others.
 DATA_TABLES = ("files", "stand_ins")
 
 
@@ -34,7 +34,7 @@ Overrides = dict[str, dict[str, Any]]
 
 
 class StudyHead(Strict):
-    """Table ``[study]``: what is run."""
+    """Table ``[study]``: what to run."""
 
     model_config = ConfigDict(strict=True)
 
@@ -89,7 +89,7 @@ class StudyTables(Strict):
     data: DataSettings = DataSettings()
     run: RunSettings = RunSettings()
     recipe: dict[str, Any] = {}
-    """Fine-tuning of the reference models; a table in it, by the name of a benchmark, is for that one alone."""
+    """Fine-tuning of the reference models; a subtable named after a benchmark applies to that one alone."""
     methods: Overrides = {}
     benchmarks: Overrides = {}
     models: Overrides = {}
@@ -106,8 +106,8 @@ class Study:
     """A checked study.
 
     Args:
-        raw: its tables as they were read, which are what a run folder keeps.
-        plugins: plugin files that it is run with.
+        raw: the tables as read, which the run folder stores.
+        plugins: plugin files with which to run it.
         also: components that may have settings although they are not selected, by section.
     """
 
@@ -141,7 +141,7 @@ class Study:
         return tuple(dict.fromkeys(self.tables.study.seeds)) or (0,)
 
     def selected(self, section: str) -> tuple[str, ...]:
-        """The names that the study selects of ``methods``, ``benchmarks`` or ``models``."""
+        """The selected names of ``methods``, ``benchmarks`` or ``models``."""
         return tuple(dict.fromkeys(getattr(self.tables.study, section)))
 
     def overrides(self, section: str) -> Overrides:
@@ -188,7 +188,7 @@ def builtin_studies() -> list[str]:
 
 
 def selected_by(raw: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The methods, benchmarks and models that a study file names, whatever the command line selects of them."""
+    """The methods, benchmarks and models that a study file names, before the command line selects some."""
     head = raw.get("study")
     found = {}
     for section in ("methods", "benchmarks", "models"):
@@ -200,15 +200,14 @@ def selected_by(raw: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 def check_study(
     raw: Mapping[str, Any], plugins: Sequence[str] = (), also: Mapping[str, tuple[str, ...]] | None = None
 ) -> Study:
-    """Every section and key checked. Names of components are checked against the registry when planning.
+    """Check every section and key. Planning checks names of components against the registry.
 
     Args:
-        also: components that may have settings although they are not selected, by section: those of a file of which
-            the command line selects some.
+        also: components by section that may have settings although the command line selects only others of the file.
 
     Raises:
-        UnknownName: an unknown section or key, with the nearest known one.
-        UsageError: a value of the wrong type or out of range.
+        UnknownName: a section or key is unknown; suggests the nearest known one.
+        UsageError: a value has the wrong type or is out of range.
     """
     refuse_bare_sections(raw)
     read_gates(raw)
@@ -223,7 +222,7 @@ def check_study(
 
 
 def refuse_bare_sections(raw: Mapping[str, Any]) -> None:
-    """Raise UnknownName or UsageError where a section is not known, or is no table."""
+    """Raise UnknownName for an unknown section, UsageError for a section that is no table."""
     for section, content in raw.items():
         if section not in SECTIONS:
             raise UnknownName("section of the study", section, SECTIONS)

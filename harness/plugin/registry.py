@@ -1,7 +1,7 @@
-"""Finds plugins, keeps their faults apart, and looks components up by name.
+"""Finds plugins, records the faults of each, and looks components up by name.
 
 pluggy's own entry-point loader drops the second distribution that uses a taken entry-point name, lets one
-failing import abort all loading, and accepts misspelled hooks; this one reports each of them per plugin.
+failing import abort all loading, and accepts misspelled hooks; this loader reports each of them per plugin.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ S = TypeVar("S", bound=Spec)
 
 @dataclass(frozen=True)
 class Plugin:
-    """Where a plugin came from, and what is wrong with it (empty where nothing is)."""
+    """The origin of a plugin, and its fault (empty where it has none)."""
 
     name: str
     dist: str
@@ -64,12 +64,12 @@ class Component(Generic[S]):
 
     @property
     def qualified(self) -> str:
-        """``dist/name``, which is unique even where two distributions offer the same name."""
+        """``dist/name``, unique even where two distributions offer the same name."""
         return f"{self.plugin.dist}/{self.spec.name}"
 
 
 class _Manager(pluggy.PluginManager):
-    """Accepts functions by their prefix alone, as pytest does, and by any name where ``hookimpl`` marks them."""
+    """Accepts functions by their prefix, as pytest does, and functions of any name that ``hookimpl`` marks."""
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
         options: Any = super().parse_hookimpl_opts(plugin, name)
@@ -86,7 +86,7 @@ def _manager() -> pluggy.PluginManager:
 
 @dataclass
 class Registry:
-    """Every plugin found, and every component that the sound ones offer."""
+    """Every plugin found, and every component that plugins without a fault offer."""
 
     plugins: list[Plugin] = field(default_factory=list)
     components: list[Component[Any]] = field(default_factory=list)
@@ -100,7 +100,7 @@ class Registry:
         """The component called ``name`` or ``dist/name``.
 
         Raises:
-            UnknownName: nobody offers it; names the nearest, and the plugins that failed to load.
+            UnknownName: no plugin offers it; names the nearest, and the plugins that failed to load.
             UsageError: several distributions offer it under this short name.
         """
         offered = self.of_kind(kind)
@@ -122,27 +122,27 @@ class Registry:
         return [plugin for plugin in self.plugins if plugin.error]
 
     def conflicts(self) -> dict[str, list[str]]:
-        """Short names that several distributions offer, to the qualified names that tell them apart."""
+        """Short names that several distributions offer, with the qualified names that tell these apart."""
         names: dict[str, list[str]] = {}
         for component in self.components:
             names.setdefault(f"{component.spec.kind} {component.spec.name}", []).append(component.qualified)
         return {name: sorted(offers) for name, offers in names.items() if len(offers) > 1}
 
     def notify(self, hook: str, log: Callable[[str], None], **facts: Any) -> None:
-        """Tell observers; an exception of theirs is logged and stops nobody."""
-        # pluggy keeps them in the order opposite to that in which it calls them.
+        """Call the observers of a hook; logs an observer's exception and goes on to the next."""
+        # pluggy lists implementations in reverse order of calling.
         for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
             try:
                 implementation.function(**{name: facts[name] for name in implementation.argnames})
-            except Exception as error:  # noqa: BLE001 - a stranger's observer may raise anything
+            except Exception as error:  # noqa: BLE001 - a third-party observer may raise anything
                 log(f"plugin {implementation.plugin_name}: {hook} raised {type(error).__name__}: {error}")
 
 
 def load_plugins(files: Sequence[str] = ()) -> Registry:
-    """Load every entry point of the group and every given file; faults are kept with their plugin.
+    """Load every entry point of the group and every given file; record each fault with its plugin.
 
     Raises:
-        PluginError: a file given by the user does not load (nothing else can have been meant by naming it).
+        PluginError: a file that the user named does not load.
     """
     registry = Registry()
     points = metadata.entry_points(group=GROUP)
@@ -162,14 +162,14 @@ def load_plugins(files: Sequence[str] = ()) -> Registry:
 
 
 def _add(registry: Registry, plugin: Plugin, load: Callable[[], Any]) -> None:
-    """Register one plugin, or record why it cannot be."""
+    """Register one plugin, or record its fault."""
     key = f"{plugin.dist}:{plugin.name}"
     try:
         module = load()
         _refuse_misspelled(module)
         registry.manager.register(module, key)
         specs = _offered(registry.manager, module)
-    except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything on import
+    except Exception as error:  # noqa: BLE001 - a third-party module may raise anything on import
         if registry.manager.has_plugin(key):
             registry.manager.unregister(name=key)
         text = str(error).strip().replace("\n", " ") or "no message"
@@ -181,7 +181,7 @@ def _add(registry: Registry, plugin: Plugin, load: Callable[[], Any]) -> None:
 
 
 def _offered(manager: pluggy.PluginManager, module: ModuleType) -> list[Spec]:
-    """What a registered module offers, by whatever names its functions implement the hooks (``specname``)."""
+    """The specs that a registered module offers, whatever its functions' names (``specname``)."""
     specs: list[Spec] = []
     for hook, (kind, expected) in OFFERS.items():
         offers = [impl.function for impl in getattr(manager.hook, hook).get_hookimpls() if impl.plugin is module]
