@@ -1,4 +1,4 @@
-"""Commands for who writes a method or a benchmark."""
+"""Commands for authors of methods and benchmarks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def new_benchmark(name: str, out: str) -> None:
 @json_option
 def check_component(name: str, data_dir: str | None, plugins: tuple[str, ...], as_json: bool) -> int:
     """Try out what a method or benchmark promises, on a model of 30,000 weights; exit code 7 where it does not hold."""
-    # What libraries say while they work is not part of the answer.
+    # Progress bars of libraries are not part of the output.
     os.environ.setdefault("TQDM_DISABLE", "1")
     from ..authoring.conformance import check, checkable
 

@@ -1,4 +1,4 @@
-"""What ``show`` says about a component."""
+"""Describes a component for ``show``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def described(registry: Registry, name: str) -> dict[str, Any]:
     """Facts about the method, benchmark or model of that name.
 
     Raises:
-        UnknownName: nothing has this name; UsageError where several things do.
+        UnknownName: no component has this name.
+        UsageError: several components have it.
     """
     found = [c for c in registry.components if name in (c.spec.name, c.qualified)]
     if not found:
@@ -72,7 +73,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def description_lines(facts: dict[str, Any]) -> list[str]:
-    """The facts for reading."""
+    """The facts as lines of text."""
     plugin = facts["plugin"]
     lines = [f"{facts['kind']} {facts['name']}", f"  {facts['summary']}",
              f"  from {plugin['dist']} {plugin['version']}"]  # fmt: skip

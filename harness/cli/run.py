@@ -1,4 +1,4 @@
-"""Commands that plan and run studies, and look after what runs leave in the cache."""
+"""Commands that plan and run studies, and manage the cache of reference models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that hand results in and check what others hand in."""
+"""Commands that pack, verify and rescore results."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def verify(
 
 
 def _print_verification(found: Verification) -> None:
-    """Print what was found. Raises BundleError where there are faults."""
+    """Print a verification. Raises BundleError where there are faults."""
     for note in dict.fromkeys(found.notes):
         say(f"note: {note}")
     for fault in found.faults:
@@ -106,7 +106,7 @@ def _print_verification(found: Verification) -> None:
 def _rerun(
     results: Results, cell: str, out: str, data_dir: str | None, device: str | None, registry: Registry, as_json: bool
 ) -> int:
-    """Run one cell of a bundle again and print how far it came out from what is stored."""
+    """Run one cell of a bundle again and print its distance from the stored scores."""
     from .. import api
     from ..results.verification import distances, study_of
 

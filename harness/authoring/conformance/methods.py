@@ -1,4 +1,4 @@
-"""What a method must keep to."""
+"""Conformance checks of methods."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .trial import FORGET, MEMORY, RETAIN, SECONDS, TINY, Trial, tiny_encoder, t
 
 
 def check_method(component: Component[MethodSpec]) -> Iterator[Check]:
-    """The promises of a method."""
+    """Run the checks of a method."""
     spec = component.spec
     yield attempt("the spec is that of its class", lambda: method_spec(component))
     yield attempt("hyperparameters are typed, and their defaults are in range", lambda: typed(spec.parameters))
@@ -95,7 +95,7 @@ def typed(parameters: Sequence[Any]) -> str:
 
 
 class GlobalState:
-    """What one method could leave behind for the next."""
+    """Global state that one method could change for the next."""
 
     def __init__(self) -> None:
         self._before = self._now()
@@ -159,7 +159,7 @@ def _untouched(found: Trial) -> None:
 
 
 def _declared(spec: MethodSpec, found: Sequence[Trial]) -> str:
-    """Undeclared access has raised already; here, what is declared and asked for in no edition."""
+    """Raise Broken for a requirement that is used in no edition; undeclared access raises earlier, in the trials."""
     requires = spec.requires
     declared = {name for name in ("retain", "template") if getattr(requires, name)}
     if requires.original == "model":
@@ -181,11 +181,11 @@ def _repeats(component: Component[MethodSpec], first: Trial) -> None:
 
 
 def _accumulates(component: Component[MethodSpec]) -> str:
-    """A term is a sum: one that is averaged already is divided twice, by other numbers in other batches."""
+    """Check that a term is a sum: the trainer would divide a mean once more, by a number that depends on the batch."""
     method = resolve(component.spec.target, component.qualified)(**component.spec.fixed)
     if isinstance(method, LossMethod) and method.is_batch_coupled:
         return "its loss is of a whole forward pass"
-    # A rate so small that the order of rows within a step does not matter.
+    # At so small a rate the order of rows within a step does not matter.
     whole, parts = (
         trial(component, batch_size=size, accumulation=passes, learning_rate=1e-4, max_grad_norm=0.0)
         for size, passes in ((6, 1), (2, 3))
