@@ -1,4 +1,4 @@
-"""A comparison of two runs for people and machines: terminal, Markdown for a job summary, JUnit XML, JSON."""
+"""Writes a comparison of two runs for a terminal, as Markdown for a job summary, as JUnit XML and as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNITS = {"peak_memory_bytes": (2**20, "MiB")}
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Print what changed, one table per pairing with its costs below, and what the gates say."""
+    """Print the changes, one table per pairing with its costs below, and the findings of gates."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
@@ -76,7 +76,7 @@ def _bounds(found: Difference) -> str:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What stands on one side alone, and why intervals are what they are."""
+    """Remarks on cells on one side only, and on the intervals."""
     lines = [
         f"only in {comparison.baseline}: {cell.identity.pairing} ({cell.status})" for cell in comparison.only_baseline
     ]
@@ -85,7 +85,7 @@ def remarks(comparison: Comparison) -> list[str]:
 
 
 def gate_lines(comparison: Comparison) -> list[str]:
-    """One line for each gate that tripped, and one that counts."""
+    """One line for each gate that tripped, and one with the counts."""
     findings, tripped = comparison.findings, comparison.tripped
     lines = [f"TRIPPED {finding.title}: {finding.message} [{finding.gate}]" for finding in tripped]
     if findings:
@@ -94,7 +94,7 @@ def gate_lines(comparison: Comparison) -> list[str]:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Everything, for other programs."""
+    """The whole comparison as JSON-able values."""
     return {
         "baseline": comparison.baseline,
         "candidate": comparison.candidate,
@@ -128,7 +128,7 @@ def _lone(cell: LoneCell) -> dict[str, Any]:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """A page for a job summary or a pull request: gates first, then every pairing folded away."""
+    """Markdown for a job summary or a pull request: gates first, then every pairing in a fold."""
     findings, tripped = comparison.findings, comparison.tripped
     lines = ["# unlearnbench: candidate against baseline", ""]
     if findings:
@@ -148,7 +148,7 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown and HTML leave as it is."""
+    """Text without characters that mean something in Markdown or HTML."""
     for letter, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "&#96;"), ("*", "\\*"),
                          ("[", "\\[")):  # fmt: skip
         text = text.replace(letter, name)
@@ -156,7 +156,7 @@ def _escaped(text: str) -> str:
 
 
 def as_junit(comparison: Comparison) -> str:
-    """JUnit XML, a test case for every check of a gate."""
+    """JUnit XML with a test case for every finding of a gate."""
     counts = {"tests": str(len(comparison.findings)), "failures": str(len(comparison.tripped))}
     suite = ElementTree.Element("testsuite", {"name": "unlearnbench gates", **counts})
     for finding in comparison.findings:

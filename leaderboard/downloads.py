@@ -1,4 +1,4 @@
-"""What the pages show, for other programs: CSV, LaTeX and BibTeX."""
+"""Exports of the pages' tables and citations: CSV, LaTeX and BibTeX."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def as_csv(tables: Iterable[Table]) -> str:
 
 
 def _plain(value: object) -> object:
-    """Text that a spreadsheet takes for a formula is led by an apostrophe."""
+    """Put an apostrophe before text that a spreadsheet would read as a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def as_latex(tables: Iterable[Table]) -> str:
-    """Each table in the form of the paper's, for booktabs: the best in bold, the second underlined."""
+    """Each table in the layout of the paper's, with booktabs: the best value in bold, the second underlined."""
     return "\n".join(line for table in tables for line in _latex(table)) + "\n"
 
 
@@ -94,7 +94,7 @@ def _papers() -> dict[str, tuple[str, str, int]]:
 
 
 def as_bibtex(citations: Mapping[str, str]) -> str:
-    """Entries for citations by the name of what cites them. One that is BibTeX already stands as it is."""
+    """BibTeX entries for citations, given by the name of the component that cites them; keeps BibTeX unchanged."""
     entries: dict[str, list[str]] = {}
     for name, citation in citations.items():
         if citation:
