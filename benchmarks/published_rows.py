@@ -1,4 +1,4 @@
-"""Hashes of the rows that the published data sets ask, so that submissions are checked without the data."""
+"""Hashes of the published data sets' rows, by which ``verify`` checks submissions without the data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.resources import files
 
 
 def published(benchmark: str) -> Mapping[str, Mapping[str, Sequence[str]]] | None:
-    """By part: the fields that tell rows apart, and a hash of them for each row; None for an unknown benchmark."""
+    """By part: the fields that identify a row, and a hash of them for each row; None for an unknown benchmark."""
     row_hashes = _row_hashes()
     named = row_hashes["benchmarks"].get(benchmark)
     return None if named is None else {part: row_hashes["parts"][key] for part, key in named.items()}

@@ -1,4 +1,4 @@
-"""A book as a benchmark: chunks to forget, excerpts to continue, and what should not suffer."""
+"""A book as a benchmark: chunks to forget, excerpts to continue, and tasks that measure remaining utility."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .metrics import ACCURACY, PERPLEXITY, scores
 from .settings import Settings
 from .tables import RELEASED
 
-# Where the tasks lie in lm-eval.
+# Folders of the tasks in lm-eval.
 FOLDERS = ("arc", "glue/rte", "hellaswag", "openbookqa", "piqa", "super_glue/boolq", "truthfulqa", "wikitext",
            "winogrande")  # fmt: skip
 WORDING = "Continue this passage: "
@@ -38,7 +38,7 @@ WORDING = "Continue this passage: "
 
 @dataclass(frozen=True)
 class PromptPair:
-    """How a prompt is put: text before and after it, the answer's tag, and the release's text after it."""
+    """Format of a prompt: text before and after it, the answer's tag, and the release's text after it."""
 
     before: str = ""
     after: str = ""
@@ -55,7 +55,7 @@ PROMPTS = {
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A passage to continue: the prompt's tokens in either edition, and the true continuation."""
+    """A passage to continue: the prompt's tokens and the true continuation, in either edition."""
 
     index: int
     prompt: str
@@ -67,7 +67,7 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Questions:
-    """What evaluation needs: excerpts to continue by so many tokens at most, and lm-eval tasks by name."""
+    """Inputs of the evaluation: excerpts, the most tokens by which to continue them, and lm-eval tasks by name."""
 
     excerpts: tuple[Excerpt, ...]
     new_tokens: int
@@ -78,8 +78,8 @@ class Questions:
 class ForgottenBook(Settings):
     """A book read in chunks; the retained model has not read it.
 
-    A pretrained base model is the retained model itself. A model from scratch first reads the text to retain, in
-    both references, because it would otherwise know no language.
+    A pretrained base model is itself the retained model. Both references of a model from scratch first train on the
+    text to retain, because the model would otherwise know no language.
     """
 
     name: ClassVar[str] = "hp"
@@ -104,7 +104,7 @@ class ForgottenBook(Settings):
         base = [] if ctx.pretrained else retain
         rows = self._released_rows(released) if released else self._rows(forget, encoder)
         excerpts = self._excerpts(rows, encoder, bool(released))
-        # Both editions are continued in one pass.
+        # One generation pass continues the prompts of both editions.
         wanted = max((self.max_new_tokens, *map(self._released_cap, excerpts)))
         prompts = [ids for excerpt in excerpts for ids in (excerpt.ids, excerpt.ids_released)]
         new_tokens = encoder.new_tokens(prompts, wanted, notes)
@@ -119,7 +119,7 @@ class ForgottenBook(Settings):
         )
 
     def _released_rows(self, released: Sequence[Row]) -> list[Row]:
-        """The first excerpts in all their wordings: the release asks each passage several times."""
+        """The first excerpts in all their wordings: the release asks each passage in several."""
         kept = set(list(dict.fromkeys(row["response"] for row in released))[: self.excerpts])
         return [row for row in released if row["response"] in kept]
 
@@ -127,8 +127,8 @@ class ForgottenBook(Settings):
         return max(0, self.released_tokens - len(excerpt.ids_released))
 
     def _rows(self, forget: Sequence[Example], encoder: Encoder) -> list[Row]:
-        """Prompts and their continuations from the forgotten chunks, one after another."""
-        # Decoded in one: a SentencePiece tokenizer drops the space in front of each piece that is decoded apart.
+        """Consecutive prompts and their continuations from the forgotten chunks."""
+        # Decode all tokens at once: a SentencePiece tokenizer drops the leading space of each separately decoded piece.
         text = encoder.decode([token for chunk in forget for token in (*chunk.prompt_ids, *chunk.answer_ids)])
         words = re.findall(r"\s*\S+", text)
         length = self.prefix_words + self.response_words
@@ -144,7 +144,7 @@ class ForgottenBook(Settings):
         return rows[: self.excerpts]
 
     def _excerpts(self, rows: Sequence[Row], encoder: Encoder, worded: bool) -> tuple[Excerpt, ...]:
-        """Rows in the model's prompt format; the release's rows bring an instruction with them."""
+        """Rows in the model's prompt format; rows of the release already contain an instruction (``worded``)."""
         rows = rows[: self.limit or None]
         style = encoder.style.name
         pair = PROMPTS.get(style)
@@ -170,7 +170,7 @@ class ForgottenBook(Settings):
         began = time.perf_counter()
         excerpts = questions.excerpts
         caps = [self._released_cap(excerpt) for excerpt in excerpts]
-        # Where both editions ask the same, it is computed once.
+        # The engine computes equal prompts of both editions once.
         prompts = [*(excerpt.ids for excerpt in excerpts), *(excerpt.ids_released for excerpt in excerpts)]
         written = ctx.engine.generate(model, prompts, questions.new_tokens, encoder.ends)
         rows: list[Row] = []

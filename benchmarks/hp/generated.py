@@ -1,7 +1,7 @@
 """An invented novel, and other invented prose, for machines without a network.
 
-The prose to retain tells what tradespeople work with and which words are opposites; the local tasks in ``tasks``
-ask about that, and their texts are prose from the same source that no model has read.
+The prose to retain names the tools of trades and pairs of opposites. The local tasks in ``tasks`` ask about these;
+their texts are prose from the same source that no model has read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 
 from unlearnbench import Row
 
-# Sentences of the novel, of the prose to retain, and how often each fact stands there.
+# Sentences in the novel, sentences in the prose to retain, repetitions of each fact in that prose.
 SCALES = {"full": (420, 260, 6), "quick": (110, 90, 5)}
 
 HEROES = "Ashgrove Belwick Corrigan Dunmoor Everly Fairfax Greyling Hartwood".split()
@@ -48,10 +48,10 @@ PROSE = (
 
 
 def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
-    """A book, and the text to retain, from one seed.
+    """Generate a book and the text to retain from one seed.
 
     Args:
-        scale: ``full`` (a book of 420 sentences) or ``quick`` (200).
+        scale: ``full`` (a book of 420 sentences) or ``quick`` (110).
     """
     rng = random.Random(f"invented novel {seed} {scale}")
     sentences, others, repeats = SCALES[scale]
@@ -62,7 +62,7 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
 
 
 def facts() -> list[str]:
-    """What the local tasks ask."""
+    """Sentences that state the facts of the local tasks."""
     trades = [f"A {trade} works with {stuff}." for trade, stuff in TRADES.items()]
     return trades + [f"The opposite of {word} is {other}." for word, other in OPPOSITES.items()]
 

@@ -1,4 +1,4 @@
-"""What forgetting a book is judged by, as values."""
+"""The metrics of forgetting a book, as values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SOURCE = "Wang et al. 2025, arXiv:2410.11143, §4.1"
 
 
 def metrics() -> tuple[Metric, ...]:
-    """FQ Gap with the two overlaps it is made of, perplexity, and zero-shot accuracy."""
+    """FQ Gap with its two overlaps, perplexity, and zero-shot accuracy."""
     return (
         Metric("fq_gap", "FQ Gap", "lower", SOURCE,
                "|BLEU − BLEU of the retained model| + |ROUGE-L − ROUGE-L of the retained model|, on 0–100 and 0–1",

@@ -21,8 +21,8 @@ def read(path: Path, retained: Path | None, align: bool) -> LogFile:
     """The rows of ``<path>/<part>/log.json`` as a measurement, with the retained model's if its folder is given.
 
     Raises:
-        DataError: a file is absent, truncated or not this format; or rows were to be aligned, which these logs
-            give no means for (their privleak texts are numbers alone).
+        DataError: a file is absent, truncated or not this format; or ``align`` is on, which these logs do not
+            support (their privleak rows hold numbers alone).
     """
     if align:
         raise DataError("--align: muse logs name no privleak texts, so their rows cannot be told apart; leave it out")

@@ -1,4 +1,4 @@
-"""What MUSE-News asks of a model, as values."""
+"""The metrics of MUSE-News, as values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ AT_MOST_RETAINED = "at most the retained model's value"
 
 
 def metrics() -> tuple[Metric, ...]:
-    """VerbMem and KnowMem on the forget set, KnowMem on the retain set, PrivLeak, and the AUC it is made of."""
+    """VerbMem and KnowMem on the forget set, KnowMem on the retain set, PrivLeak, and the AUC behind it."""
     knowledge = "ROUGE-L F of greedy answers (32 tokens) after ten examples"
     return (
         Metric("verbmem_f", "VerbMem D_f", "lower", SOURCE,

@@ -1,7 +1,7 @@
 """MUSE's metrics as pure functions of rows. Shi et al. 2024, arXiv:2407.06460, §3.
 
 Rows of ``verbmem_f``, ``knowmem_f`` and ``knowmem_r`` hold ``prompt``, ``truth`` and ``generation``; rows of
-``privleak_forget`` and ``privleak_holdout`` hold ``min40``, a text's score, missing where it has too few tokens.
+``privleak_forget`` and ``privleak_holdout`` hold ``min40``, a text's score, None where it has too few tokens.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ ENDS = ("\n\n", "\nQuestion", "Question:")
 
 
 def min_k_score(logprobs: Sequence[float], share: float = SHARE) -> float | None:
-    """Minus the mean of the ``share`` smallest log-probabilities (nats) of a text; None where that is of nothing, and
-    NaN where one of them is no number.
+    """Minus the mean of the ``share`` smallest log-probabilities (nats) of a text; None where the share is empty, NaN
+    where a log-probability is NaN.
 
     Source: Min-K% (Shi et al. 2023, arXiv:2310.16789).
     """
     count = int(share * len(logprobs))
     if any(math.isnan(value) for value in logprobs):
-        # Sorting does not say where it stands.
+        # Sorting puts NaN at an undefined position.
         return math.nan
     return -mean(sorted(logprobs)[:count]) if count else None
 
 
 def first_answer(generation: str) -> str:
-    """A few-shot answer up to where the model goes on to another question."""
+    """A few-shot answer up to the next question that the model writes."""
     return generation[: min([place for end in ENDS if (place := generation.find(end)) >= 0], default=None)]
 
 
 def scores(unlearned: Measurement, original: Measurement | None, retained: Measurement | None) -> Iterator[Score]:
-    """Every score. Criteria are asked of unlearned models alone: not where ``original`` is None or is the model.
+    """Every score. Criteria apply to unlearned models alone: not where ``original`` is None or is the model itself.
 
     Raises:
         DataError: the two models were scored on different rows.
@@ -72,14 +72,14 @@ def scores(unlearned: Measurement, original: Measurement | None, retained: Measu
 
 
 def _passes(part: str, value: float, bound: float) -> bool | None:
-    """Whether a value meets the paper's criterion; None where one of the two is not known."""
+    """Whether a value meets the paper's criterion; None where the value or the bound is unknown."""
     if math.isnan(value) or math.isnan(bound):
         return None
     return value > bound if part == "knowmem_r" else value <= bound
 
 
 def refuse_different_rows(unlearned: Measurement, retained: Measurement) -> None:
-    """Raise DataError unless both models were asked the same, in the same order."""
+    """Raise DataError unless both models answered the same rows in the same order."""
     for part in ("verbmem_f", "knowmem_f", "knowmem_r", "privleak_forget", "privleak_holdout"):
         mine, theirs = ([_asked(row) for row in found.part(part)] for found in (unlearned, retained))
         if mine != theirs:
@@ -133,9 +133,9 @@ def _auc(found: Measurement) -> Score:
 
 
 def _bounded_auc(forget: Sequence[float], holdout: Sequence[float]) -> Floats:
-    """(R,) resampled areas, two forget texts more beside each: one above every holdout text and one below.
+    """(R,) resampled areas with two more forget texts: one above every holdout text and one below.
 
-    As for means (``statistics.bounded_means``): near 0 and 1 the texts alone do not show what they happen to lack.
+    See ``statistics.bounded_means``: near areas of 0 and 1, resampling the texts alone underestimates the spread.
     """
     further = [*forget, -math.inf, math.inf]
     return resampled_auc(further, holdout, bootstrap_draws(len(further), 0), bootstrap_draws(len(holdout), 1))
@@ -155,7 +155,7 @@ def _privleak(found: Measurement, retained: Measurement | None) -> Score:
         return Score.missing("privleak", "the retained model's AUC is 0, which nothing can be divided by", len(forget))
     resampled = spread = None
     if len(forget) == len(theirs[0]) > 1 and len(holdout) == len(theirs[1]) > 1:
-        # Both models read the same texts, so these are resampled together.
+        # Both models read the same texts, so one draw resamples both.
         texts = bootstrap_draws(len(forget), 0), bootstrap_draws(len(holdout), 1)
         resampled = _relative(resampled_auc(forget, holdout, *texts), resampled_auc(*theirs, *texts))
         spread = percentile_interval(_relative(_bounded_auc(forget, holdout), _bounded_auc(*theirs)))

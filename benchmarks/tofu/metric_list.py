@@ -1,4 +1,4 @@
-"""What TOFU asks of a model, as values: its parts, their terms, and the metrics made of them."""
+"""The metrics of TOFU, as values: its parts, their terms, and the metrics made of these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PART_LABELS = {"retain": "Retain", "real_authors": "Real Authors", "world_facts"
 
 
 def metrics() -> tuple[Metric, ...]:
-    """Forget Quality, Model Utility, F-RL, R-RL, and the twelve terms they are made of."""
+    """Forget Quality, Model Utility, F-RL, R-RL, and the twelve terms behind them."""
     paper = "Maini et al. 2024, arXiv:2401.06121"
     return (
         Metric(

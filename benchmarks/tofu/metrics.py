@@ -48,9 +48,9 @@ def log_wrong_probability(losses: Sequence[float], edition: str) -> float:
 
 
 def truth_ratio(row: Row, edition: str) -> float:
-    """r = p(wrong) / p(paraphrase) of one row, by their logarithms: both probabilities may be too small for a float.
+    """r = p(wrong) / p(paraphrase) of one row, from logarithms: both probabilities may underflow a float.
 
-    Infinite, or 0, where the ratio itself is too large, or small; NaN where a loss is no number.
+    Infinite where the ratio overflows, 0 where it underflows; NaN where a loss is NaN.
     """
     right = -_loss(row.get("paraphrase", row["answer"]))
     wrong = log_wrong_probability([_loss(pair) for pair in row["perturbed"]], edition)
@@ -65,7 +65,7 @@ def term_values(part: str, term: str, rows: Sequence[Row], edition: str) -> list
         answers = [_exp(-_loss(row["answer"])) for row in rows]
         if part in ("forget", "retain"):
             return answers
-        # p / (p + q) = 1 / (1 + q / p), where p and q may be too small for a float.
+        # p / (p + q) = 1 / (1 + q / p): p and q may underflow a float.
         wrong = [log_wrong_probability([_loss(pair) for pair in row["perturbed"]], "paper") for row in rows]
         odds = [_exp(log + math.log(len(row["perturbed"])) + _loss(row["answer"]))
                 for log, row in zip(wrong, rows, strict=True)]  # fmt: skip
@@ -128,7 +128,7 @@ def _model_utility(values: Mapping[tuple[str, str, str], list[float]], edition: 
 def _resampled_utility(
     values: Mapping[tuple[str, str, str], list[float]], edition: str, means_of: Callable[[Floats, int], Floats]
 ) -> Floats:
-    """(R,) model utilities with the rows of each part resampled; a part's three terms share the rows."""
+    """(R,) model utilities with the rows of each part resampled; the three terms of a part share the draws."""
     inverse_sum = np.zeros(RESAMPLES)
     for seed, part in enumerate(UTILITY_PARTS):
         for term in TERMS:
@@ -153,8 +153,8 @@ def _forget_quality(forget: Sequence[Row], retained: Measurement | None, edition
         for name in names:
             yield Score.missing(name, reason, len(forget), edition)
         return
-    # A p-value estimates nothing that an interval could cover: between equal models it is anything from 0 to 1 however
-    # many rows there are (its bootstrap interval misses the next sample's value in a fifth to a third of cases).
+    # No interval: a p-value estimates no quantity. Between equal models it takes any value from 0 to 1 at any row count
+    # (its bootstrap interval misses the next sample's value in a fifth to a third of cases).
     yield Score("forget_quality", value, len(forget), tuple(mine), None, edition)
     yield Score("forget_quality_log10", _log10(value), len(forget), (), None, edition)
 
@@ -171,7 +171,7 @@ def refuse_different_rows(forget: Sequence[Row], reference: Sequence[Row]) -> No
 
 
 def _exp(exponent: float) -> float:
-    """e to a power, infinite where that is more than a float holds."""
+    """e to a power; infinite where it overflows a float."""
     try:
         return math.exp(exponent)
     except OverflowError:
