@@ -120,8 +120,8 @@ def unsealed(value: Any, path: Path, remedy: str) -> dict[str, Any]:
         whole = False
     if not whole:
         raise RecordError(f"{path} is not what was written there (its hash differs); {remedy}")
-    found: dict[str, Any] = value
-    return found
+    content: dict[str, Any] = value
+    return content
 
 
 def read_toml(path: Path | Traversable) -> dict[str, Any]:

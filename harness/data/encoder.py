@@ -90,8 +90,8 @@ class Encoder:
             "begins a prompt with its BOS twice": bos not in self.ends and prompt[:2] == (bos, bos),
             "puts an end token into an answer": any(token in self.ends for token in answer[:-1]),
         }
-        for fault, found in faults.items():
-            if found:
+        for fault, present in faults.items():
+            if present:
                 raise ModelError(
                     f"the tokenizer of {named(self.tokenizer)} {fault} (prompt format {self.style.name}); mend its "
                     "tokenizer.json, or set another prompt_format"
@@ -170,15 +170,15 @@ class Encoder:
         """
         stream = self._bare([separator.join(texts)])[0]
         length = tokens - len(self.lead)
-        found = []
+        examples = []
         for index, begin in enumerate(range(0, len(stream), length)):
             piece = stream[begin : begin + length]
             half = max(1, len(piece) // 2)
             if len(piece) > 1:
                 prompt, answer = piece[:half], piece[half:]
                 example = Example(index, self.decode(prompt), self.decode(answer), self.lead + prompt, answer)
-                found.append(example)
-        return found
+                examples.append(example)
+        return examples
 
     @property
     def shown_prompt(self) -> str:
@@ -200,8 +200,8 @@ class Encoder:
     def _bare(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         if not texts:
             return []
-        found = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
-        rows = [tuple(ids) for ids in found["input_ids"]]
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
+        rows = [tuple(ids) for ids in encoded["input_ids"]]
         highest = max((max(ids) for ids in rows if ids), default=0)
         if highest >= self.vocabulary:
             raise ModelError(

@@ -91,10 +91,13 @@ class ChatFormat(PromptFormat):
             with _clock(self.date, {chat_template_utils.__name__}):
                 return str(
                     tokenizer.apply_chat_template(
-                        turns, add_generation_prompt=not answer, tokenize=False,
-                        date_string=day.strftime("%d %b %Y"), enable_thinking=self.enable_thinking,
+                        turns,
+                        add_generation_prompt=not answer,
+                        tokenize=False,
+                        date_string=day.strftime("%d %b %Y"),
+                        enable_thinking=self.enable_thinking,
                     )
-                )  # fmt: skip
+                )
         except Exception as error:
             text = " ".join(str(error).split())[:200]
             remedy = "set system_prompt to an empty text" if self.system_prompt else "choose another prompt_format"

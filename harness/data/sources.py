@@ -48,9 +48,9 @@ class DataSource:
         Raises:
             DataError: the folder, a named file, or a required table does not exist.
         """
-        found = self._path(table)
-        if found or table in spec.optional or table in spec.hub_tables:
-            return found
+        file = self._path(table)
+        if file or table in spec.optional or table in spec.hub_tables:
+            return file
         if not self.dir:
             raise DataError(f"no file for table {table!r}; name --data-dir, or --set data.files.{table}=FILE")
         if table in self.allow_missing:

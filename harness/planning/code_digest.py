@@ -12,13 +12,9 @@ from pathlib import Path
 from .provenance import versions
 
 HARNESS = Path(__file__).parents[1]
-ENGINE = (
-    "_compat", "contracts", "data", "domain", "engine", "errors", "metrics", "plugin", "records", "storage", "training",
-    "worker",
-)  # fmt: skip
+ENGINE = tuple("_compat contracts data domain engine errors metrics plugin records storage training worker".split())
 """The modules and whole packages of the harness that a cell's process imports: any of them can change a number."""
-NUMERICS = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy", "scipy", "rouge-score",
-            "nltk")  # fmt: skip
+NUMERICS = tuple("torch transformers tokenizers accelerate peft datasets numpy scipy rouge-score nltk".split())
 """Distributions whose versions can change a number."""
 
 
@@ -84,8 +80,8 @@ def _follow(module: str, origin: _Origin, seen: dict[str, bytes]) -> None:
     for base, names in _imported(ast.parse(seen[module]), package):
         _follow(base, origin, seen)
         # ``from package import module``; looking up a member of a plain module would import that module.
-        found = _file_of(base) if origin.owns(base) else None
-        if found and found.name == "__init__.py":
+        file = _file_of(base) if origin.owns(base) else None
+        if file and file.name == "__init__.py":
             for name in names:
                 _follow(f"{base}.{name}", origin, seen)
 
@@ -106,7 +102,7 @@ def _imported(tree: ast.AST, package: str) -> Iterator[tuple[str, list[str]]]:
 
 def _file_of(module: str) -> Path | None:
     try:
-        found = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module)
     except (ImportError, ValueError, AttributeError):
         return None
-    return Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None

@@ -56,8 +56,14 @@ def shape_of(spec: ModelSpec) -> dict[str, float]:
         sizes = spec.architecture
         width, inner, layers = sizes["width"], sizes["hidden"], sizes["layers"]
         parameters = sizes["vocabulary"] * width + layers * (4 * width**2 + 3 * width * inner)
-        return {"parameters": parameters, "layers": layers, "width": width, "inner": inner,
-                "vocabulary": sizes["vocabulary"], "key_width": width}  # fmt: skip
+        return {
+            "parameters": parameters,
+            "layers": layers,
+            "width": width,
+            "inner": inner,
+            "vocabulary": sizes["vocabulary"],
+            "key_width": width,
+        }
     folder = Path(spec.path)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -65,9 +71,14 @@ def shape_of(spec: ModelSpec) -> dict[str, float]:
         heads = config["num_attention_heads"]
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         kind = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-        shape = {"parameters": size / (4 if kind == "float32" else 2), "layers": layers, "width": width,
-                 "inner": config["intermediate_size"], "vocabulary": config["vocab_size"],
-                 "key_width": width / heads * (config.get("num_key_value_heads") or heads)}  # fmt: skip
+        shape = {
+            "parameters": size / (4 if kind == "float32" else 2),
+            "layers": layers,
+            "width": width,
+            "inner": config["intermediate_size"],
+            "vocabulary": config["vocab_size"],
+            "key_width": width / heads * (config.get("num_key_value_heads") or heads),
+        }
     except (OSError, ValueError, KeyError, TypeError):
         # The config has other names, or there is no folder: no estimate.
         return {}

@@ -63,11 +63,11 @@ def _value(text: str) -> Any:
 
 def merged(raw: Mapping[str, Any], tables: Mapping[str, Any]) -> dict[str, Any]:
     """A study's tables with others over them, key by key, without parsing values."""
-    found: dict[str, Any] = _copied(raw)
+    combined: dict[str, Any] = _copied(raw)
     for key, value in tables.items():
-        under = found.get(key)
-        found[key] = merged(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
-    return found
+        under = combined.get(key)
+        combined[key] = merged(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+    return combined
 
 
 def _copied(content: Any) -> Any:

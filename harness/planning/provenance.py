@@ -11,8 +11,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("unlearnbench", "torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy", "scipy",
-            "rouge-score", "nltk", "pluggy", "lm_eval")  # fmt: skip
+PACKAGES = tuple(
+    (
+        "unlearnbench torch transformers tokenizers accelerate datasets peft "
+        "numpy scipy rouge-score nltk pluggy lm_eval"
+    ).split()
+)
 DRIVER = Path("/proc/driver/nvidia")
 """The folder in which NVIDIA's driver lists its version and its GPUs."""
 

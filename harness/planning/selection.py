@@ -26,10 +26,12 @@ def selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any]
         names = tuple(component.qualified for component in registry.of_kind(kind))
     if not names:
         raise NothingSelected(f"the study selects no {kind}; name some with study.{section} or --{kind}")
-    found = [_customised(study, registry, name) if kind == "model" else registry.find(kind, name) for name in names]
+    components = [
+        _customised(study, registry, name) if kind == "model" else registry.find(kind, name) for name in names
+    ]
     if kind == "model":
-        found = _told_apart(found)
-    known = {*names, *(c.spec.name for c in found), *(c.qualified for c in found)}
+        components = _told_apart(components)
+    known = {*names, *(c.spec.name for c in components), *(c.qualified for c in components)}
     others = study.also.get(section, ())
     known |= {c.spec.name for c in registry.of_kind(kind)} if others == ("all",) else set(others)
     # The reference methods are part of every plan.
@@ -37,24 +39,24 @@ def selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any]
     for name in study.overrides(section):
         if name not in known | extra:
             raise UnknownName(f"{kind} in [{section}]", name, known, "; its settings would change nothing")
-    keys = {parameter.name for component in found for parameter in component.spec.parameters}
+    keys = {parameter.name for component in components for parameter in component.spec.parameters}
     for key in study.overrides(section).get(EVERY, {}):
         if key not in keys:
             raise UnknownName(f"key of {section}.{EVERY}", key, keys)
-    return found
+    return components
 
 
 def _told_apart(models: list[Component[ModelSpec]]) -> list[Component[ModelSpec]]:
     """Name models whose folders end alike by enough of their paths to tell them apart."""
-    found = []
+    renamed = []
     for model in models:
         others = [other.spec for other in models if other.spec.name == model.spec.name and other is not model]
         parts, length = Path(model.spec.path).parts, 1
         while any(Path(other.path).parts[-length:] == parts[-length:] for other in others) and length < len(parts):
             length += 1
         name = "/".join(parts[-length:]) if length > 1 else model.spec.name
-        found.append(replace(model, spec=replace(model.spec, name=name)))
-    return found
+        renamed.append(replace(model, spec=replace(model.spec, name=name)))
+    return renamed
 
 
 def _customised(study: Study, registry: Registry, name: str) -> Component[ModelSpec]:

@@ -146,8 +146,8 @@ class Study:
 
     def overrides(self, section: str) -> Overrides:
         """The tables of settings of ``methods``, ``benchmarks`` or ``models``, by name."""
-        found: Overrides = getattr(self.tables, section)
-        return found
+        tables: Overrides = getattr(self.tables, section)
+        return tables
 
     def recipe_for(self, benchmark: str) -> dict[str, Any]:
         """The study's settings for the reference models of one benchmark."""
@@ -157,10 +157,10 @@ class Study:
     def given(self, section: str, names: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
         """Overrides for one component: those under ``*`` that it has (``keys``), then those under its names."""
         tables = self.overrides(section)
-        found = {key: value for key, value in tables.get(EVERY, {}).items() if key in keys}
+        settings = {key: value for key, value in tables.get(EVERY, {}).items() if key in keys}
         for name in names:
-            found |= tables.get(name, {})
-        return found
+            settings |= tables.get(name, {})
+        return settings
 
 
 def read_study(path: str) -> dict[str, Any]:
@@ -190,11 +190,11 @@ def builtin_studies() -> list[str]:
 def selected_by(raw: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """The methods, benchmarks and models that a study file names, before the command line selects some."""
     head = raw.get("study")
-    found = {}
+    selected = {}
     for section in ("methods", "benchmarks", "models"):
         names = _listed(head.get(section, [])) if isinstance(head, Mapping) else []
-        found[section] = tuple(n for n in names if isinstance(n, str)) if isinstance(names, list) else ()
-    return found
+        selected[section] = tuple(n for n in names if isinstance(n, str)) if isinstance(names, list) else ()
+    return selected
 
 
 def check_study(
@@ -211,8 +211,13 @@ def check_study(
     """
     refuse_bare_sections(raw)
     read_gates(raw)
-    for section, model in (("study", StudyHead), ("data", DataSettings), ("run", RunSettings),
-                           ("submission", Submission)):  # fmt: skip
+    models: dict[str, type[Strict]] = {
+        "study": StudyHead,
+        "data": DataSettings,
+        "run": RunSettings,
+        "submission": Submission,
+    }
+    for section, model in models.items():
         validated(model, raw.get(section, {}), section)
     for section in ("methods", "benchmarks", "models"):
         for name, content in raw.get(section, {}).items():

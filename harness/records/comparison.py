@@ -88,20 +88,20 @@ class Comparison:
     def rows(self) -> Iterator[dict[str, Any]]:
         """A flat row for every metric of every pairing."""
         for pair in self.pairs:
-            for found in pair.metrics:
-                low, high = found.interval or (None, None)
+            for change in pair.metrics:
+                low, high = change.interval or (None, None)
                 yield {
                     **asdict(pair.identity),
-                    "metric": found.metric,
-                    "edition": found.edition,
-                    "baseline": found.baseline,
-                    "candidate": found.candidate,
-                    "difference": found.difference,
+                    "metric": change.metric,
+                    "edition": change.edition,
+                    "baseline": change.baseline,
+                    "candidate": change.candidate,
+                    "difference": change.difference,
                     "low": low,
                     "high": high,
-                    "paired": found.paired,
-                    "worsening": found.worsening,
-                    "n": found.n,
+                    "paired": change.paired,
+                    "worsening": change.worsening,
+                    "n": change.n,
                 }
 
     def to_frame(self) -> pandas.DataFrame:
@@ -111,5 +111,4 @@ class Comparison:
         return pandas.DataFrame(list(self.rows()))
 
     def _repr_html_(self) -> str:
-        found: str = self.to_frame().to_html(index=False, na_rep="–", float_format="{:.4g}".format)
-        return found
+        return str(self.to_frame().to_html(index=False, na_rep="–", float_format="{:.4g}".format))

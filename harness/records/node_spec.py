@@ -30,9 +30,10 @@ Role = Literal["original", "retained"]
 # Fields of a model spec that cannot change a number: name, texts and estimates; planning merges recipes before. The
 # fingerprint stands for path and revision: a model on the hub has both in it, a folder the hash of its files.
 BESIDE_NUMBERS = frozenset(
-    ("name", "path", "revision", "summary", "citation", "api_version", "shape", "recipe", "method_defaults", "original",
-     "retained", "allow_pickle")
-)  # fmt: skip
+    (
+        "name path revision summary citation api_version shape recipe method_defaults original retained allow_pickle"
+    ).split()
+)
 
 
 class RunSettings(Strict):

@@ -33,8 +33,8 @@ def scores_of(
     retained = mine if is_retained else references.get("retained")
     if retained is None:
         raise RecordError(f"{identity.method}: the retained model's samples are not among its references")
-    found: Iterable[Score] = benchmark.score(mine, original, retained)
-    return found
+    scores: Iterable[Score] = benchmark.score(mine, original, retained)
+    return scores
 
 
 def benchmark_of(record: Record, registry: Registry) -> tuple[Component[BenchmarkSpec], Any]:

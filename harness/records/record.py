@@ -233,7 +233,7 @@ def score_entries(scores: Iterable[Score], metrics: Sequence[Metric], edition: s
         RecordError: a score has no declared metric, or a declared metric has no score.
     """
     declared = {metric.name: metric for metric in metrics}
-    found: dict[str, dict[str, EditionScore]] = {}
+    by_metric: dict[str, dict[str, EditionScore]] = {}
     for score in scores:
         if score.metric not in declared:
             raise RecordError(f"score of {score.metric!r}, which the benchmark does not declare")
@@ -243,13 +243,13 @@ def score_entries(scores: Iterable[Score], metrics: Sequence[Metric], edition: s
             value=score.value, n=score.n, interval=score.interval, reason=score.reason, passes=score.passes
         )
         for name in [score.edition] if score.edition else declared[score.metric].editions or [edition]:
-            found.setdefault(score.metric, {})[name] = entry
-    missing = declared.keys() - found.keys()
+            by_metric.setdefault(score.metric, {})[name] = entry
+    missing = declared.keys() - by_metric.keys()
     if missing:
         raise RecordError(f"the benchmark yields no score of {', '.join(sorted(missing))}")
     entries = {}
     for name, metric in declared.items():
-        chosen = found[name].get(edition) or next(iter(found[name].values()))
+        chosen = by_metric[name].get(edition) or next(iter(by_metric[name].values()))
         entries[name] = ScoreEntry(
             **chosen.model_dump(),
             edition=edition,
@@ -260,7 +260,7 @@ def score_entries(scores: Iterable[Score], metrics: Sequence[Metric], edition: s
             criterion=metric.criterion,
             axis=metric.axis,
             scale=metric.scale,
-            editions=found[name],
+            editions=by_metric[name],
         )
     return entries
 

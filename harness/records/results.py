@@ -151,5 +151,4 @@ class ResultSet(Sequence[Results]):
         return pandas.DataFrame(list(self.scores() if long else self.rows()))
 
     def _repr_html_(self) -> str:
-        found: str = self.to_frame().to_html(index=False, na_rep="–", float_format="{:.4g}".format)
-        return found
+        return str(self.to_frame().to_html(index=False, na_rep="–", float_format="{:.4g}".format))

@@ -58,12 +58,12 @@ def write_bundle(run: Path, out: Path, submission: Mapping[str, str], version: s
 
 
 def _plugins(records: Sequence[Record]) -> list[dict[str, str]]:
-    found = {}
+    plugins = {}
     for record in records:
         for plugin in record.provenance["plugins"].values():
             entry = {"dist": plugin["dist"], "version": plugin["version"], "name": plugin["name"]}
-            found[tuple(entry.values())] = entry
-    return [found[key] for key in sorted(found)]
+            plugins[tuple(entry.values())] = entry
+    return [plugins[key] for key in sorted(plugins)]
 
 
 def _write_zip(out: Path, texts: Mapping[str, bytes], files: Mapping[str, Path]) -> None:

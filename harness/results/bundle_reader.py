@@ -180,9 +180,9 @@ def _compare(path: Path, folder: Path, manifest: Manifest) -> None:
     if STUDY not in there:
         raise BundleError(f"{path} has no {STUDY}")
     for name, fact in manifest.files.items():
-        found = file_digest(folder / name)
-        if found != fact.sha256:
-            raise BundleError(f"{path}: {name} has the hash {found[:12]}…, the manifest says {fact.sha256[:12]}…")
+        actual = file_digest(folder / name)
+        if actual != fact.sha256:
+            raise BundleError(f"{path}: {name} has the hash {actual[:12]}…, the manifest says {fact.sha256[:12]}…")
     finished = {cell.key for cell in manifest.cells if cell.status == CellStatus.DONE}
     if not finished:
         raise BundleError(f"{path} holds no finished cell")
@@ -283,10 +283,10 @@ def strict_json(content: bytes, where: str) -> Any:
         raise ValueError(f"{constant} is not JSON")
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        members = dict(pairs)
+        if len(members) < len(pairs):
             raise ValueError("a name is given twice in one object")
-        return found
+        return members
 
     try:
         value = json.loads(content.decode("utf-8", "surrogatepass"), parse_constant=refuse, object_pairs_hook=once)

@@ -76,12 +76,12 @@ def compare(baseline: Results, candidate: Results, registry: Registry) -> Compar
 
 def _by_pairing(results: Results) -> dict[CellId, StoredCell]:
     """Cells by pairing."""
-    found: dict[CellId, StoredCell] = {}
+    by_pairing: dict[CellId, StoredCell] = {}
     for cell in results.cells:
-        if cell.identity in found:
+        if cell.identity in by_pairing:
             raise UsageError(f"{results.source} has two cells of {cell.identity}; compare runs that have one of each")
-        found[cell.identity] = cell
-    return found
+        by_pairing[cell.identity] = cell
+    return by_pairing
 
 
 def _benchmarks(cells: Iterable[CellId]) -> str:
@@ -135,8 +135,8 @@ class _Scores:
 
     def resamples(self, record: Record, metric: str, edition: str) -> Floats | None:
         """(R,) resampled values of a score; None where it has none."""
-        found = self.of(record)
-        score = found.get((metric, edition)) or found.get((metric, None))
+        scores = self.of(record)
+        score = scores.get((metric, edition)) or scores.get((metric, None))
         return None if score is None or score.resamples is None else np.asarray(score.resamples, dtype=float)
 
     def target(self, cell: FinishedCell, metric: str) -> _Target:
@@ -237,16 +237,16 @@ def _judged(comparison: Comparison, gate: Gate) -> Iterator[Finding]:
     lost = [cell for cell in comparison.only_baseline if _concerns(gate, cell.identity)]
     if not pairs and not lost:
         raise UsageError(f"gate {gate}: no pairing of the baseline is {gate.method} on {gate.benchmark}")
-    known = sorted({found.metric for pair in pairs for found in pair.metrics})
+    known = sorted({change.metric for pair in pairs for change in pair.metrics})
     if gate.cost:
         yield from _cost_findings(comparison, gate, pairs)
     elif pairs and gate.metric not in known:
         raise UsageError(f"gate {gate}: no such metric there (known: {', '.join(known)})")
     else:
         for pair in pairs:
-            for found in pair.metrics:
-                if found.metric == gate.metric:
-                    yield _metric_finding(gate, pair, found)
+            for change in pair.metrics:
+                if change.metric == gate.metric:
+                    yield _metric_finding(gate, pair, change)
     for cell in lost:
         yield Finding(gate, cell.identity.pairing, True, f"the candidate has no record of it: {cell.status}")
 
@@ -255,24 +255,24 @@ def _concerns(gate: Gate, identity: CellId) -> bool:
     return gate.method in ("*", identity.method) and gate.benchmark in ("*", identity.benchmark)
 
 
-def _metric_finding(gate: Gate, pair: Pair, found: Difference) -> Finding:
-    title = f"{pair.title}: {found.label}"
-    values = f"{found.baseline:.6g} → {found.candidate:.6g}"
-    if math.isnan(found.baseline):
-        return Finding(gate, title, False, f"missing in the baseline ({found.reason})")
-    if math.isnan(found.candidate):
-        return Finding(gate, title, True, f"{values}: missing in the candidate ({found.reason})")
-    if gate.max_change is not None and abs(found.difference) > gate.max_change:
-        return Finding(gate, title, True, f"{values}: moved by {found.difference:+.4g}, allowed ±{gate.max_change:g}")
+def _metric_finding(gate: Gate, pair: Pair, change: Difference) -> Finding:
+    title = f"{pair.title}: {change.label}"
+    values = f"{change.baseline:.6g} → {change.candidate:.6g}"
+    if math.isnan(change.baseline):
+        return Finding(gate, title, False, f"missing in the baseline ({change.reason})")
+    if math.isnan(change.candidate):
+        return Finding(gate, title, True, f"{values}: missing in the candidate ({change.reason})")
+    if gate.max_change is not None and abs(change.difference) > gate.max_change:
+        return Finding(gate, title, True, f"{values}: moved by {change.difference:+.4g}, allowed ±{gate.max_change:g}")
     if gate.max_drop is None:
         return Finding(gate, title, False, values)
-    worse = found.worsening
+    worse = change.worsening
     sure = ""
     if gate.confidence:
-        if found.resampled_worsening is None or np.isnan(found.resampled_worsening).any():
+        if change.resampled_worsening is None or np.isnan(change.resampled_worsening).any():
             return Finding(gate, title, worse > gate.max_drop, f"{values}: no paired interval, judged by the values")
-        share = expanded_share(found.n, 1 - gate.confidence)
-        worse = float(np.quantile(found.resampled_worsening, share, method="lower"))
+        share = expanded_share(change.n, 1 - gate.confidence)
+        worse = float(np.quantile(change.resampled_worsening, share, method="lower"))
         sure = f" by {worse:.4g} at least, with {gate.confidence:.0%} confidence"
     if worse > gate.max_drop:
         return Finding(gate, title, True, f"{values}: worse{sure or f' by {worse:.4g}'}, allowed {gate.max_drop:g}")

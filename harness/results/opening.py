@@ -30,15 +30,15 @@ def opened(paths: Sequence[str | Path], edition: str = "", lenient: bool = False
         RecordError, BundleError: a source is broken, or holds no results.
     """
     with ExitStack() as stack:
-        found = []
+        results = []
         for path, of_folder in _each(paths):
             try:
-                found.append(stack.enter_context(_opened(path, edition)))
+                results.append(stack.enter_context(_opened(path, edition)))
             except HarnessError as error:
                 if not (lenient and of_folder):
                     raise
-                found.append(Results(str(path), (), fault=str(error).replace(str(path), path.name)))
-        yield found
+                results.append(Results(str(path), (), fault=str(error).replace(str(path), path.name)))
+        yield results
 
 
 def _each(paths: Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:

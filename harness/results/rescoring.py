@@ -36,10 +36,10 @@ def rescore(run: Path, registry: Registry) -> list[Rescored]:
     with locked(run), opened([run]) as (results,):
         made = []
         for cell in results.finished:
-            record, found = cell.record, rescored(cell.record, results.samples_of, registry)
+            record, fresh = cell.record, rescored(cell.record, results.samples_of, registry)
             component, _ = benchmark_of(record, registry)
-            changes = tuple(differences(record, found, component))
-            scores = score_entries(found, component.spec.metrics, record.edition)
+            changes = tuple(differences(record, fresh, component))
+            scores = score_entries(fresh, component.spec.metrics, record.edition)
             _keep(cell.folder, record.model_copy(update={"scores": scores}), modules_digest(component.spec.scoring))
             made.append(Rescored(cell.key, changes))
         return made

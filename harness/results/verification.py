@@ -66,61 +66,61 @@ def verify(results: Results, registry: Registry, data: DataSource | None = None)
         data: a folder with the benchmark's tables; without it, generated tables are generated again, and rows of
             published tables compare by hash.
     """
-    found = Verification(results.source, of_bundle=results.manifest is not None)
+    result = Verification(results.source, of_bundle=results.manifest is not None)
     done = results.finished
     if not done:
-        found.faults.append(f"{results.source} holds no finished cell")
+        result.faults.append(f"{results.source} holds no finished cell")
     for cell in results.cells:
         if not cell.status.settled:
-            found.notes.append(f"{cell.key}: {cell.status}{': ' + cell.reason if cell.reason else ''}"[:300])
+            result.notes.append(f"{cell.key}: {cell.status}{': ' + cell.reason if cell.reason else ''}"[:300])
     if results.manifest and results.manifest.partial:
-        found.notes.append("the run was not finished when it was bundled: partial")
+        result.notes.append("the run was not finished when it was bundled: partial")
     known = {cell.key for cell in done}
     for cell in done:
         record = cell.record
-        before = len(found.faults)
+        before = len(result.faults)
         absent = sorted(set(record.samples.references.values()) - known)
         if absent:
-            found.faults.append(f"{cell.key}: the samples of its reference {absent[0]} are not in {results.source}")
-            found.refuted[cell.key] = found.faults[-1]
+            result.faults.append(f"{cell.key}: the samples of its reference {absent[0]} are not in {results.source}")
+            result.refuted[cell.key] = result.faults[-1]
             continue
         try:
             with _time_limit(SECONDS_A_CELL):
-                _verify_cell(record, results, registry, data, found)
+                _verify_cell(record, results, registry, data, result)
         except HarnessError as error:
-            found.faults.append(str(error))
-        if len(found.faults) > before:
-            found.refuted[cell.key] = found.faults[before]
-    found.faults, found.notes = ([printable(line) for line in lines] for lines in (found.faults, found.notes))
-    return found
+            result.faults.append(str(error))
+        if len(result.faults) > before:
+            result.refuted[cell.key] = result.faults[before]
+    result.faults, result.notes = ([printable(line) for line in lines] for lines in (result.faults, result.notes))
+    return result
 
 
 def _verify_cell(
-    record: Record, results: Results, registry: Registry, data: DataSource | None, found: Verification
+    record: Record, results: Results, registry: Registry, data: DataSource | None, result: Verification
 ) -> None:
     component, _ = benchmark_of(record, registry)
     rows = results.samples_of(record.cell)
     if len(rows) != record.samples.rows:
-        found.faults.append(f"{record.cell}: {len(rows)} samples, its record says {record.samples.rows}")
+        result.faults.append(f"{record.cell}: {len(rows)} samples, its record says {record.samples.rows}")
     if results.folder and file_digest(results.folder / "cells" / record.cell / record.samples.file) != (
         record.samples.sha256
     ):
-        found.faults.append(f"{record.cell}: its samples do not have the hash in its record")
+        result.faults.append(f"{record.cell}: its samples do not have the hash in its record")
     if digest(record.comparability.key) != record.comparability.sha256:
-        found.faults.append(f"{record.cell}: the comparability key does not have the hash beside it")
+        result.faults.append(f"{record.cell}: the comparability key does not have the hash beside it")
     scores = rescored(record, results.samples_of, registry)
-    found.faults += differences(record, scores, component)
-    found.faults += _limits_shown(record, component)
+    result.faults += differences(record, scores, component)
+    result.faults += _limits_shown(record, component)
     pins, where = _pins(record, component, data)
     if pins is None:
-        found.notes.append(f"{record.cell}: {where}")
+        result.notes.append(f"{record.cell}: {where}")
     else:
         limit = record.limits.get("limit", 0)
         limit = limit if type(limit) is int and limit > 0 else 0
-        found.faults += [f"{record.cell}: {line}" for line in unlike(rows, pins, where, limit)]
-    found.cells.append(record.cell)
-    found.scores += sum(len(entry.editions) for entry in record.scores.values())
-    found.rows += len(rows)
+        result.faults += [f"{record.cell}: {line}" for line in unlike(rows, pins, where, limit)]
+    result.cells.append(record.cell)
+    result.scores += sum(len(entry.editions) for entry in record.scores.values())
+    result.rows += len(rows)
 
 
 def _limits_shown(record: Record, component: Component[BenchmarkSpec]) -> Iterator[str]:
@@ -202,17 +202,20 @@ def unlike(rows: Sequence[Mapping[str, Any]], pins: Pins, where: str, limit: int
 def write_badge(bundle: Path, found: Verification, version: str) -> Path:
     """Write the result of a verification beside its bundle, faults included."""
     path = badge_path(bundle)
-    write_json(path, {
-        "schema_version": BADGE_SCHEMA,
-        "level": "recomputed" if found.holds else "refuted",
-        "bundle_sha256": file_digest(bundle),
-        "date": datetime.now(UTC).date().isoformat(),
-        "unlearnbench": version,
-        "cells": found.sound,
-        "refuted": found.refuted,
-        "faults": found.faults[:LISTED_FAULTS],
-        "notes": found.notes,
-    })  # fmt: skip
+    write_json(
+        path,
+        {
+            "schema_version": BADGE_SCHEMA,
+            "level": "recomputed" if found.holds else "refuted",
+            "bundle_sha256": file_digest(bundle),
+            "date": datetime.now(UTC).date().isoformat(),
+            "unlearnbench": version,
+            "cells": found.sound,
+            "refuted": found.refuted,
+            "faults": found.faults[:LISTED_FAULTS],
+            "notes": found.notes,
+        },
+    )
     return path
 
 
@@ -225,8 +228,8 @@ def held(results: Results, registry: Registry) -> Results:
         return results
     badge = read_badge(Path(results.source))
     if badge is None:
-        found = verify(results, registry)
-        badge = Badge(cells=found.sound, refuted=found.refuted, faults=found.faults[:LISTED_FAULTS])
+        result = verify(results, registry)
+        badge = Badge(cells=result.sound, refuted=result.refuted, faults=result.faults[:LISTED_FAULTS])
     cells = tuple(
         StoredCell(cell.key, cell.identity, CellStatus.REFUTED, badge.refuted[cell.key], cell.folder)
         if cell.key in badge.refuted
@@ -252,13 +255,19 @@ def study_of(record: Record, registry: Registry, data_dir: str = "") -> dict[str
     if data_dir:
         source |= {"source": "local", "dir": data_dir}
     return {
-        "study": {"name": "rerun", "methods": [identity.method_qualified], "benchmarks": [identity.benchmark_qualified],
-                  "models": [identity.model], "seeds": [identity.seed], "edition": record.edition},
+        "study": {
+            "name": "rerun",
+            "methods": [identity.method_qualified],
+            "benchmarks": [identity.benchmark_qualified],
+            "models": [identity.model],
+            "seeds": [identity.seed],
+            "edition": record.edition,
+        },
         "data": source,
         "recipe": record.provenance.get("recipe", {}),
         "methods": {identity.method_qualified: free},
         "benchmarks": {identity.benchmark_qualified: settings},
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True)
@@ -274,15 +283,15 @@ class Distance:
 
 def distances(stored: Record, rerun: Record) -> list[Distance]:
     """The distance of every metric of a cell from its rerun."""
-    found = []
+    per_metric = []
     for name, entry in stored.scores.items():
         again = rerun.scores[name].value if name in rerun.scores else math.nan
         low, high = entry.interval or (math.nan, math.nan)
         width = (high - low) / 2
         apart = abs(again - entry.value)
         units = 0.0 if agree(entry.value, again) else apart / width if width > 0 else math.nan
-        found.append(Distance(name, entry.value, again, units))
-    return found
+        per_metric.append(Distance(name, entry.value, again, units))
+    return per_metric
 
 
 @contextmanager
