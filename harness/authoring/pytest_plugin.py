@@ -77,11 +77,11 @@ class PluginTester:
         from .conformance import check, checkable
 
         registry = load_plugins([str(path) for path in plugins])
-        found = list(check(checkable(registry, name)))
-        broken = [f"{each.name}: {each.message}" for each in found if not each.kept]
+        checks = list(check(checkable(registry, name)))
+        broken = [f"{each.name}: {each.message}" for each in checks if not each.kept]
         if broken:
             pytest.fail(f"{name}: " + "; ".join(broken), pytrace=False)
-        return found
+        return checks
 
     def run(self, *words: str, timeout: float = 600) -> Finished:
         """Run ``unlearnbench`` with these arguments in the folder, with its cache there."""
