@@ -57,17 +57,17 @@ def check_component(name: str, data_dir: str | None, plugins: tuple[str, ...], a
     from ..authoring.conformance import check, checkable
 
     component = checkable(registry_of(plugins), name)
-    found = []
+    checks = []
     for each in check(component, data_dir or ""):
-        found.append(each)
+        checks.append(each)
         if not as_json:
             message = f": {each.message}" if each.message else ""
             say(f"{'ok    ' if each.kept else 'BROKEN'}  {each.name}{message}", flush=True)
-    broken = [each for each in found if not each.kept]
+    broken = [each for each in checks if not each.kept]
     if as_json:
-        print_json({"name": component.qualified, "holds": not broken, "checks": [vars(each) for each in found]})
+        print_json({"name": component.qualified, "holds": not broken, "checks": [vars(each) for each in checks]})
     else:
-        say(f"{component.qualified}: {len(found) - len(broken)} of {len(found)} checks hold")
+        say(f"{component.qualified}: {len(checks) - len(broken)} of {len(checks)} checks hold")
     return INVALID if broken else 0
 
 

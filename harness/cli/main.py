@@ -29,9 +29,26 @@ def cli() -> None:
 
 
 for _command in (
-    list_components, show, plan, run, demo, render, publish, results, compare, score, bundle, verify, rescore, new,
-    check_component, cache, bench_gpu, run_cell, schema,
-):  # fmt: skip
+    list_components,
+    show,
+    plan,
+    run,
+    demo,
+    render,
+    publish,
+    results,
+    compare,
+    score,
+    bundle,
+    verify,
+    rescore,
+    new,
+    check_component,
+    cache,
+    bench_gpu,
+    run_cell,
+    schema,
+):
     cli.add_command(_command)
 
 

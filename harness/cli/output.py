@@ -25,7 +25,7 @@ def complain(message: str, code: int) -> int:
 def print_json(value: Any) -> None:
     """Print JSON, with NaN and infinities as strings."""
     text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
-    print(UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    print(UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def print_columns(rows: Sequence[Sequence[str]]) -> None:

@@ -46,8 +46,8 @@ def resampled_auc(
     first, second = np.asarray(above, dtype=float)[:, None], np.asarray(below, dtype=float)[None, :]
     wins = (second < first) + 0.5 * (second == first)  # (n above, n below)
     pairs = draws_above.shape[1] * draws_below.shape[1]
-    found: Floats = np.einsum("ra,ab,rb->r", _counts(draws_above), wins, _counts(draws_below), optimize=True) / pairs
-    return found
+    areas: Floats = np.einsum("ra,ab,rb->r", _counts(draws_above), wins, _counts(draws_below), optimize=True) / pairs
+    return areas
 
 
 def _counts(draws: NDArray[np.int64]) -> Floats:
@@ -117,8 +117,8 @@ def bounded_means(values: Floats, bounds: tuple[float, float], seed: int = 0) ->
     proportions.
     """
     rows = np.append(values, bounds)
-    found: Floats = rows[bootstrap_draws(len(rows), seed)].mean(axis=1)
-    return found
+    means: Floats = rows[bootstrap_draws(len(rows), seed)].mean(axis=1)
+    return means
 
 
 def expanded_interval(values: Floats, rows: int, level: float = LEVEL) -> tuple[float, float] | None:

@@ -104,12 +104,12 @@ class Registry:
             UsageError: several distributions offer it under this short name.
         """
         offered = self.of_kind(kind)
-        found = [c for c in offered if name in (c.spec.name, c.qualified)]
-        if len(found) > 1:
-            choices = " or ".join(c.qualified for c in found)
+        matches = [c for c in offered if name in (c.spec.name, c.qualified)]
+        if len(matches) > 1:
+            choices = " or ".join(c.qualified for c in matches)
             raise UsageError(f"{kind} {name!r} is offered more than once; write {choices}")
-        if found:
-            return found[0]
+        if matches:
+            return matches[0]
         dist = name.partition("/")[0] if "/" in name else ""
         for plugin in self.broken:
             if dist == plugin.dist:

@@ -254,7 +254,7 @@ def _parameters(target: type) -> list[Parameter]:
     if not dataclasses.is_dataclass(target):
         return []
     hints = typing.get_type_hints(target)
-    found = []
+    parameters = []
     for item in dataclasses.fields(target):
         kind = hints[item.name]
         if item.name == "name" or kind not in (bool, int, float, str):
@@ -263,5 +263,5 @@ def _parameters(target: type) -> list[Parameter]:
                     target.__module__, f"{target.__qualname__}.{item.name} must be bool, int, float or str"
                 )
             continue
-        found.append(parameter_of(item, kind))
-    return found
+        parameters.append(parameter_of(item, kind))
+    return parameters

@@ -47,7 +47,7 @@ def _stored_parameter(parameter: Parameter) -> dict[str, Any]:
 
 def _changed(value: Any) -> dict[str, Any]:
     """The fields of a dataclass that are not at their defaults."""
-    return {item.name: found for item in fields(value) if (found := getattr(value, item.name)) != _default(item)}
+    return {item.name: current for item in fields(value) if (current := getattr(value, item.name)) != _default(item)}
 
 
 def _default(item: Field[Any]) -> Any:
