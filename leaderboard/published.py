@@ -73,8 +73,8 @@ def _printed(rows: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
 
 def published_for(benchmark: str, model: str) -> tuple[PublishedTable, ...]:
     """The published tables of a benchmark: those for this model if any, else those for other models."""
-    found = tuple(table for table in published_tables() if table.benchmark == benchmark)
-    return tuple(table for table in found if table.model == model) or found
+    tables = tuple(table for table in published_tables() if table.benchmark == benchmark)
+    return tuple(table for table in tables if table.model == model) or tables
 
 
 def print_published(as_json: bool = False) -> None:

@@ -86,8 +86,8 @@ class Table:
     @property
     def axes(self) -> tuple[str, str] | None:
         """The metrics of forgetting and of utility; None where the benchmark does not declare both."""
-        found = {metric.axis: name for name, metric in zip(self.names, self.metrics, strict=True) if metric.axis}
-        return (found["forget"], found["utility"]) if {"forget", "utility"} <= found.keys() else None
+        by_axis = {metric.axis: name for name, metric in zip(self.names, self.metrics, strict=True) if metric.axis}
+        return (by_axis["forget"], by_axis["utility"]) if {"forget", "utility"} <= by_axis.keys() else None
 
     @property
     def model_short(self) -> str:
@@ -108,14 +108,15 @@ def tables(cells: Iterable[StoredCell]) -> list[Table]:
     groups: dict[tuple[str, str], list[StoredCell]] = {}
     for cell in cells:
         groups.setdefault((cell.identity.benchmark, cell.identity.model), []).append(cell)
-    found = [table for members in groups.values() for table in _tables_of(members)]
-    return [replace(table, model=name) for table, name in zip(found, _labels(found), strict=True)]
+    every = [table for members in groups.values() for table in _tables_of(members)]
+    return [replace(table, model=name) for table, name in zip(every, _labels(every), strict=True)]
 
 
 def _labels(shown: Sequence[Table]) -> list[str]:
     """The tables' model names; a hash distinguishes models of one name with different weights."""
-    weights = [digest([table.comparability.get("model_weights"), table.comparability.get("references")])[:6]
-               for table in shown]  # fmt: skip
+    weights = [
+        digest([table.comparability.get("model_weights"), table.comparability.get("references")])[:6] for table in shown
+    ]
     of_name: dict[str, set[object]] = {}
     for table in shown:
         of_name.setdefault(table.model, set()).add(table.comparability.get("model_weights"))
@@ -129,7 +130,7 @@ def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:
     # Records with other metrics, from another version of the benchmark, get a table of their own.
     known = {c.key: (c.record.comparability.sha256, tuple(sorted(c.record.scores))) for c in cells if c.record}
     keys = list(dict.fromkeys(known.values()))
-    found = []
+    made = []
     for key in keys:
         # A cell without a record has no comparability key: it joins the first table of its pairing.
         members = [cell for cell in cells if known.get(cell.key, keys[0]) == key]
@@ -137,8 +138,8 @@ def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:
         editions = list(dict.fromkeys(row.edition for row in rows if not row.reference and row.edition)) or [""]
         for edition in editions:
             mine = [row for row in rows if not row.reference and row.edition in (edition, "")]
-            found.append(_table([row for row in rows if row.reference], mine, edition))
-    return found
+            made.append(_table([row for row in rows if row.reference], mine, edition))
+    return made
 
 
 def _rows(cells: Sequence[StoredCell]) -> list[Row]:
@@ -191,8 +192,9 @@ def _label(cell: StoredCell) -> str:
     if cell.record is None:
         return cell.identity.method
     identity, provenance = cell.record.identity, cell.record.provenance
-    return digest([identity.method_qualified, identity.hyperparameters, provenance["method_source"],
-                   provenance["templates"]])  # fmt: skip
+    return digest(
+        [identity.method_qualified, identity.hyperparameters, provenance["method_source"], provenance["templates"]]
+    )
 
 
 def _over_seeds(entries: Sequence[ScoreEntry]) -> Value:
@@ -254,8 +256,8 @@ def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
 
 
 def _with_limits(row: Row, shared: Mapping[str, object]) -> Row:
-    found = row.record.limits if row.record else {}
-    limits: dict[str, object] = {name: fact for name, fact in found.items() if name not in shared}
+    own = row.record.limits if row.record else {}
+    limits: dict[str, object] = {name: fact for name, fact in own.items() if name not in shared}
     return replace(row, limits=limits | ({"seeds": row.seeds_shown} if row.seeds_shown else {}))
 
 
@@ -289,16 +291,16 @@ def _on_common_seeds(rows: Sequence[Row]) -> list[Row]:
     if not common:
         counts = Counter(seed for own in seeds for seed in own)
         common = frozenset([min(counts, key=lambda seed: (-counts[seed], seed))])
-    found = []
+    restricted = []
     for row, own in zip(rows, seeds, strict=True):
         records = [cell.record for cell in row.cells if cell.record and cell.identity.seed in common]
         if own == common or not records:
-            found.append(row)
+            restricted.append(row)
             continue
         values = {name: _over_seeds([record.scores[name] for record in records]) for name in row.values}
         shown = f"{', '.join(map(str, sorted(common)))}, which all rows have, of {', '.join(map(str, sorted(own)))}"
-        found.append(replace(row, values=values, seeds=common, seeds_shown=shown))
-    return found
+        restricted.append(replace(row, values=values, seeds=common, seeds_shown=shown))
+    return restricted
 
 
 def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry], originals: Mapping[str, Record]) -> list[Row]:
@@ -308,8 +310,11 @@ def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry], originals: M
     A row that lacks a seed or a value in these columns gets no place and comes last.
     """
     judged = [name for name, metric in metrics.items() if metric.headline and oriented(0.0, metric) is not None]
-    whole = [row for row in rows if row.record and not row.failures
-             and not any(math.isnan(row.values[name].value) for name in judged)]  # fmt: skip
+    whole = [
+        row
+        for row in rows
+        if row.record and not row.failures and not any(math.isnan(row.values[name].value) for name in judged)
+    ]
     kept = {id(row) for row in whole}
     rest = [row for row in rows if id(row) not in kept]
     whole = _on_common_seeds(whole)
@@ -329,8 +334,9 @@ def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry], originals: M
         placed.append(replace(whole[i], place=place, layer=layers[i], mean_rank=means[i]))
     # Only rows with a place can be marked as best.
     marks = {name: _best_two(metric, [row.values[name].value for row in placed]) for name, metric in metrics.items()}
-    marked = [replace(row, values={n: replace(v, rank=marks[n](v.value)) for n, v in row.values.items()})
-              for row in placed]  # fmt: skip
+    marked = [
+        replace(row, values={n: replace(v, rank=marks[n](v.value)) for n, v in row.values.items()}) for row in placed
+    ]
     return [*marked, *rest]
 
 
@@ -364,9 +370,9 @@ def oriented(value: float, metric: ScoreEntry) -> float | None:
 
 def _best_two(metric: ScoreEntry, values: Sequence[float]) -> Callable[[float], int]:
     """A function from a value of this column to its mark: 1, 2 or 0. A column of equal values has no best."""
-    found = [oriented(value, metric) for value in values if not math.isnan(value)]
-    best = sorted({value for value in found if value is not None}, reverse=True)[:2]
-    if len(best) < 2 < len(values) or None in found:
+    better = [oriented(value, metric) for value in values if not math.isnan(value)]
+    best = sorted({value for value in better if value is not None}, reverse=True)[:2]
+    if len(best) < 2 < len(values) or None in better:
         best = []
     places = {value: place for place, value in enumerate(best, 1)}
     return lambda value: 0 if math.isnan(value) else places.get(oriented(value, metric), 0)  # type: ignore[arg-type]

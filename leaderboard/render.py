@@ -129,17 +129,27 @@ class _Pages:
         coverage = site.coverage
         columns = list(dict.fromkeys(column for row in coverage.values() for column in row))
         shown = dict(list(coverage.items())[:COVERAGE_ROWS])
-        self.write("index.html", "index.html.j2", cards=cards, columns=columns, coverage=shown,
-                   hidden=len(coverage) - len(shown), listed=LISTED)  # fmt: skip
+        self.write(
+            "index.html",
+            "index.html.j2",
+            cards=cards,
+            columns=columns,
+            coverage=shown,
+            hidden=len(coverage) - len(shown),
+            listed=LISTED,
+        )
 
     def benchmark(self, benchmark: str) -> None:
         pages = self.site.benchmarks[benchmark]
         for number, parts in enumerate(pages):
             self.write(
-                self.site.benchmark_page(benchmark, number), "benchmark.html.j2", benchmark=benchmark, number=number,
+                self.site.benchmark_page(benchmark, number),
+                "benchmark.html.j2",
+                benchmark=benchmark,
+                number=number,
                 pages=[self.site.benchmark_page(benchmark, i) for i in range(len(pages))],
                 parts=[(part, self._plot(part), _published(part.table)) for part in parts],
-            )  # fmt: skip
+            )
 
     def _plot(self, part: Part) -> Any:
         return scatter(part.table, part.rows, lambda row: f"../cells/{_first(row)}.html")
@@ -156,14 +166,26 @@ class _Pages:
         if record.samples.shown != "none":
             try:
                 mine = samples.of(entry.results, record.cell)
-                others = {role: samples.of(entry.results, key) for role, key in record.samples.references.items()
-                          if key != record.cell}  # fmt: skip
+                others = {
+                    role: samples.of(entry.results, key)
+                    for role, key in record.samples.references.items()
+                    if key != record.cell
+                }
                 parts, totals = shown_parts(mine, others, record.samples.shown)
             except HarnessError as error:
                 # Without samples the page still shows scores, and says that they cannot be recomputed.
                 lost = str(error).replace(str(entry.results.folder), "")
-        self.write(f"cells/{cell.key}.html", "cell.html.j2", entry=entry, cell=cell, record=record, parts=parts,
-                   totals=totals, lost=lost, method=self.site.methods[record.identity.method_qualified])  # fmt: skip
+        self.write(
+            f"cells/{cell.key}.html",
+            "cell.html.j2",
+            entry=entry,
+            cell=cell,
+            record=record,
+            parts=parts,
+            totals=totals,
+            lost=lost,
+            method=self.site.methods[record.identity.method_qualified],
+        )
         if parts:
             content = json.dumps({"cell": cell.key, "rows": texts_of(parts)}, sort_keys=True)
             self._put(f"samples/{cell.key}.js", ["unlearnbenchSamples(", content, ");\n"])
@@ -199,8 +221,8 @@ def _inside(name: str) -> bool:
 
 def _published(table: Table) -> list[PublishedTable]:
     """The published tables of a benchmark whose metrics the table also has."""
-    found = published_for(table.benchmark, table.model)
-    return [paper for paper in found if set(paper.metrics) <= set(table.names)]
+    papers = published_for(table.benchmark, table.model)
+    return [paper for paper in papers if set(paper.metrics) <= set(table.names)]
 
 
 def _references(entry: Entry) -> list[tuple[str, str]]:

@@ -41,14 +41,14 @@ class Samples:
     def of(self, results: Results, key: str) -> Rows:
         """The rows of a cell by part and index. Raises a HarnessError where its file is missing or broken."""
         place = (results.source, key)
-        found = self._kept.pop(place, None)
-        if found is None:
+        cached = self._kept.pop(place, None)
+        if cached is None:
             rows = results.samples_of(key)
-            found = {(str(row.get("part", "")), _place(row, number)): row for number, row in enumerate(rows)}
-        self._kept[place] = found
+            cached = {(str(row.get("part", "")), _place(row, number)): row for number, row in enumerate(rows)}
+        self._kept[place] = cached
         if len(self._kept) > KEPT:
             del self._kept[next(iter(self._kept))]
-        return found
+        return cached
 
 
 def _place(row: Mapping[str, Any], number: int) -> int:

@@ -16,6 +16,17 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 48
 COLLAPSED = 0.5
 """The share of the retained model's utility below which a model counts as collapsed."""
 Box = tuple[float, float, float, float]
+OFFSETS = (
+    (9, 4, "start"),
+    (-9, 4, "end"),
+    (0, -10, "middle"),
+    (0, 18, "middle"),
+    (9, -8, "start"),
+    (9, 16, "start"),
+    (-9, -8, "end"),
+    (-9, 16, "end"),
+)
+"""Positions of a label relative to its point, in pixels, with its anchor; the first free one is taken."""
 MARKERS = ("circle", "square", "diamond", "triangle")
 
 
@@ -86,16 +97,36 @@ def scatter(table: Table, rows: Sequence[Row], link: Callable[[Row], str]) -> Sc
         facts = (
             f"{row.method}: {utility.label} {formatted(values[1].value)}, {forget.label} {formatted(values[0].value)}"
         )
-        points.append(Point(row.method, link(row), facts, x, y, _whisker(row, names[1], x_scale),
-                            _whisker(row, names[0], y_scale), row.layer == 1, MARKERS[number % len(MARKERS)],
-                            _label(row.method, x, y, taken)))  # fmt: skip
+        points.append(
+            Point(
+                label=row.method,
+                link=link(row),
+                facts=facts,
+                x=x,
+                y=y,
+                across=_whisker(row, names[1], x_scale),
+                up=_whisker(row, names[0], y_scale),
+                front=row.layer == 1,
+                marker=MARKERS[number % len(MARKERS)],
+                text=_label(row.method, x, y, taken),
+            )
+        )
     front = sorted((point.x, point.y) for point in points if point.front)
     return Scatter(
-        _axis_label(utility), _axis_label(forget), x_scale.ticks(5), y_scale.ticks(5), tuple(points), _staircase(front),
-        tuple((row.method, x_scale(row.values[names[1]].value), y_scale(row.values[names[0]].value))
-              for row in shown if row.reference),
-        _collapse(shown, names[1], utility, x_scale), len(everything) - len(shown),
-    )  # fmt: skip
+        x_label=_axis_label(utility),
+        y_label=_axis_label(forget),
+        x_ticks=x_scale.ticks(5),
+        y_ticks=y_scale.ticks(5),
+        points=tuple(points),
+        front=_staircase(front),
+        references=tuple(
+            (row.method, x_scale(row.values[names[1]].value), y_scale(row.values[names[0]].value))
+            for row in shown
+            if row.reference
+        ),
+        collapse=_collapse(shown, names[1], utility, x_scale),
+        left_out=len(everything) - len(shown),
+    )
 
 
 def _ends(row: Row, name: str) -> list[float]:
@@ -147,12 +178,12 @@ class _Scale:
         if self.metric.scale == "log":
             step = max(1, round(step))
         first = math.ceil(self.least / step)
-        found = []
+        ticks = []
         for number in range(first, math.floor(self.most / step) + 1):
             inner = number * step
             share = (inner - self.least) / (self.most - self.least)
-            found.append((round(self.low + share * (self.high - self.low), 1), self._text(inner)))
-        return tuple(found)
+            ticks.append((round(self.low + share * (self.high - self.low), 1), self._text(inner)))
+        return tuple(ticks)
 
     def _text(self, inner: float) -> str:
         value = -inner if self.metric.better == "lower" else inner
@@ -170,8 +201,7 @@ def _axis_label(metric: ScoreEntry) -> str:
 def _label(text: str, x: float, y: float, taken: list[Box]) -> tuple[float, float, str] | None:
     """The first free position beside the point; None where all are taken."""
     width = 6.4 * len(text)
-    for dx, dy, anchor in ((9, 4, "start"), (-9, 4, "end"), (0, -10, "middle"), (0, 18, "middle"), (9, -8, "start"),
-                           (9, 16, "start"), (-9, -8, "end"), (-9, 16, "end")):  # fmt: skip
+    for dx, dy, anchor in OFFSETS:
         left = x + dx - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
         box = (left, y + dy - 10, left + width, y + dy + 2)
         inside = box[0] > LEFT and box[2] < WIDTH - RIGHT and box[1] > TOP and box[3] < HEIGHT - BOTTOM

@@ -76,9 +76,9 @@ class MethodEntry:
 
     @property
     def record(self) -> Record:
-        found = self.rows[0][1].record
-        assert found is not None
-        return found
+        record = self.rows[0][1].record
+        assert record is not None
+        return record
 
 
 class Names:
@@ -120,27 +120,27 @@ class Site:
     def anchors(self) -> dict[int, str]:
         """An id for each table, by its index; a number distinguishes tables with equal headings."""
         names, seen = Names(), dict[str, int]()
-        found: dict[int, str] = {}
+        ids: dict[int, str] = {}
         for place, table in enumerate(self.tables):
             editions = dict.fromkeys((table.loss_edition, str(table.comparability["edition"])))
             title = " ".join([table.benchmark, table.model, *(e for e in editions if e not in ("", "paper"))])
             seen[title] = seen.get(title, 0) + 1
-            found[place] = names.of(title if seen[title] == 1 else f"{title} {seen[title]}")
-        return found
+            ids[place] = names.of(title if seen[title] == 1 else f"{title} {seen[title]}")
+        return ids
 
     @cached_property
     def benchmarks(self) -> dict[str, list[list[Part]]]:
         """The pages of each benchmark, each a list of parts of tables."""
-        found: dict[str, list[list[Part]]] = {}
+        by_benchmark: dict[str, list[list[Part]]] = {}
         for place, table in enumerate(self.tables):
-            pages = found.setdefault(table.benchmark, [[]])
+            pages = by_benchmark.setdefault(table.benchmark, [[]])
             for first in range(0, max(len(table.rows), 1), ROWS_PER_PAGE):
                 part = Part(table, self.anchors[place], table.rows[first : first + ROWS_PER_PAGE], first)
                 rows = sum(len(p.rows) + len(p.table.references) for p in pages[-1])
                 if pages[-1] and rows + len(part.rows) > ROWS_PER_PAGE:
                     pages.append([])
                 pages[-1].append(part)
-        return found
+        return by_benchmark
 
     def benchmark_page(self, benchmark: str, number: int = 0) -> str:
         """Address of a benchmark's page."""
@@ -159,17 +159,17 @@ class Site:
     @cached_property
     def methods(self) -> dict[str, MethodEntry]:
         """Every method with a score, by qualified name."""
-        found: dict[str, MethodEntry] = {}
+        methods: dict[str, MethodEntry] = {}
         for table in self.tables:
             for row in (*table.references, *table.rows):
                 if not row.record:
                     continue
                 name = row.record.identity.method_qualified
-                if name not in found:
+                if name not in methods:
                     page = f"m/{self._names.of('method ' + name).removeprefix('method-')}.html"
-                    found[name] = MethodEntry(row.method, name, self._offered("method", name), page)
-                found[name].rows.append((table, row))
-        return found
+                    methods[name] = MethodEntry(row.method, name, self._offered("method", name), page)
+                methods[name].rows.append((table, row))
+        return methods
 
     @cached_property
     def ambiguous(self) -> frozenset[str]:
@@ -200,15 +200,15 @@ class Site:
     @cached_property
     def coverage(self) -> dict[str, dict[tuple[str, str], list[StoredCell]]]:
         """Cells, done or not, by method and by (benchmark, model)."""
-        found: dict[str, dict[tuple[str, str], list[StoredCell]]] = {}
+        matrix: dict[str, dict[tuple[str, str], list[StoredCell]]] = {}
         for entry in self.entries.values():
             cell = entry.cell
             name = cell.identity.method
             if name in self.ambiguous and cell.record:
                 name = cell.record.identity.method_qualified
             column = (cell.identity.benchmark, cell.identity.model)
-            found.setdefault(name, {}).setdefault(column, []).append(cell)
-        return found
+            matrix.setdefault(name, {}).setdefault(column, []).append(cell)
+        return matrix
 
 
 def _source(results: Results) -> Source:
