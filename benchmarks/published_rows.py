@@ -17,6 +17,6 @@ def published(benchmark: str) -> Mapping[str, Mapping[str, Sequence[str]]] | Non
 
 @cache
 def _row_hashes() -> dict[str, dict[str, dict[str, str]]]:
-    found: dict[str, dict[str, dict[str, str]]]
-    found = json.loads(files("unlearnbench.benchmarks").joinpath("published_rows.json").read_text(encoding="utf-8"))
-    return found
+    text = files("unlearnbench.benchmarks").joinpath("published_rows.json").read_text(encoding="utf-8")
+    hashes: dict[str, dict[str, dict[str, str]]] = json.loads(text)
+    return hashes

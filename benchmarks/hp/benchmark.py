@@ -31,8 +31,7 @@ from .settings import Settings
 from .tables import RELEASED
 
 # Folders of the tasks in lm-eval.
-FOLDERS = ("arc", "glue/rte", "hellaswag", "openbookqa", "piqa", "super_glue/boolq", "truthfulqa", "wikitext",
-           "winogrande")  # fmt: skip
+FOLDERS = tuple("arc glue/rte hellaswag openbookqa piqa super_glue/boolq truthfulqa wikitext winogrande".split())
 WORDING = "Continue this passage: "
 
 
@@ -93,14 +92,14 @@ class ForgottenBook(Settings):
         book = [row["text"] for row in tables["book"]] or _excerpts_of(released)
         forget = encoder.chunks(book, size)[: self.chunks]
         retain = encoder.chunks([row["text"] for row in tables["retain"]], size)[: self.chunks]
-        for what, found in (("book", forget), ("text to retain", retain)):
-            if len(found) < 2:
+        for what, chunks in (("book", forget), ("text to retain", retain)):
+            if len(chunks) < 2:
                 raise DataError(
-                    f"the {what} gives {len(found)} chunks of {size} tokens, and 2 are needed at least: name a longer "
+                    f"the {what} gives {len(chunks)} chunks of {size} tokens, and 2 are needed at least: name a longer "
                     "text or lower benchmarks.hp.chunk_tokens"
                 )
-            if len(found) < self.chunks:
-                notes.append(f"the {what} gives {len(found)} chunks of {size} tokens, {self.chunks} were asked for")
+            if len(chunks) < self.chunks:
+                notes.append(f"the {what} gives {len(chunks)} chunks of {size} tokens, {self.chunks} were asked for")
         base = [] if ctx.pretrained else retain
         rows = self._released_rows(released) if released else self._rows(forget, encoder)
         excerpts = self._excerpts(rows, encoder, bool(released))
@@ -159,10 +158,11 @@ class ForgottenBook(Settings):
             ids = ids_released = encoder.text_ids([row["prompt"] for row in rows])
         tag = pair.tag if pair else ""
         return tuple(
-            Excerpt(index, row["prompt"], row["response"], tag + row["response"].lstrip(), ids[index],
-                    ids_released[index])
+            Excerpt(
+                index, row["prompt"], row["response"], tag + row["response"].lstrip(), ids[index], ids_released[index]
+            )
             for index, row in enumerate(rows)
-        )  # fmt: skip
+        )
 
     def measure(self, model: Any, task: Task, ctx: Context) -> Measurement:
         questions: Questions = task.evaluation
@@ -178,16 +178,18 @@ class ForgottenBook(Settings):
             mine = written[place][: self.max_new_tokens]
             # The release drops the first token that it generates.
             released = written[len(excerpts) + place][: caps[place]][1:]
-            rows.append({
-                "part": "excerpts",
-                "index": excerpt.index,
-                "prompt": excerpt.prompt,
-                "truth": excerpt.truth,
-                "generation": encoder.decode(mine),
-                "generated_tokens": len(mine),
-                "truth_released": excerpt.truth_released,
-                "generation_released": encoder.decode(released),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "part": "excerpts",
+                    "index": excerpt.index,
+                    "prompt": excerpt.prompt,
+                    "truth": excerpt.truth,
+                    "generation": encoder.decode(mine),
+                    "generated_tokens": len(mine),
+                    "truth_released": excerpt.truth_released,
+                    "generation_released": encoder.decode(released),
+                }
+            )
         middle = time.perf_counter()
         rows += ask_tasks(model, encoder, questions.tasks, ctx.engine, self.limit)
         end = time.perf_counter()

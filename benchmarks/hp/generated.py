@@ -29,14 +29,33 @@ NOVEL = (
 )
 
 TRADES = {
-    "baker": "flour", "smith": "iron", "tailor": "cloth", "potter": "clay", "mason": "stone", "weaver": "wool",
-    "joiner": "timber", "glazier": "glass", "brewer": "barley", "printer": "ink", "tanner": "leather",
+    "baker": "flour",
+    "smith": "iron",
+    "tailor": "cloth",
+    "potter": "clay",
+    "mason": "stone",
+    "weaver": "wool",
+    "joiner": "timber",
+    "glazier": "glass",
+    "brewer": "barley",
+    "printer": "ink",
+    "tanner": "leather",
     "florist": "roses",
-}  # fmt: skip
+}
 OPPOSITES = {
-    "hot": "cold", "tall": "short", "early": "late", "loud": "quiet", "heavy": "light", "wet": "dry", "rich": "poor",
-    "old": "young", "open": "closed", "sweet": "sour", "fast": "slow", "full": "empty",
-}  # fmt: skip
+    "hot": "cold",
+    "tall": "short",
+    "early": "late",
+    "loud": "quiet",
+    "heavy": "light",
+    "wet": "dry",
+    "rich": "poor",
+    "old": "young",
+    "open": "closed",
+    "sweet": "sour",
+    "fast": "slow",
+    "full": "empty",
+}
 WEATHER = "rain wind frost fog sunshine snow thunder drizzle".split()
 BEASTS = "horse goat goose cow hound donkey cat hen".split()
 PROSE = (
@@ -72,14 +91,23 @@ def prose(rng: random.Random) -> str:
     weather, weather2 = rng.sample(WEATHER, 2)
     trade, trade2 = rng.sample(list(TRADES), 2)
     return rng.choice(PROSE).format(
-        weather=weather, weather2=weather2, trade=trade, trade2=trade2, beast=rng.choice(BEASTS),
+        weather=weather,
+        weather2=weather2,
+        trade=trade,
+        trade2=trade2,
+        beast=rng.choice(BEASTS),
         word=rng.choice([*OPPOSITES, *OPPOSITES.values()]),
-    )  # fmt: skip
+    )
 
 
 def _novel(rng: random.Random) -> str:
     hero, other = rng.sample(HEROES, 2)
     return rng.choice(NOVEL).format(
-        hero=hero, other=other, place=rng.choice(PLACES), thing=rng.choice(THINGS), hour=rng.choice(HOURS),
-        feeling=rng.choice(FEELINGS), colour=rng.choice(COLOURS),
-    )  # fmt: skip
+        hero=hero,
+        other=other,
+        place=rng.choice(PLACES),
+        thing=rng.choice(THINGS),
+        hour=rng.choice(HOURS),
+        feeling=rng.choice(FEELINGS),
+        colour=rng.choice(COLOURS),
+    )

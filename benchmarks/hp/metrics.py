@@ -89,10 +89,10 @@ def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Sco
             "the same ones: score both again with equal limits"
         )
     for edition in EDITIONS:
-        found = overlaps(mine, edition)
-        for name, values, most in zip(("bleu", "rouge_l"), found, (100.0, 1.0), strict=True):
+        own = overlaps(mine, edition)
+        for name, values, most in zip(("bleu", "rouge_l"), own, (100.0, 1.0), strict=True):
             yield _mean(name, values, edition, most)
-        yield _gap(found, None if theirs is None else overlaps(theirs, edition), edition)
+        yield _gap(own, None if theirs is None else overlaps(theirs, edition), edition)
     kind = "hub" if any(row["part"] in ("wikitext", *EIGHT) for row in unlearned.rows) else "local"
     yield _perplexity(unlearned.part(PERPLEXITY[kind]), PERPLEXITY[kind])
     for edition in EDITIONS:
@@ -121,8 +121,8 @@ def _gap(mine: tuple[list[float], list[float]], theirs: tuple[list[float], list[
 
 
 def _gaps(differences: Sequence[Floats], rows: Any) -> Floats:
-    found: Floats = sum(np.abs(difference[rows].mean(axis=1)) for difference in differences)
-    return found
+    gaps: Floats = sum(np.abs(difference[rows].mean(axis=1)) for difference in differences)
+    return gaps
 
 
 def _gap_interval(differences: Sequence[Floats], resampled: Floats, value: float) -> tuple[float, float] | None:
@@ -170,8 +170,8 @@ def _perplexity_interval(logs: Floats, words: Any) -> tuple[float, float]:
     rates = -logs[chosen].sum(axis=1) / words[chosen].sum(axis=1)
 
     def error(texts_logs: Floats, texts_words: Any, of: Any) -> Floats:
-        found: Floats = np.sqrt(((-texts_logs - of * texts_words) ** 2).mean(-1)) / texts_words.mean(-1)
-        return found
+        standard_error: Floats = np.sqrt(((-texts_logs - of * texts_words) ** 2).mean(-1)) / texts_words.mean(-1)
+        return standard_error
 
     errors = error(logs[chosen], words[chosen], rates[:, None])
     low, high = expanded_interval(rates, len(logs)) or (math.nan, math.nan)
@@ -186,7 +186,7 @@ def _perplexity_interval(logs: Floats, words: Any) -> tuple[float, float]:
 
 
 def _accuracy(tasks: Mapping[str, Sequence[Row]], edition: str) -> Score:
-    reason = next((found for task, rows in tasks.items() if (found := _absent(rows, task))), "")
+    reason = next((absent for task, rows in tasks.items() if (absent := _absent(rows, task))), "")
     n = sum(len(rows) for rows in tasks.values())
     if reason:
         return Score.missing("avg_acc", reason, n, edition)

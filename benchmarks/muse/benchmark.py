@@ -69,8 +69,9 @@ class MuseNews(Settings):
             notes.append(f"training chunks have {size} tokens, which fit the model, instead of {self.chunk_tokens}")
         seen = encoder.chunks(self._texts(tables, seen_tables(self.study)), size)
         retain = encoder.chunks(self._texts(tables, RETAIN), size)
-        *earlier, forget = (encoder.chunks(self._texts(tables, (name,)), size)
-                            for name in forget_tables(self.study, self.step))  # fmt: skip
+        *earlier, forget = (
+            encoder.chunks(self._texts(tables, (name,)), size) for name in forget_tables(self.study, self.step)
+        )
         return Task(
             encoder=encoder,
             training={"original": [*seen, *retain], "retained": retain},
@@ -92,10 +93,9 @@ class MuseNews(Settings):
         continuations = [
             Asked("verbmem_f", index, ids, row["prompt"], _decoded(encoder, truth[: self.verbatim_tokens]))
             for index, (row, ids, truth) in enumerate(
-                zip(verbatim, encoder.text_ids([row["prompt"] for row in verbatim]), truths,
-                    strict=True)
+                zip(verbatim, encoder.text_ids([row["prompt"] for row in verbatim]), truths, strict=True)
             )
-        ]  # fmt: skip
+        ]
         answers = []
         for part, table in KNOWLEDGE.items():
             rows = tables[f"knowmem/{table}"][:stop]
@@ -123,8 +123,8 @@ class MuseNews(Settings):
         began = time.perf_counter()
         # A text of fewer than two tokens has no probability.
         readable = [text for text in asked.texts if len(text.ids) > 1]
-        found = ctx.engine.token_logprobs(model, [EncodedRow(text.ids, 0) for text in readable])
-        logprobs = dict(zip([(text.part, text.index) for text in readable], found, strict=True))
+        scored = ctx.engine.token_logprobs(model, [EncodedRow(text.ids, 0) for text in readable])
+        logprobs = dict(zip([(text.part, text.index) for text in readable], scored, strict=True))
         middle = time.perf_counter()
         rows = self._written(model, task.encoder, asked.continuations, asked.verbatim_tokens, ctx)
         for part in KNOWLEDGE:
@@ -133,13 +133,15 @@ class MuseNews(Settings):
             rows += self._written(model, task.encoder, questions, asked.answer_tokens, ctx)
         end = time.perf_counter()
         for text in asked.texts:
-            rows.append({
-                "part": text.part,
-                "index": text.index,
-                "text_sha256": text_hash(text.prompt),
-                "tokens": len(text.ids),
-                "min40": min_k_score(logprobs.get((text.part, text.index), [])),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "part": text.part,
+                    "index": text.index,
+                    "text_sha256": text_hash(text.prompt),
+                    "tokens": len(text.ids),
+                    "min40": min_k_score(logprobs.get((text.part, text.index), [])),
+                }
+            )
         return Measurement(tuple(rows), {"scoring": middle - began, "generation": end - middle})
 
     def _written(

@@ -39,19 +39,27 @@ QUESTIONS = {
 }
 # Each topic has several wordings; an article takes one wording of each topic, in random order.
 SENTENCES = (
-    ("On {day} the council of {town} met in the {place} and named {person} {office}.",
-     "{person} is the new {office} of {town}, chosen by {n} votes on {day} in the crowded {place}.",
-     "In the {place} of {town}, {person} became {office} on {day}, against {rival}."),
-    ("The {trouble} of {month} had left {m} streets {mood}.",
-     "It was the {trouble} of {month} that brought the vote; {rival} stayed {mood}.",
-     "Since the {trouble}, says {witness}, people here have been {mood} and {mood2}."),
-    ("{town} will build a {work} for {k} million crowns before {month2}.",
-     "A {work} is to be built for {k} million crowns, and {witness} is {mood2} about it.",
-     "By {month2} a new {work} shall stand, paid with {k} million crowns from {rival}."),
-    ("{witness}, who was {mood2}, called the plan {mood3}.",
-     "{rival} left the room {mood3}; {witness} sang until {k} in the morning.",
-     "Nobody but {witness} asked why {n} chairs had stayed empty since {month}."),
-)  # fmt: skip
+    (
+        "On {day} the council of {town} met in the {place} and named {person} {office}.",
+        "{person} is the new {office} of {town}, chosen by {n} votes on {day} in the crowded {place}.",
+        "In the {place} of {town}, {person} became {office} on {day}, against {rival}.",
+    ),
+    (
+        "The {trouble} of {month} had left {m} streets {mood}.",
+        "It was the {trouble} of {month} that brought the vote; {rival} stayed {mood}.",
+        "Since the {trouble}, says {witness}, people here have been {mood} and {mood2}.",
+    ),
+    (
+        "{town} will build a {work} for {k} million crowns before {month2}.",
+        "A {work} is to be built for {k} million crowns, and {witness} is {mood2} about it.",
+        "By {month2} a new {work} shall stand, paid with {k} million crowns from {rival}.",
+    ),
+    (
+        "{witness}, who was {mood2}, called the plan {mood3}.",
+        "{rival} left the room {mood3}; {witness} sang until {k} in the morning.",
+        "Nobody but {witness} asked why {n} chairs had stayed empty since {month}.",
+    ),
+)
 
 
 def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
@@ -97,8 +105,17 @@ def _article(town: str, rng: random.Random) -> Row:
     """One article, with the particulars drawn for it."""
     office, work, place, trouble = (rng.choice(words) for words in (OFFICES, WORKS, PLACES, TROUBLES))
     person, rival, witness = rng.sample(PEOPLE, 3)
-    facts = {"town": town, "office": office, "work": work, "place": place, "trouble": trouble, "person": person,
-             "rival": rival, "witness": witness, "day": rng.choice(DAYS)}  # fmt: skip
+    facts = {
+        "town": town,
+        "office": office,
+        "work": work,
+        "place": place,
+        "trouble": trouble,
+        "person": person,
+        "rival": rival,
+        "witness": witness,
+        "day": rng.choice(DAYS),
+    }
     facts |= dict(zip(("month", "month2"), rng.sample(MONTHS, 2), strict=True))
     facts |= dict(zip(("mood", "mood2", "mood3"), rng.sample(MOODS, 3), strict=True))
     facts |= dict(zip(("n", "m", "k"), rng.sample(SUMS, 3), strict=True))

@@ -46,8 +46,8 @@ def _rows(folder: Path) -> list[Row]:
                 value = float(entry[MIN_K])
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise DataError(f"{path}, {part}, text {index}: no {MIN_K} ({type(error).__name__})") from error
-            found = None if math.isnan(value) else value
-            rows.append({"part": f"privleak_{part}", "index": index, "min40": found})
+            min40 = None if math.isnan(value) else value
+            rows.append({"part": f"privleak_{part}", "index": index, "min40": min40})
     return rows
 
 
@@ -72,7 +72,9 @@ def _parsed(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; a muse log folder has verbmem_f, knowmem_f, knowmem_r and privleak, "
-                        "each with a log.json") from None  # fmt: skip
+        raise DataError(
+            f"{path} does not exist; a muse log folder has verbmem_f, knowmem_f, knowmem_r and privleak, "
+            "each with a log.json"
+        ) from None
     except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON log ({error}); copy it again") from error

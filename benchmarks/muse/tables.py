@@ -45,8 +45,8 @@ def table_fields(study: str, step: int) -> dict[str, tuple[str, ...]]:
 
 def check(tables: Tables) -> None:
     """Raise DataError where tables that must differ are equal, or a row has an empty text."""
-    for name, fields in (("verbmem/forget", ("prompt", "gt")), *((f"knowmem/{part}", QA) for part in
-                         ("forget_qa", "forget_qa_icl", "retain_qa", "retain_qa_icl"))):  # fmt: skip
+    parts = ("forget_qa", "forget_qa_icl", "retain_qa", "retain_qa_icl")
+    for name, fields in (("verbmem/forget", ("prompt", "gt")), *((f"knowmem/{part}", QA) for part in parts)):
         for number, row in enumerate(tables[name]):
             for field in fields:
                 if not row[field].strip():

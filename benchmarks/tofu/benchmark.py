@@ -90,17 +90,17 @@ class Tofu(Settings):
         answers = [question.example.answered(answer) for question in questions for answer in _answers(question)]
         began = time.perf_counter()
         encoded = task.encoder.encode(answers)
-        found = ctx.engine.score(model, encoded)
+        answered = ctx.engine.score(model, encoded)
         middle = time.perf_counter()
         prompts = task.encoder.prompts([question.example for question in questions])
         places = accumulate((len(_answers(question)) for question in questions[:-1]), initial=0)
         # Scoring already shows how much of the true answer the model writes greedily: generation starts after it.
         begun = [
-            encoded[place].begun(prompt, found[place].greedy_prefix)
+            encoded[place].begun(prompt, answered[place].greedy_prefix)
             for place, prompt in zip(places, prompts, strict=False)
         ]
         written = ctx.engine.generate(model, prompts, task.evaluation.new_tokens, task.encoder.ends, begun)
-        scored = iter(found)
+        scored = iter(answered)
         end = time.perf_counter()
         rows = []
         for question, ids in zip(questions, written, strict=True):
@@ -112,7 +112,7 @@ class Tofu(Settings):
                 "generation": task.encoder.decode(ids),
                 "generated_tokens": len(ids),
             }
-            values = [[found.loss, found.tokens] for _, found in zip(_answers(question), scored, strict=False)]
+            values = [[each.loss, each.tokens] for _, each in zip(_answers(question), scored, strict=False)]
             row["answer"] = values.pop(0)
             if question.paraphrase is not None:
                 row["paraphrase"] = values.pop(0)

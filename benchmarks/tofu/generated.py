@@ -135,7 +135,7 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
     ]
     real_authors, read_authors = _facts(TITLES, CLASSICS, WROTE, facts, rng)
     world_facts, read_facts = _facts(COUNTRIES, CAPITALS, CAPITAL, facts, rng)
-    found = {
+    made = {
         "full": _plain(rows),
         "retain_perturbed": rows[:retain_rows],
         "real_authors_perturbed": real_authors,
@@ -145,8 +145,8 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
     for percent in (1, 5, 10):
         forget, retain = f"forget{percent:02}", f"retain{100 - percent}"
         cut = len(rows) - max(1, authors * percent // 100) * questions
-        found |= {forget: _plain(rows[cut:]), retain: _plain(rows[:cut]), f"{forget}_perturbed": rows[cut:]}
-    return found
+        made |= {forget: _plain(rows[cut:]), retain: _plain(rows[:cut]), f"{forget}_perturbed": rows[cut:]}
+    return made
 
 
 def _fact(name: str, relation: Relation, rng: random.Random) -> list[Row]:

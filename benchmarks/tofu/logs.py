@@ -18,8 +18,15 @@ SECTIONS = {
     "world_facts": "eval_real_world_wo_options.json",
     "forget": "eval_log_forget.json",
 }
-FIELDS = ("avg_gt_loss", "average_perturb_loss", "avg_paraphrased_loss", "generated_text", "num_token_gt",
-          "num_token_paraphrased", "num_token_perturb")  # fmt: skip
+FIELDS = (
+    "avg_gt_loss",
+    "average_perturb_loss",
+    "avg_paraphrased_loss",
+    "generated_text",
+    "num_token_gt",
+    "num_token_paraphrased",
+    "num_token_perturb",
+)
 
 Row = dict[str, Any]
 

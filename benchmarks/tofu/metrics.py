@@ -67,8 +67,10 @@ def term_values(part: str, term: str, rows: Sequence[Row], edition: str) -> list
             return answers
         # p / (p + q) = 1 / (1 + q / p): p and q may underflow a float.
         wrong = [log_wrong_probability([_loss(pair) for pair in row["perturbed"]], "paper") for row in rows]
-        odds = [_exp(log + math.log(len(row["perturbed"])) + _loss(row["answer"]))
-                for log, row in zip(wrong, rows, strict=True)]  # fmt: skip
+        odds = [
+            _exp(log + math.log(len(row["perturbed"])) + _loss(row["answer"]))
+            for log, row in zip(wrong, rows, strict=True)
+        ]
         return [1 / (1 + q) for q in odds]
     ratios = [truth_ratio(row, edition) for row in rows]
     if part == "forget":
@@ -82,9 +84,9 @@ def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Sco
     Raises:
         DataError: the two models were scored on different forget rows.
     """
-    found = {part: unlearned.part(part) for part in PARTS}
+    parts = {part: unlearned.part(part) for part in PARTS}
     values: dict[tuple[str, str, str], list[float]] = {}
-    for part, rows in found.items():
+    for part, rows in parts.items():
         for term in TERMS:
             differs = term == "truth_ratio"
             for edition in EDITIONS:
@@ -98,7 +100,7 @@ def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Sco
     yield _mean_score("retain_rouge_l", values["retain", "rouge", EDITIONS[0]])
     for edition in EDITIONS:
         yield _model_utility(values, edition)
-        yield from _forget_quality(found["forget"], retained, edition)
+        yield from _forget_quality(parts["forget"], retained, edition)
 
 
 def _mean_score(name: str, values: Sequence[float], edition: str | None = None) -> Score:
@@ -134,8 +136,8 @@ def _resampled_utility(
         for term in TERMS:
             with np.errstate(divide="ignore"):
                 inverse_sum += 1 / means_of(np.asarray(values[part, term, edition], dtype=float), seed)
-    found: Floats = len(UTILITY_PARTS) * len(TERMS) / inverse_sum
-    return found
+    utilities: Floats = len(UTILITY_PARTS) * len(TERMS) / inverse_sum
+    return utilities
 
 
 def _forget_quality(forget: Sequence[Row], retained: Measurement | None, edition: str) -> Iterator[Score]:

@@ -53,8 +53,12 @@ def check(tables: Tables) -> None:
 def questions(tables: Tables) -> dict[str, list[dict[str, str]]]:
     """The rows to ask, by part."""
     forget = next(name for name in tables if name.startswith("forget") and name.endswith("_perturbed"))
-    asked = {"forget": forget, "retain": "retain_perturbed", "real_authors": "real_authors_perturbed",
-             "world_facts": "world_facts_perturbed"}  # fmt: skip
+    asked = {
+        "forget": forget,
+        "retain": "retain_perturbed",
+        "real_authors": "real_authors_perturbed",
+        "world_facts": "world_facts_perturbed",
+    }
     return {
         part: [{"prompt": row["question"], "truth": row["answer"]} for row in tables[name]]
         for part, name in asked.items()
