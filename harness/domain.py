@@ -79,7 +79,7 @@ class Metric:
     editions: tuple[str, ...] = ()
     """The editions in which the definition differs; empty where all agree."""
     criterion: str = ""
-    """What the paper's ✓ asks of this metric; empty where it asks nothing."""
+    """The condition behind the paper's ✓ for this metric; empty where there is none."""
     axis: Literal["", "forget", "utility"] = ""
     """Pages weigh forgetting against utility: at most one metric of a benchmark stands for each."""
     scale: Literal["linear", "log"] = "linear"

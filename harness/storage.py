@@ -193,7 +193,7 @@ def file_digest(path: Path) -> str:
 
 
 def known_digest(path: Path) -> str:
-    """``file_digest``, computed once in a process for a file that does not change."""
+    """``file_digest``, cached in the process until the file's inode, size or time changes."""
     facts = path.stat()
     return _digest_of(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
 

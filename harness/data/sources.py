@@ -43,7 +43,7 @@ class DataSource:
         return [*swapped, *(f"{name} is missing" for name in absent if name not in self.stand_ins)]
 
     def path(self, spec: DataSpec, table: str) -> Path | None:
-        """The file of a table; None for an absent table that may be absent, or that comes from the hub.
+        """The file of a table; None where the table is absent and may be, or comes from the hub.
 
         Raises:
             DataError: the folder, a named file, or a required table does not exist.

@@ -87,7 +87,7 @@ def mean_score(
     bounds: tuple[float, float] | None = None,
     undefined: str = "rows have no defined value",
 ) -> Score:
-    """The mean of at least one value a row, with its interval over rows; missing where a row has none.
+    """The mean of one value per row, for at least one row, with its interval; missing where a value is NaN.
 
     Args:
         bounds: the least and the greatest value that a row can have, if bounded: the interval then allows for values
@@ -139,7 +139,7 @@ def expanded_share(rows: int, share: float) -> float:
 def percentile_interval(values: Floats | None, level: float = LEVEL) -> tuple[float, float] | None:
     """The central ``level`` of resampled values; its ends may be infinite where values are.
 
-    None where there are no values, or one of them is undefined.
+    None where ``values`` is None or holds a NaN.
     """
     if values is None or np.isnan(values).any():
         return None

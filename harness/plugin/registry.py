@@ -129,7 +129,7 @@ class Registry:
         return {name: sorted(offers) for name, offers in names.items() if len(offers) > 1}
 
     def notify(self, hook: str, log: Callable[[str], None], **facts: Any) -> None:
-        """Call the observers of a hook; logs an observer's exception and goes on to the next."""
+        """Call the observers of a hook; logs an observer's exception and continues with the next."""
         # pluggy lists implementations in reverse order of calling.
         for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
             try:

@@ -123,10 +123,10 @@ class BenchmarkSpec:
     ``row`` (of one row), ``scored``, ``prompts`` and ``generated`` (an evaluation), and the number of ``questions``
     that are answered. An estimate needs all of them."""
     questions: str = ""
-    """``"pkg.mod:function"``: from tables to the rows that are asked, by part, each with the fields of a sample row
-    that tell it from others. ``verify`` compares submissions with them; empty where the rows are unknown."""
+    """``"pkg.mod:function"``: maps tables to the rows to ask, by part, each with the fields that identify a sample row.
+    ``verify`` compares submissions with them; empty where the rows are unknown."""
     published: str = ""
-    """``"pkg.mod:function"``: from this benchmark's name to hashes of the published data's rows that are asked."""
+    """``"pkg.mod:function"``: maps this benchmark's name to hashes of the published data's rows to ask."""
     scoring: tuple[str, ...] = ()
     """Modules of the benchmark that only score or describe scores: a change there needs ``rescore``, not another run
     of every cell. Measurements must not depend on them."""

@@ -31,7 +31,7 @@ class EditionScore(Strict):
 
 
 class ScoreEntry(EditionScore):
-    """A metric's value in the record's edition, with every edition beside it."""
+    """A metric's value in the record's edition, and in all editions."""
 
     edition: str
     label: str

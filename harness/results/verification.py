@@ -137,7 +137,7 @@ def _limits_shown(record: Record, component: Component[BenchmarkSpec]) -> Iterat
         yield f"{record.cell}: its data are {source}, and its limits do not say so"
 
 
-# -- what was asked ---------------------------------------------------------------------------------------------------
+# -- questions --------------------------------------------------------------------------------------------------------
 
 
 def _pins(record: Record, component: Component[BenchmarkSpec], data: DataSource | None) -> tuple[Pins | None, str]:
