@@ -1,4 +1,4 @@
-"""Hashes of the rows that the published data sets ask, so that submissions are checked without the data."""
+"""Hashes of the published data sets' rows, by which ``verify`` checks submissions without the data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.resources import files
 
 
 def published(benchmark: str) -> Mapping[str, Mapping[str, Sequence[str]]] | None:
-    """By part: the fields that tell rows apart, and a hash of them for each row; None for an unknown benchmark."""
+    """By part: the fields that identify a row, and a hash of them for each row; None for an unknown benchmark."""
     row_hashes = _row_hashes()
     named = row_hashes["benchmarks"].get(benchmark)
     return None if named is None else {part: row_hashes["parts"][key] for part, key in named.items()}
@@ -17,6 +17,6 @@ def published(benchmark: str) -> Mapping[str, Mapping[str, Sequence[str]]] | Non
 
 @cache
 def _row_hashes() -> dict[str, dict[str, dict[str, str]]]:
-    found: dict[str, dict[str, dict[str, str]]]
-    found = json.loads(files("unlearnbench.benchmarks").joinpath("published_rows.json").read_text(encoding="utf-8"))
-    return found
+    text = files("unlearnbench.benchmarks").joinpath("published_rows.json").read_text(encoding="utf-8")
+    hashes: dict[str, dict[str, dict[str, str]]] = json.loads(text)
+    return hashes

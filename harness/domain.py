@@ -35,17 +35,17 @@ class CellStatus(StrEnum):
     OUT_OF_MEMORY = "out-of-memory"
     TIMED_OUT = "timed-out"
     REFUTED = "refuted"
-    """Of a stranger's cell: its scores do not follow from its samples."""
+    """The scores of a submitted cell do not follow from its samples."""
 
     @property
     def settled(self) -> bool:
-        """Whether another run would only come to the same: the node is done, or its pairing makes no sense."""
+        """Whether another run cannot change the outcome: the node is done, or its pairing makes no sense."""
         return self in (CellStatus.DONE, CellStatus.NOT_APPLICABLE)
 
 
 @dataclass(frozen=True, order=True)
 class CellId:
-    """Which pairing a cell is. In the plan of a reference model ``method`` is its role."""
+    """The pairing that a cell runs. A reference model has its role as ``method``."""
 
     method: str
     benchmark: str
@@ -63,7 +63,7 @@ class CellId:
 
 @dataclass(frozen=True)
 class Metric:
-    """A named question about a model, with a direction and a source.
+    """A named property of a model, with a direction and a source.
 
     ``better="target"`` means closest to ``target``, a number or ``"retained"``: the retained model's value.
     """
@@ -79,20 +79,20 @@ class Metric:
     editions: tuple[str, ...] = ()
     """The editions in which the definition differs; empty where all agree."""
     criterion: str = ""
-    """What the paper's ✓ asks of this metric; empty where it asks nothing."""
+    """The condition behind the paper's ✓ for this metric; empty where there is none."""
     axis: Literal["", "forget", "utility"] = ""
-    """The one metric that stands for forgetting and the one for utility where pages weigh the two; at most one each."""
+    """Pages weigh forgetting against utility: at most one metric of a benchmark stands for each."""
     scale: Literal["linear", "log"] = "linear"
-    """How a plot's axis runs: p-values read by their power of ten."""
+    """The scale of a plot's axis; p-values take ``log``."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """The answer to a metric for one model: measured, or missing (NaN) with a reason.
+    """The value of a metric for one model: measured, or missing (NaN) with a reason.
 
-    ``edition`` is None where every edition agrees. ``interval`` is a 95 % bootstrap interval over rows, and
-    ``resamples`` the (R,) values that it is the middle of: rows are drawn by seeds that depend on their number alone,
-    so that two models on the same rows are compared resample by resample. They are not stored.
+    ``edition`` is None where every edition agrees. ``interval`` is a 95 % bootstrap interval over rows, the middle of
+    the (R,) values in ``resamples``, which no file stores. The drawn rows depend on the number of rows alone, so two
+    models on the same rows compare resample by resample.
     ``passes`` answers the metric's criterion; None where it has none, or for a reference model.
     """
 
@@ -120,7 +120,7 @@ class Requires:
         template: refusal templates ("I don't know"), as alternative answers to forget questions.
         original: ``"logprobs"`` puts the original model's log-probabilities of the batch's rows into the
             batch, computed once before the first step; ``"model"`` keeps a frozen copy of the original model.
-        start: the model that ``unlearn`` is handed; only a reference method starts from the retained model.
+        start: the model that ``unlearn`` receives; only a reference method starts from the retained model.
     """
 
     retain: bool = False
@@ -133,11 +133,11 @@ class Requires:
 class Example:
     """One row: a prompt and its answer, in plain text, before any prompt format.
 
-    ``index`` is the row's place in its split; rows are told apart by it, because questions can repeat.
+    ``index`` is the row's place in its split, which identifies the row: questions can repeat.
 
-    A chunk of running text was cut between tokens, so it carries them: ``prompt_ids`` (with the BOS, if the
-    tokenizer writes one) and ``answer_ids``. It takes no prompt format and no EOS, and every token of it is
-    scored. Another answer to it continues its first part, and is scored alone.
+    The harness cuts running text between tokens, so a chunk carries its ids: ``prompt_ids`` (with the BOS, if the
+    tokenizer writes one) and ``answer_ids``. A chunk takes no prompt format and no EOS; all its tokens are scored.
+    Another answer to a chunk continues its first part; only that answer is scored.
     """
 
     index: int
@@ -153,13 +153,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one model did on one benchmark: a JSON-able mapping per row. Scores are computed from it alone."""
+    """The output of one model on one benchmark: a JSON-able mapping per row. Scores depend on it alone."""
 
     rows: tuple[Mapping[str, Any], ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time by stage (``scoring``, ``generation``)."""
     incomplete: str = ""
-    """Why something was not asked that another try may find: the cell is run again by the next run of its study."""
+    """Why the benchmark skipped questions that another try may answer; the next run of the study repeats the cell."""
 
     def part(self, name: str) -> list[Mapping[str, Any]]:
         """The rows of one part of the benchmark, in order."""
@@ -170,7 +170,7 @@ class Measurement:
 class LogFile:
     """A publisher's evaluation log read into measurements, ready for ``benchmark.score``.
 
-    ``name`` says what it is a log of, as far as the file shows; ``notes`` what a reader should know.
+    ``name`` describes the run behind the log, as far as the file shows; ``notes`` are for the reader.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Everything that can go wrong on purpose; every message names the value at fault and the remedy.
+"""Errors that the harness raises on purpose; every message names the value at fault and the remedy.
 
 HarnessError                  one line for the user; carries the exit code of the command
 ├── UsageError                a study, option or hyperparameter that cannot be used
@@ -9,7 +9,7 @@ HarnessError                  one line for the user; carries the exit code of th
 ├── RecordError               a run folder, plan or record that cannot be read
 ├── BundleError               a submission that is broken, incomplete or hostile
 ├── StorageError              the disk refused a write
-├── PluginError               a plugin broke its promise; carries the plugin's name
+├── PluginError               a plugin that breaks its contract; carries the plugin's name
 │   └── UndeclaredAccess      a method touched what its ``requires`` does not declare
 ├── NotApplicable             this pairing makes no sense; the reason goes in the record
 └── Diverged                  a loss or the weights stopped being finite
@@ -28,17 +28,17 @@ that may not be compared · nothing selected · a gate tripped · a submission o
 DISK_REFUSED = 74
 """Exit status of a node that could not write its status (EX_IOERR)."""
 
-# Control characters but for line ends, halves of surrogate pairs, and overrides of the writing direction.
+# Control characters except line ends, halves of surrogate pairs, and overrides of the writing direction.
 UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    """A stranger's text for a terminal: what would move its cursor, set its title or turn its text is replaced."""
+    """Replace characters that would move a terminal's cursor, set its title or reverse its text."""
     return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 class HarnessError(Exception):
-    """Base of all errors that are shown to the user as one line, whoever wrote what it tells of."""
+    """Base of all errors that the user sees as one line; makes third-party text in the message printable."""
 
     exit_code = USAGE
 
@@ -47,11 +47,11 @@ class HarnessError(Exception):
 
 
 class UsageError(HarnessError):
-    """The request itself is wrong."""
+    """The request cannot be carried out as given."""
 
 
 class UnknownName(UsageError):
-    """A name that is not registered, with the nearest that are."""
+    """A name that is not registered; the message suggests the nearest that is."""
 
     def __init__(self, kind: str, name: str, available: Iterable[str], hint: str = "") -> None:
         self.name = name
@@ -77,7 +77,7 @@ class RecordError(HarnessError):
 
 
 class BundleError(HarnessError):
-    """A submission is not what it must be; the fault is its author's."""
+    """A submission is broken, incomplete or hostile."""
 
     exit_code = INVALID
 
@@ -89,7 +89,7 @@ class StorageError(HarnessError):
 
 
 class PluginError(HarnessError):
-    """A plugin does not load, or broke what it promised."""
+    """A plugin does not load, or breaks its contract."""
 
     def __init__(self, plugin: str, message: str) -> None:
         self.plugin = plugin

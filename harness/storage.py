@@ -29,7 +29,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write atomically: temporary file beside it, fsync, rename.
 
     Raises:
-        StorageError: the disk is full, over quota or read-only; what was there before is untouched.
+        StorageError: the disk is full, over quota or read-only; the old file stays unchanged.
     """
     temporary = ""
     try:
@@ -74,7 +74,7 @@ def alone(path: Path, wait: bool) -> Iterator[None]:
 
 
 def shared_modes(folder: Path) -> None:
-    """Give a folder and its files the modes that the umask allows: temporary ones are their owner's alone."""
+    """Give a temporary folder and its files, which only their owner can read, the modes that the umask allows."""
     mask = _umask()
     for path in (folder, *folder.rglob("*")):
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
@@ -87,7 +87,7 @@ def _umask() -> int:
 
 
 def as_storage_error(error: OSError, path: Path) -> Exception:
-    """The error in the user's words where the disk is at fault; the error itself otherwise."""
+    """A HarnessError with a remedy where the disk or its permissions are at fault; else the error itself."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return StorageError(f"cannot write {path}: {error.strerror}; free some space and run the command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
@@ -96,7 +96,7 @@ def as_storage_error(error: OSError, path: Path) -> Exception:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Canonical JSON (sorted keys, non-finite numbers as strings), atomically."""
+    """Write canonical JSON (sorted keys, non-finite numbers as strings) atomically."""
     write_bytes(path, (json.dumps(finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
@@ -111,29 +111,29 @@ def read_json(path: Path, remedy: str) -> Any:
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """``write_json`` with the hash of what is written inside, so that damage is seen when it is read."""
+    """Write JSON that holds its own hash, by which ``read_sealed`` detects damage."""
     write_json(path, {**value, "sha256": digest(value)})
 
 
 def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
-    """What ``write_sealed`` wrote. Raises RecordError with ``remedy`` where it is absent, broken or changed."""
+    """Read what ``write_sealed`` wrote. Raises RecordError with ``remedy`` where it is absent, broken or changed."""
     return unsealed(read_json(path, remedy), path, remedy)
 
 
 def unsealed(value: Any, path: Path, remedy: str) -> dict[str, Any]:
-    """``read_sealed`` of a file that was parsed before."""
+    """Check and remove the hash in the parsed content of a sealed file."""
     try:
         whole = isinstance(value, dict) and value.pop("sha256", None) == digest(value)
     except RecursionError:
         whole = False
     if not whole:
         raise RecordError(f"{path} is not what was written there (its hash differs); {remedy}")
-    found: dict[str, Any] = value
-    return found
+    content: dict[str, Any] = value
+    return content
 
 
 def read_toml(path: Path | Traversable) -> dict[str, Any]:
-    """The tables of a TOML file; a byte-order mark at its head is passed over.
+    """Read the tables of a TOML file; skips a leading byte-order mark.
 
     Raises:
         ValueError: it is not TOML, is nested too deeply, or holds a date, which no study has.
@@ -178,7 +178,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def finite(value: Any) -> Any:
-    """JSON has no NaN or infinities: they become the strings that ``float`` reads back."""
+    """Replace NaN and infinities, which JSON lacks, by strings that ``float`` reads back."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
@@ -201,7 +201,7 @@ def file_digest(path: Path) -> str:
 
 
 def known_digest(path: Path) -> str:
-    """``file_digest``, computed once in a process for a file that does not change."""
+    """``file_digest``, cached in the process until the file's inode, size or time changes."""
     facts = path.stat()
     return _digest_of(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
 

@@ -1,4 +1,4 @@
-"""A comparison of two runs for people and machines: terminal, Markdown for a job summary, JUnit XML, JSON."""
+"""Writes a comparison of two runs for a terminal, as Markdown for a job summary, as JUnit XML and as JSON."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from .ranking import formatted
 from .terminal import plain
 
 HEADER = ("metric", "baseline", "candidate", "difference", "95 % interval")
+DIFFERENCE = tuple("edition baseline candidate difference interval worsening paired reason".split())
 UNITS = {"peak_memory_bytes": (2**20, "MiB")}
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Print what changed, one table per pairing with its costs below, and what the gates say."""
+    """Print the changes, one table per pairing with its costs below, and the findings of gates."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
@@ -43,13 +44,18 @@ def print_comparison(comparison: Comparison) -> None:
 
 
 def _changed(pair: Pair) -> list[Difference]:
-    return [found for found in pair.metrics if not agree(found.baseline, found.candidate)]
+    return [change for change in pair.metrics if not agree(change.baseline, change.candidate)]
 
 
 def _metric_rows(metrics: Sequence[Difference]) -> Iterator[tuple[str, ...]]:
-    for found in metrics:
-        yield (found.label, formatted(found.baseline), formatted(found.candidate), _signed(found.difference),
-               _bounds(found))  # fmt: skip
+    for change in metrics:
+        yield (
+            change.label,
+            formatted(change.baseline),
+            formatted(change.candidate),
+            _signed(change.difference),
+            _bounds(change),
+        )
 
 
 def _cost_rows(pair: Pair) -> Iterator[tuple[str, ...]]:
@@ -66,17 +72,17 @@ def _signed(value: float) -> str:
     return "" if math.isnan(value) else f"{value:+.4g}" if value else "0"
 
 
-def _bounds(found: Difference) -> str:
-    if math.isnan(found.difference):
-        return found.reason[:60]
-    if found.interval is None:
+def _bounds(change: Difference) -> str:
+    if math.isnan(change.difference):
+        return change.reason[:60]
+    if change.interval is None:
         return ""
-    low, high = found.interval
-    return f"{_signed(low)} to {_signed(high)}{'' if found.paired else ' (not paired)'}"
+    low, high = change.interval
+    return f"{_signed(low)} to {_signed(high)}{'' if change.paired else ' (not paired)'}"
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What stands on one side alone, and why intervals are what they are."""
+    """Remarks on cells on one side only, and on the intervals."""
     lines = [
         f"only in {comparison.baseline}: {cell.identity.pairing} ({cell.status})" for cell in comparison.only_baseline
     ]
@@ -85,7 +91,7 @@ def remarks(comparison: Comparison) -> list[str]:
 
 
 def gate_lines(comparison: Comparison) -> list[str]:
-    """One line for each gate that tripped, and one that counts."""
+    """One line for each gate that tripped, and one with the counts."""
     findings, tripped = comparison.findings, comparison.tripped
     lines = [f"TRIPPED {finding.title}: {finding.message} [{finding.gate}]" for finding in tripped]
     if findings:
@@ -94,7 +100,7 @@ def gate_lines(comparison: Comparison) -> list[str]:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Everything, for other programs."""
+    """The whole comparison as JSON-able values."""
     return {
         "baseline": comparison.baseline,
         "candidate": comparison.candidate,
@@ -102,12 +108,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             {
                 **asdict(pair.identity),
                 "metrics": {
-                    found.metric: {
-                        name: getattr(found, name)
-                        for name in ("edition", "baseline", "candidate", "difference", "interval", "worsening",
-                                     "paired", "reason")
-                    }
-                    for found in pair.metrics
+                    change.metric: {name: getattr(change, name) for name in DIFFERENCE} for change in pair.metrics
                 },
                 "costs": {name: {"baseline": base, "candidate": new} for name, (base, new) in pair.costs.items()},
             }
@@ -120,7 +121,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             {"gate": str(finding.gate), "title": finding.title, "tripped": finding.tripped, "message": finding.message}
             for finding in comparison.findings
         ],
-    }  # fmt: skip
+    }
 
 
 def _lone(cell: LoneCell) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def _lone(cell: LoneCell) -> dict[str, Any]:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """A page for a job summary or a pull request: gates first, then every pairing folded away."""
+    """Markdown for a job summary or a pull request: gates first, then every pairing in a fold."""
     findings, tripped = comparison.findings, comparison.tripped
     lines = ["# unlearnbench: candidate against baseline", ""]
     if findings:
@@ -137,8 +138,12 @@ def as_markdown(comparison: Comparison) -> str:
     lines += [f"- {_escaped(f'{finding.title}: {finding.message}')}" for finding in tripped]
     lines += ["", *(f"- {_escaped(line)}" for line in remarks(comparison)), ""]
     for pair in comparison.pairs:
-        lines += [f"<details><summary>{_escaped(pair.title)}</summary>", "", f"| {' | '.join(HEADER)} |",
-                  "| --- | ---: | ---: | ---: | ---: |"]  # fmt: skip
+        lines += [
+            f"<details><summary>{_escaped(pair.title)}</summary>",
+            "",
+            f"| {' | '.join(HEADER)} |",
+            "| --- | ---: | ---: | ---: | ---: |",
+        ]
         lines += [
             f"| {' | '.join(_escaped(cell) for cell in cells)} |"
             for cells in (*_metric_rows(pair.metrics), *_cost_rows(pair))
@@ -148,15 +153,22 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown and HTML leave as it is."""
-    for letter, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "&#96;"), ("*", "\\*"),
-                         ("[", "\\[")):  # fmt: skip
+    """Text without characters that mean something in Markdown or HTML."""
+    for letter, name in (
+        ("&", "&amp;"),
+        ("<", "&lt;"),
+        (">", "&gt;"),
+        ("|", "\\|"),
+        ("`", "&#96;"),
+        ("*", "\\*"),
+        ("[", "\\["),
+    ):
         text = text.replace(letter, name)
     return " ".join(text.split())
 
 
 def as_junit(comparison: Comparison) -> str:
-    """JUnit XML, a test case for every check of a gate."""
+    """JUnit XML with a test case for every finding of a gate."""
     counts = {"tests": str(len(comparison.findings)), "failures": str(len(comparison.tripped))}
     suite = ElementTree.Element("testsuite", {"name": "unlearnbench gates", **counts})
     for finding in comparison.findings:

@@ -1,4 +1,4 @@
-"""What the pages show, for other programs: CSV, LaTeX and BibTeX."""
+"""Exports of the pages' tables and citations: CSV, LaTeX and BibTeX."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from importlib.resources import files
 
 from .ranking import Table, Value, formatted
 
-HEADER = ("benchmark", "model", "method", "loss_edition", "seed", "metric", "edition", "value", "low", "high", "n",
-          "passes", "reason", "comparability", "cell")  # fmt: skip
+HEADER = tuple(
+    "benchmark model method loss_edition seed metric edition value low high n passes reason comparability cell".split()
+)
 
 
 def as_csv(tables: Iterable[Table]) -> str:
@@ -33,20 +34,19 @@ def as_csv(tables: Iterable[Table]) -> str:
                 for name, entry in record.scores.items():
                     low, high = entry.interval or ("", "")
                     passes = "" if entry.passes is None else str(entry.passes).lower()
-                    writer.writerow(map(_plain, (
-                        who.benchmark, table.model, who.method, who.method_edition, who.seed, name, entry.edition,
-                        entry.value, low, high, entry.n, passes, entry.reason, record.comparability.sha256, cell.key,
-                    )))  # fmt: skip
+                    line = [who.benchmark, table.model, who.method, who.method_edition, who.seed, name, entry.edition]
+                    line += [entry.value, low, high, entry.n, passes, entry.reason, record.comparability.sha256]
+                    writer.writerow(map(_plain, [*line, cell.key]))
     return out.getvalue()
 
 
 def _plain(value: object) -> object:
-    """Text that a spreadsheet takes for a formula is led by an apostrophe."""
+    """Put an apostrophe before text that a spreadsheet would read as a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def as_latex(tables: Iterable[Table]) -> str:
-    """Each table in the form of the paper's, for booktabs: the best in bold, the second underlined."""
+    """Each table in the layout of the paper's, with booktabs: the best value in bold, the second underlined."""
     return "\n".join(line for table in tables for line in _latex(table)) + "\n"
 
 
@@ -79,12 +79,20 @@ def _latex_value(value: Value) -> str:
     return text + spread
 
 
-TEX = {"\\": r"\textbackslash{}", "−": "$-$", "∞": r"$\infty$", "–": "--", "₁₀": "$_{10}$", "~": r"\textasciitilde{}",
-       "^": r"\textasciicircum{}", **{letter: rf"\{letter}" for letter in "&%$#_{}"}}  # fmt: skip
+TEX = {
+    "\\": r"\textbackslash{}",
+    "−": "$-$",
+    "∞": r"$\infty$",
+    "–": "--",
+    "₁₀": "$_{10}$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{letter: rf"\{letter}" for letter in "&%$#_{}"},
+}
 
 
 def _tex(text: str) -> str:
-    return re.sub("|".join(map(re.escape, TEX)), lambda found: TEX[found[0]], " ".join(text.split()))
+    return re.sub("|".join(map(re.escape, TEX)), lambda match: TEX[match[0]], " ".join(text.split()))
 
 
 @cache
@@ -94,7 +102,7 @@ def _papers() -> dict[str, tuple[str, str, int]]:
 
 
 def as_bibtex(citations: Mapping[str, str]) -> str:
-    """Entries for citations by the name of what cites them. One that is BibTeX already stands as it is."""
+    """BibTeX entries for citations, given by the name of the component that cites them; keeps BibTeX unchanged."""
     entries: dict[str, list[str]] = {}
     for name, citation in citations.items():
         if citation:
@@ -105,14 +113,14 @@ def as_bibtex(citations: Mapping[str, str]) -> str:
 def _entry(citation: str, names: list[str]) -> str:
     if citation.lstrip().startswith("@"):
         return citation.strip() + "\n"
-    found = re.search(r"arXiv:(\d{4}\.\d{4,5})", citation)
+    arxiv = re.search(r"arXiv:(\d{4}\.\d{4,5})", citation)
     fields = {"note": _tex(f"{citation}; {', '.join(names)}")}
     key = re.sub(r"\W+", "", names[0].lower())
-    if found:
-        fields |= {"eprint": found[1], "archiveprefix": "arXiv"}
-        if found[1] in _papers():
-            title, authors, year = _papers()[found[1]]
+    if arxiv:
+        fields |= {"eprint": arxiv[1], "archiveprefix": "arXiv"}
+        if arxiv[1] in _papers():
+            title, authors, year = _papers()[arxiv[1]]
             fields |= {"title": f"{{{_tex(title)}}}", "author": authors, "year": str(year)}
-            key = authors.partition(",")[0].lower() + str(year) + "".join(found[1].split("."))
+            key = authors.partition(",")[0].lower() + str(year) + "".join(arxiv[1].split("."))
     lines = "".join(f"  {name} = {{{text}}},\n" for name, text in sorted(fields.items()))
     return f"@misc{{{key},\n{lines}}}\n"

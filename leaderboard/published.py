@@ -1,4 +1,4 @@
-"""The tables of the paper as data: shown beside our own rows, never ranked with them."""
+"""The tables of the paper as data; pages show them beside our own rows and never rank them together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PublishedTable:
 
     Args:
         criteria: whether a row meets the table's criteria (✓ or ✗), one for each of its first metrics.
-        doubtful: by (method, metric), why an entry cannot be what its column says.
+        doubtful: by (method, metric), why an entry contradicts the definition of its column.
     """
 
     source: str
@@ -28,7 +28,7 @@ class PublishedTable:
     metrics: tuple[str, ...]
     rows: Mapping[str, tuple[float, ...]]
     printed: Mapping[str, tuple[str, ...]]
-    """The same values as the paper has them."""
+    """The same values as the paper prints them."""
     criteria: Mapping[str, tuple[bool, ...]]
     doubtful: Mapping[tuple[str, str], str]
 
@@ -43,7 +43,7 @@ class PublishedTable:
 def published_tables() -> tuple[PublishedTable, ...]:
     """Tables 3, 4 (three models) and 5 of Wang et al. 2025, arXiv:2410.11143."""
     text = files("unlearnbench.leaderboard").joinpath("published.json").read_text(encoding="utf-8")
-    # Numbers stay as they were printed.
+    # Keep the digits as printed.
     content = json.loads(text, parse_float=str, parse_int=str)
     return tuple(
         PublishedTable(
@@ -62,7 +62,7 @@ def published_tables() -> tuple[PublishedTable, ...]:
 
 
 def _printed(rows: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
-    """Values with the decimals of their column, whose last zeros a number does not keep."""
+    """Values with their column's number of decimals, trailing zeros included."""
     columns = []
     for column in zip(*rows.values(), strict=True):
         plain = [text for text in column if "e" not in text.lower()]
@@ -72,9 +72,9 @@ def _printed(rows: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
 
 
 def published_for(benchmark: str, model: str) -> tuple[PublishedTable, ...]:
-    """What was published on a benchmark: for this model if there is that, else for others."""
-    found = tuple(table for table in published_tables() if table.benchmark == benchmark)
-    return tuple(table for table in found if table.model == model) or found
+    """The published tables of a benchmark: those for this model if any, else those for other models."""
+    tables = tuple(table for table in published_tables() if table.benchmark == benchmark)
+    return tuple(table for table in tables if table.model == model) or tables
 
 
 def print_published(as_json: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Which rows may stand in one table, and which of them are best. Pure: records in, tables out."""
+"""Groups rows that may be compared into tables and ranks them. Pure: records in, tables out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unlearnbench.storage import digest
 
 @dataclass(frozen=True)
 class Value:
-    """A metric of one row: the mean over seeds, with the spread between them, or one seed's interval."""
+    """A metric of one row: the mean over seeds with their spread, or one seed's value with its interval."""
 
     value: float
     n: int
@@ -26,7 +26,7 @@ class Value:
     interval: tuple[float, float] | None = None
     reason: str = ""
     passes: bool | None = None
-    """Whether the paper's criterion holds, in all seeds; None where it asks nothing."""
+    """Whether the paper's criterion holds in all seeds; None where there is no criterion."""
     rank: int = 0
     """1 and 2 for the two best of the ranked rows (ties share a rank); 0 otherwise."""
 
@@ -41,17 +41,17 @@ class Row:
     cells: tuple[StoredCell, ...]
     values: dict[str, Value]
     limits: dict[str, object] = field(default_factory=dict)
-    """Limits of this row that not all rows of its table share."""
+    """Limits of this row that some rows of its table do not share."""
     place: int = 0
-    """1 for the best of the ranked rows; equals share a place, and 0 is not ranked."""
+    """1 for the best of the ranked rows; equal rows share a place; 0 for a row that is not ranked."""
     layer: int = 0
-    """1 on the Pareto front of forgetting and utility, 2 on the front of what is left, and so on; 0 without axes."""
+    """1 on the Pareto front of forgetting and utility, 2 on the front of the remaining rows, …; 0 without axes."""
     mean_rank: float = math.nan
     """The mean of the row's ranks in the paper's columns."""
     seeds: frozenset[int] | None = None
-    """The seeds that its values are of, where it has others that not all ranked rows have."""
+    """The seeds behind the row's values, where it has more seeds than all ranked rows share."""
     seeds_shown: str = ""
-    """The same in words; empty where its values are of all its seeds."""
+    """The same in words; empty where its values cover all its seeds."""
 
     @property
     def record(self) -> Record | None:
@@ -76,7 +76,7 @@ class Table:
     rows: tuple[Row, ...]
     limits: dict[str, object]
     unranked: tuple[str, ...] = ()
-    """Why no row of this table is ranked; empty where they are."""
+    """Why the table's rows are not ranked; empty where they are."""
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -86,12 +86,12 @@ class Table:
     @property
     def axes(self) -> tuple[str, str] | None:
         """The metrics of forgetting and of utility; None where the benchmark does not declare both."""
-        found = {metric.axis: name for name, metric in zip(self.names, self.metrics, strict=True) if metric.axis}
-        return (found["forget"], found["utility"]) if {"forget", "utility"} <= found.keys() else None
+        by_axis = {metric.axis: name for name, metric in zip(self.names, self.metrics, strict=True) if metric.axis}
+        return (by_axis["forget"], by_axis["utility"]) if {"forget", "utility"} <= by_axis.keys() else None
 
     @property
     def model_short(self) -> str:
-        """The model's name as a heading has room for it."""
+        """The model's name, shortened for a heading."""
         return self.model if len(self.model) <= 60 else self.model[:59] + "…"
 
     @cached_property
@@ -108,14 +108,15 @@ def tables(cells: Iterable[StoredCell]) -> list[Table]:
     groups: dict[tuple[str, str], list[StoredCell]] = {}
     for cell in cells:
         groups.setdefault((cell.identity.benchmark, cell.identity.model), []).append(cell)
-    found = [table for members in groups.values() for table in _tables_of(members)]
-    return [replace(table, model=name) for table, name in zip(found, _labels(found), strict=True)]
+    every = [table for members in groups.values() for table in _tables_of(members)]
+    return [replace(table, model=name) for table, name in zip(every, _labels(every), strict=True)]
 
 
 def _labels(shown: Sequence[Table]) -> list[str]:
-    """The tables' models, those of one name and other weights told apart by a hash of these."""
-    weights = [digest([table.comparability.get("model_weights"), table.comparability.get("references")])[:6]
-               for table in shown]  # fmt: skip
+    """The tables' model names; a hash distinguishes models of one name with different weights."""
+    weights = [
+        digest([table.comparability.get("model_weights"), table.comparability.get("references")])[:6] for table in shown
+    ]
     of_name: dict[str, set[object]] = {}
     for table in shown:
         of_name.setdefault(table.model, set()).add(table.comparability.get("model_weights"))
@@ -126,23 +127,23 @@ def _labels(shown: Sequence[Table]) -> list[str]:
 
 
 def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:
-    # Records of other metrics, of a stranger's or an older version, make a table of their own.
+    # Records with other metrics, from another version of the benchmark, get a table of their own.
     known = {c.key: (c.record.comparability.sha256, tuple(sorted(c.record.scores))) for c in cells if c.record}
     keys = list(dict.fromkeys(known.values()))
-    found = []
+    made = []
     for key in keys:
-        # A cell without a record has no key of its own; it is shown where its neighbours are.
+        # A cell without a record has no comparability key: it joins the first table of its pairing.
         members = [cell for cell in cells if known.get(cell.key, keys[0]) == key]
         rows = _rows(members)
         editions = list(dict.fromkeys(row.edition for row in rows if not row.reference and row.edition)) or [""]
         for edition in editions:
             mine = [row for row in rows if not row.reference and row.edition in (edition, "")]
-            found.append(_table([row for row in rows if row.reference], mine, edition))
-    return found
+            made.append(_table([row for row in rows if row.reference], mine, edition))
+    return made
 
 
 def _rows(cells: Sequence[StoredCell]) -> list[Row]:
-    # A row averages seeds, never two results of one seed: those differ in something that the reader must see.
+    # A row averages seeds, never two results of one seed: their difference must stay visible.
     groups: dict[tuple[str, int], dict[int, StoredCell]] = {}
     times: Counter[tuple[str, int]] = Counter()
     for cell in {cell.key: cell for cell in cells}.values():
@@ -168,7 +169,7 @@ def _rows(cells: Sequence[StoredCell]) -> list[Row]:
 
 
 def _with_failures(groups: Mapping[tuple[str, int], dict[int, StoredCell]]) -> list[dict[int, StoredCell]]:
-    """Seeds of a method without a score join its row where it has exactly one: the row then lacks them."""
+    """Merge a method's seeds without a score into its row, as failures, where it has exactly one row."""
     scored = [group for group in groups.values() if any(cell.record for cell in group.values())]
     rest = [group for group in groups.values() if not any(cell.record for cell in group.values())]
     of_method: dict[str, list[dict[int, StoredCell]]] = {}
@@ -181,22 +182,23 @@ def _with_failures(groups: Mapping[tuple[str, int], dict[int, StoredCell]]) -> l
             own[0].update(group)
         else:
             alone.append(group)
-    # In the order in which they came: a group that joined another stands there.
+    # Keep the order of first appearance, without the merged groups.
     kept = {id(group) for group in (*scored, *alone)}
     return [group for group in groups.values() if id(group) in kept]
 
 
 def _label(cell: StoredCell) -> str:
-    """What rows of different seeds must agree in."""
+    """The facts in which the cells of one row agree, as a hash: everything but the seed."""
     if cell.record is None:
         return cell.identity.method
     identity, provenance = cell.record.identity, cell.record.provenance
-    return digest([identity.method_qualified, identity.hyperparameters, provenance["method_source"],
-                   provenance["templates"]])  # fmt: skip
+    return digest(
+        [identity.method_qualified, identity.hyperparameters, provenance["method_source"], provenance["templates"]]
+    )
 
 
 def _over_seeds(entries: Sequence[ScoreEntry]) -> Value:
-    """A metric over seeds, averaged as it is read: towards its target by distance, p-values by their power of ten."""
+    """Average a metric over seeds: distances from a target, powers of ten of p-values, plain values otherwise."""
     first = entries[0]
     if len(entries) == 1:
         return Value(first.value, first.n, None, first.interval, first.reason, first.passes)
@@ -210,13 +212,13 @@ def _over_seeds(entries: Sequence[ScoreEntry]) -> Value:
         middle, spread = fmean(powers), stdev(powers) if all(map(math.isfinite, powers)) else None
         interval = None if spread is None else (10 ** (middle - spread), 10 ** (middle + spread))
         return Value(10**middle if not math.isnan(middle) else math.nan, first.n, None, interval, reason, passes)
-    # In long numbers: two perplexities of 1e308 have a mean, and a spread beyond what a float holds.
+    # Exact sums: two perplexities of 1e308 have a mean although their sum overflows; their spread may overflow too.
     spread = _spread(values) if finite else None
     middle = fmean(values) if not finite else float(mean(map(Fraction, values)))
     if first.better == "target" and isinstance(first.target, float) and finite:
         distance = fmean(abs(value - first.target) for value in values)
         if not math.isclose(distance, abs(middle - first.target)):
-            # On either side of the target, their mean would be nearer than any of them.
+            # With seeds on both sides of the target, the plain mean would be nearer to it than they are.
             reason = reason or f"the seeds lie on both sides of {first.target:g}: their mean distance from it"
             middle = first.target + distance
     return Value(middle, first.n, spread, None, reason, passes)
@@ -233,7 +235,7 @@ def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
     record = next(row.record for row in (*references, *rows) if row.record)
     names = tuple(record.scores)
     metrics = tuple(record.scores.values())
-    # References are not unlearned, so that they share no limit of unlearning with the rows.
+    # References are not unlearned, so limits of unlearning do not apply to them.
     limits = [row.record.limits for row in (rows or references) if row.record] or [record.limits]
     shared = {name: fact for name, fact in limits[0].items() if all(some.get(name) == fact for some in limits)}
     references = [_with_limits(row, shared) for row in references]
@@ -254,16 +256,16 @@ def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
 
 
 def _with_limits(row: Row, shared: Mapping[str, object]) -> Row:
-    found = row.record.limits if row.record else {}
-    limits: dict[str, object] = {name: fact for name, fact in found.items() if name not in shared}
+    own = row.record.limits if row.record else {}
+    limits: dict[str, object] = {name: fact for name, fact in own.items() if name not in shared}
     return replace(row, limits=limits | ({"seeds": row.seeds_shown} if row.seeds_shown else {}))
 
 
 def _own_originals(references: Sequence[Row], rows: Sequence[Row]) -> dict[str, Record]:
-    """By a cell's key the original model that it started from, where a table has several that differ.
+    """Original model of each cell, by the cell's key, where the table has originals with different scores.
 
-    Two sources may have trained the original model to other values. A method is then placed by what it changed of its
-    own: otherwise the place is the original's.
+    Two sources may have trained different original models. A method then ranks by its change from its own original;
+    otherwise the original would decide its place.
     """
     originals = [cell for row in references if row.method == "original" for cell in row.cells if cell.record]
     if len({digest({n: s.value for n, s in cell.record.scores.items()}) for cell in originals if cell.record}) < 2:
@@ -278,9 +280,9 @@ def _own_originals(references: Sequence[Row], rows: Sequence[Row]) -> dict[str, 
 
 
 def _on_common_seeds(rows: Sequence[Row]) -> list[Row]:
-    """Rows as they are on the seeds that all of them have; where there are none, on that which most have.
+    """Rows restricted to the seeds that all of them have, or to the most frequent seed where they share none.
 
-    A mean over three seeds is not held against a single one: it would be the luck of the draw.
+    A mean over three seeds and the value of a single seed are not comparable.
     """
     seeds = [frozenset(cell.identity.seed for cell in row.cells if cell.record) for row in rows]
     if len(set(seeds)) < 2:
@@ -289,27 +291,30 @@ def _on_common_seeds(rows: Sequence[Row]) -> list[Row]:
     if not common:
         counts = Counter(seed for own in seeds for seed in own)
         common = frozenset([min(counts, key=lambda seed: (-counts[seed], seed))])
-    found = []
+    restricted = []
     for row, own in zip(rows, seeds, strict=True):
         records = [cell.record for cell in row.cells if cell.record and cell.identity.seed in common]
         if own == common or not records:
-            found.append(row)
+            restricted.append(row)
             continue
         values = {name: _over_seeds([record.scores[name] for record in records]) for name in row.values}
         shown = f"{', '.join(map(str, sorted(common)))}, which all rows have, of {', '.join(map(str, sorted(own)))}"
-        found.append(replace(row, values=values, seeds=common, seeds_shown=shown))
-    return found
+        restricted.append(replace(row, values=values, seeds=common, seeds_shown=shown))
+    return restricted
 
 
 def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry], originals: Mapping[str, Record]) -> list[Row]:
-    """Rows with the two best of every column marked, and their places, the best first.
+    """Rows with places, the best first, and with the two best values of every column marked.
 
-    A row is placed by its Pareto layer in forgetting and utility, then by the mean of its ranks in the paper's
-    columns. One that lacks a value of these, or a seed, is not placed, and stands last.
+    The place follows the Pareto layer in forgetting and utility, then the mean of the ranks in the paper's columns.
+    A row that lacks a seed or a value in these columns gets no place and comes last.
     """
     judged = [name for name, metric in metrics.items() if metric.headline and oriented(0.0, metric) is not None]
-    whole = [row for row in rows if row.record and not row.failures
-             and not any(math.isnan(row.values[name].value) for name in judged)]  # fmt: skip
+    whole = [
+        row
+        for row in rows
+        if row.record and not row.failures and not any(math.isnan(row.values[name].value) for name in judged)
+    ]
     kept = {id(row) for row in whole}
     rest = [row for row in rows if id(row) not in kept]
     whole = _on_common_seeds(whole)
@@ -327,15 +332,16 @@ def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry], originals: M
         tied = last is not None and (last.layer, last.mean_rank) == (layers[i], means[i])
         place = last.place if last is not None and tied else count
         placed.append(replace(whole[i], place=place, layer=layers[i], mean_rank=means[i]))
-    # A row without a place is none of the best, whatever single value it has.
+    # Only rows with a place can be marked as best.
     marks = {name: _best_two(metric, [row.values[name].value for row in placed]) for name, metric in metrics.items()}
-    marked = [replace(row, values={n: replace(v, rank=marks[n](v.value)) for n, v in row.values.items()})
-              for row in placed]  # fmt: skip
+    marked = [
+        replace(row, values={n: replace(v, rank=marks[n](v.value)) for n, v in row.values.items()}) for row in placed
+    ]
     return [*marked, *rest]
 
 
 def _placing(row: Row, name: str, metric: ScoreEntry, originals: Mapping[str, Record]) -> float:
-    """What a row is placed by in a column: its value, or what it changed of its own original's; more is better."""
+    """A row's value in a column, or its change from its own original's value; more is better."""
     changes = []
     for cell in row.cells:
         original = originals.get(cell.key)
@@ -348,7 +354,7 @@ def _placing(row: Row, name: str, metric: ScoreEntry, originals: Mapping[str, Re
 
 
 def _read(value: float, metric: ScoreEntry) -> float:
-    """A value as it is read: more is better, p-values by their power of ten."""
+    """A value such that more is better; p-values as powers of ten."""
     better = oriented(value, metric)
     if metric.scale == "log":
         return math.log10(value) if value > 0 else -math.inf
@@ -356,17 +362,17 @@ def _read(value: float, metric: ScoreEntry) -> float:
 
 
 def oriented(value: float, metric: ScoreEntry) -> float | None:
-    """The value such that more is better; None for a metric that is to be like the retained model's."""
+    """The value such that more is better; None for a metric whose target is the retained model's value."""
     if metric.better == "target":
         return -abs(value - metric.target) if isinstance(metric.target, float) else None
     return -value if metric.better == "lower" else value
 
 
 def _best_two(metric: ScoreEntry, values: Sequence[float]) -> Callable[[float], int]:
-    """What gives a value of this column its mark: 1, 2 or 0. A column in which all are equal has no best."""
-    found = [oriented(value, metric) for value in values if not math.isnan(value)]
-    best = sorted({value for value in found if value is not None}, reverse=True)[:2]
-    if len(best) < 2 < len(values) or None in found:
+    """A function from a value of this column to its mark: 1, 2 or 0. A column of equal values has no best."""
+    better = [oriented(value, metric) for value in values if not math.isnan(value)]
+    best = sorted({value for value in better if value is not None}, reverse=True)[:2]
+    if len(best) < 2 < len(values) or None in better:
         best = []
     places = {value: place for place, value in enumerate(best, 1)}
     return lambda value: 0 if math.isnan(value) else places.get(oriented(value, metric), 0)  # type: ignore[arg-type]
@@ -381,12 +387,12 @@ def _mid_ranks(values: Sequence[float]) -> list[float]:
 
 
 def pareto_layers(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The layer of each point, both coordinates to be large: 1 is dominated by none, k + 1 by some of layer k.
+    """The Pareto layer of each point, larger being better: 1 is dominated by none, k + 1 by some point of layer k.
 
     A point dominates another where it is at least equal in both and better in one; equal points share a layer.
     """
     layers = [0] * len(points)
-    tops: list[float] = []  # of each layer the negated greatest second coordinate so far, ascending
+    tops: list[float] = []  # the negated greatest second coordinate of each layer so far, ascending
     last: tuple[tuple[float, float], int] | None = None
     for i in sorted(range(len(points)), key=lambda i: points[i], reverse=True):
         point = points[i]
@@ -401,7 +407,7 @@ def pareto_layers(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def formatted(value: float) -> str:
-    """Four significant places; p-values and overflowing numbers in powers of ten; a dash for missing."""
+    """A number as tables show it: one to four decimals, very small or large ones as powers of ten, a dash for NaN."""
     if math.isnan(value):
         return "–"
     if math.isinf(value):

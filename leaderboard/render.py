@@ -1,7 +1,7 @@
-"""Static pages from results: an overview, a page per benchmark, method and cell, and what explains them.
+"""Renders static pages from results: an overview, a page per benchmark, method and cell, and explanations.
 
-Pages open from ``file://``, ask nothing of a network, read without JavaScript, and are byte-identical for
-identical input. Everything shown is escaped: generations and names are other people's text.
+Pages open from ``file://`` without a network, read without JavaScript, and are byte-identical for identical input.
+Templates escape all text: generations and names are untrusted.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from .scatter import scatter
 from .site import Entry, MethodEntry, Part, Site
 
 COVERAGE_ROWS = 500
-"""Methods in the overview's matrix; it says where the others are."""
+"""Most methods in the overview's matrix; it links to the others."""
 LISTED = 100
-"""Cells without a score that the overview names."""
+"""Most cells without a score that the overview names."""
 
 
 def render(results: Sequence[Results], out: Path, registry: Registry) -> Path:
     """Write the site into ``out`` and return its first page.
 
-    Pages of an earlier site there that are none of this one are removed; files that are not the site's are left alone.
+    Removes pages of an earlier site that this one lacks; leaves files that no site wrote.
 
     Raises:
-        StorageError: the disk refuses.
+        StorageError: the disk refused a write.
         UsageError: ``out`` cannot be written.
     """
-    # The records live as long as the site is made: looking through all of them for garbage, again and again while
-    # tables and pages come and go, takes longer than the pages when there are thousands.
+    # The records stay alive until the site is written. With thousands of them, repeated garbage collections over all
+    # records take longer than rendering; freezing exempts the records.
     gc.freeze()
     try:
         site = Site(results, registry)
@@ -69,7 +69,7 @@ def _written(site: Site, out: Path) -> Path:
         pages.write(f"{name}.html", f"{name}.html.j2")
     pages.downloads()
     samples = Samples()
-    # Cells of the same references follow each other, so that a reference's samples are read once.
+    # Group cells by their references, so that a reference's samples are read once.
     for entry in sorted(site.entries.values(), key=_references):
         if entry.cell.record:
             pages.cell(entry, samples)
@@ -78,7 +78,7 @@ def _written(site: Site, out: Path) -> Path:
 
 
 class _Pages:
-    """The site's files."""
+    """Writes the site's files and records their hashes."""
 
     def __init__(self, site: Site, out: Path) -> None:
         self.site, self.out = site, out
@@ -87,7 +87,7 @@ class _Pages:
             self._put(name, [files("unlearnbench.leaderboard").joinpath("templates", name).read_text(encoding="utf-8")])
 
     def _put(self, name: str, pieces: Iterable[str]) -> None:
-        """Write a file as it is made. Pages can be made again, so that none is synchronised with the disk."""
+        """Write a file piece by piece, without fsync: pages can be rendered again."""
         path, total = self.out / name, sha256()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ class _Pages:
         self.made[name] = total.hexdigest()
 
     def remove_stale(self) -> None:
-        """Take away what an earlier site left here and nobody changed since: its submissions may be withdrawn."""
+        """Remove unchanged files of an earlier site, whose submissions may be withdrawn."""
         listing = self.out / MADE
         try:
             before = json.loads(listing.read_bytes())
@@ -116,7 +116,7 @@ class _Pages:
         self._put(MADE, [json.dumps(self.made, sort_keys=True)])
 
     def write(self, name: str, template: str, **facts: Any) -> None:
-        """One page. ``root`` leads from it to the site's folder."""
+        """Render one page. ``root`` is the relative path from the page to the site's folder."""
         root = "../" * name.count("/")
         self._put(name, [_template(template).render(site=self.site, root=root, **facts)])
 
@@ -129,17 +129,27 @@ class _Pages:
         coverage = site.coverage
         columns = list(dict.fromkeys(column for row in coverage.values() for column in row))
         shown = dict(list(coverage.items())[:COVERAGE_ROWS])
-        self.write("index.html", "index.html.j2", cards=cards, columns=columns, coverage=shown,
-                   hidden=len(coverage) - len(shown), listed=LISTED)  # fmt: skip
+        self.write(
+            "index.html",
+            "index.html.j2",
+            cards=cards,
+            columns=columns,
+            coverage=shown,
+            hidden=len(coverage) - len(shown),
+            listed=LISTED,
+        )
 
     def benchmark(self, benchmark: str) -> None:
         pages = self.site.benchmarks[benchmark]
         for number, parts in enumerate(pages):
             self.write(
-                self.site.benchmark_page(benchmark, number), "benchmark.html.j2", benchmark=benchmark, number=number,
+                self.site.benchmark_page(benchmark, number),
+                "benchmark.html.j2",
+                benchmark=benchmark,
+                number=number,
                 pages=[self.site.benchmark_page(benchmark, i) for i in range(len(pages))],
                 parts=[(part, self._plot(part), _published(part.table)) for part in parts],
-            )  # fmt: skip
+            )
 
     def _plot(self, part: Part) -> Any:
         return scatter(part.table, part.rows, lambda row: f"../cells/{_first(row)}.html")
@@ -156,14 +166,26 @@ class _Pages:
         if record.samples.shown != "none":
             try:
                 mine = samples.of(entry.results, record.cell)
-                others = {role: samples.of(entry.results, key) for role, key in record.samples.references.items()
-                          if key != record.cell}  # fmt: skip
+                others = {
+                    role: samples.of(entry.results, key)
+                    for role, key in record.samples.references.items()
+                    if key != record.cell
+                }
                 parts, totals = shown_parts(mine, others, record.samples.shown)
             except HarnessError as error:
-                # Scores stand without their samples, but nobody can recompute them: the page says so.
+                # Without samples the page still shows scores, and says that they cannot be recomputed.
                 lost = str(error).replace(str(entry.results.folder), "")
-        self.write(f"cells/{cell.key}.html", "cell.html.j2", entry=entry, cell=cell, record=record, parts=parts,
-                   totals=totals, lost=lost, method=self.site.methods[record.identity.method_qualified])  # fmt: skip
+        self.write(
+            f"cells/{cell.key}.html",
+            "cell.html.j2",
+            entry=entry,
+            cell=cell,
+            record=record,
+            parts=parts,
+            totals=totals,
+            lost=lost,
+            method=self.site.methods[record.identity.method_qualified],
+        )
         if parts:
             content = json.dumps({"cell": cell.key, "rows": texts_of(parts)}, sort_keys=True)
             self._put(f"samples/{cell.key}.js", ["unlearnbenchSamples(", content, ");\n"])
@@ -181,7 +203,7 @@ class _Pages:
         self._put("data/citations.bib", [as_bibtex(citations)])
 
     def _records(self) -> Iterable[str]:
-        """All records, a line each, in the form that ``unlearnbench results`` and ``compare`` read."""
+        """All records, a line each, in the format that ``unlearnbench results`` and ``compare`` read."""
         yield '{"records": [\n'
         first = True
         for entry in self.site.entries.values():
@@ -192,15 +214,15 @@ class _Pages:
 
 
 def _inside(name: str) -> bool:
-    """Whether a listed name is one of a site's own files."""
+    """Whether a listed name is a safe relative path inside the site."""
     parts = name.split("/")
     return len(parts) <= 2 and not any(part in ("", ".", "..") for part in parts) and "\\" not in name
 
 
 def _published(table: Table) -> list[PublishedTable]:
-    """What was published on a benchmark, where a table has the same metrics."""
-    found = published_for(table.benchmark, table.model)
-    return [paper for paper in found if set(paper.metrics) <= set(table.names)]
+    """The published tables of a benchmark whose metrics the table also has."""
+    papers = published_for(table.benchmark, table.model)
+    return [paper for paper in papers if set(paper.metrics) <= set(table.names)]
 
 
 def _references(entry: Entry) -> list[tuple[str, str]]:
@@ -208,7 +230,7 @@ def _references(entry: Entry) -> list[tuple[str, str]]:
 
 
 def _first(row: Row) -> str:
-    """The key of the cell that a row leads to."""
+    """The key of the cell to which a row links."""
     return next(cell.key for cell in row.cells if cell.record)
 
 
@@ -228,7 +250,7 @@ def _environment() -> Environment:
 
 @lru_cache(maxsize=8192)
 def _question(prompt: str, truth: str, answers: tuple[tuple[str, str | None], ...]) -> Any:
-    """What a sample shows before the answer of its own cell; the same in every cell of a table, and so kept."""
+    """A sample's prompt, truth and references' answers as HTML; cached, since all cells of a table share them."""
     return _environment().get_template("parts.html.j2").module.question(prompt, truth, answers)  # type: ignore[attr-defined]
 
 

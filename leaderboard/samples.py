@@ -1,4 +1,4 @@
-"""What a model said, beside the truth and the references, with the words that differ marked."""
+"""Samples as pages show them: generations beside the truth and the references, with differing words marked."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ SHOWN = 40
 """Rows of each part on a cell's page; the sample file holds all."""
 KEPT = 8
 LONGEST = 400
-"""Words of a text beyond which words are not compared."""
+"""Most words of a text that is compared with the truth."""
 
 Place = tuple[str, int]
 Rows = Mapping[Place, Mapping[str, Any]]
 
 
 class Shown(NamedTuple):
-    """A row as pages show it: every text escaped, and marked or counted."""
+    """A row as pages show it: every text escaped, and marked or replaced by its number of words."""
 
     number: int
     prompt: Markup
     truth: Markup
     answers: tuple[tuple[str, Markup | None], ...]
-    """Of each reference its role and what it said; None where it was not asked."""
+    """The role and the answer of each reference; None where it was not asked."""
     mine: Markup
 
 
 class Samples:
-    """Sample files by cell; the last few are kept, so that references are not read again for every cell."""
+    """A cache of the sample files used last, so that references are not read again for every cell."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, str], Rows] = {}
 
     def of(self, results: Results, key: str) -> Rows:
-        """The rows of a cell by part and place. Raises a HarnessError where its file is missing or broken."""
+        """The rows of a cell by part and index. Raises a HarnessError where its file is missing or broken."""
         place = (results.source, key)
-        found = self._kept.pop(place, None)
-        if found is None:
+        cached = self._kept.pop(place, None)
+        if cached is None:
             rows = results.samples_of(key)
-            found = {(str(row.get("part", "")), _place(row, number)): row for number, row in enumerate(rows)}
-        self._kept[place] = found
+            cached = {(str(row.get("part", "")), _place(row, number)): row for number, row in enumerate(rows)}
+        self._kept[place] = cached
         if len(self._kept) > KEPT:
             del self._kept[next(iter(self._kept))]
-        return found
+        return cached
 
 
 def _place(row: Mapping[str, Any], number: int) -> int:
@@ -62,13 +62,13 @@ def shown_parts(
     """The first rows of each part as pages show them, and how many rows each part has.
 
     Args:
-        shown: ``public`` for texts, ``redacted`` for the number of their words.
+        shown: ``public`` for texts, ``redacted`` for their numbers of words.
     """
     parts: dict[str, list[Shown]] = {}
     totals: dict[str, int] = {}
     for place, row in mine.items():
         if "generation" not in row:
-            # Likelihoods alone: their scores are in the table, their values in the sample file.
+            # Rows of likelihoods only: the table has their scores, the sample file their values.
             continue
         part = place[0]
         totals[part] = totals.get(part, 0) + 1
@@ -96,9 +96,9 @@ def _redacted(text: str, _: str) -> Markup:
 
 @lru_cache(maxsize=8192)
 def marked(text: str, truth: str) -> Markup:
-    """The text, escaped, with the words marked that are not the truth's in its order; unmarked without a truth.
+    """The text, escaped, with words marked that do not match the truth in order; unmarked without a truth.
 
-    Kept, because prompts, truths and the references' answers come again in every cell of a table.
+    Cached, since prompts, truths and the references' answers recur in every cell of a table.
     """
     words, known = text.split(), truth.split()
     if not known or words == known or max(len(words), len(known)) > LONGEST:
@@ -116,7 +116,7 @@ def marked(text: str, truth: str) -> Markup:
 
 
 def texts_of(parts: Mapping[str, Sequence[Shown]]) -> dict[str, dict[str, str]]:
-    """What the comparison of two methods loads: by part and place, the answer with its marks."""
+    """The answers with marks, by part and index, which the comparison of two methods loads."""
     return {
         f"{part} {row.number}": {"prompt": row.prompt, "truth": row.truth, "mine": row.mine}
         for part, rows in parts.items()

@@ -1,4 +1,4 @@
-"""Forgetting against utility, drawn as SVG: rows, their intervals, the Pareto front, and the references' lines."""
+"""The SVG plot of forgetting against utility: rows, their intervals, the Pareto front, the references' lines."""
 
 from __future__ import annotations
 
@@ -16,12 +16,23 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 48
 COLLAPSED = 0.5
 """The share of the retained model's utility below which a model counts as collapsed."""
 Box = tuple[float, float, float, float]
+OFFSETS = (
+    (9, 4, "start"),
+    (-9, 4, "end"),
+    (0, -10, "middle"),
+    (0, 18, "middle"),
+    (9, -8, "start"),
+    (9, 16, "start"),
+    (-9, -8, "end"),
+    (-9, 16, "end"),
+)
+"""Positions of a label relative to its point, in pixels, with its anchor; the first free one is taken."""
 MARKERS = ("circle", "square", "diamond", "triangle")
 
 
 @dataclass(frozen=True)
 class Point:
-    """A row in the plot, in pixels; a whisker is the two ends of an interval, None where there is none."""
+    """A row in the plot, in pixels; a whisker holds the two ends of an interval, None without one."""
 
     label: str
     link: str
@@ -33,12 +44,12 @@ class Point:
     front: bool
     marker: str
     text: tuple[float, float, str] | None
-    """Where the label stands and its anchor; None where there is no room for it."""
+    """The label's position and anchor; None where there is no room for it."""
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """Everything the template draws. Right and up are better, whatever the metric's direction."""
+    """All that the template draws. Right and up are better, whatever the metric's direction."""
 
     x_label: str
     y_label: str
@@ -48,9 +59,9 @@ class Scatter:
     front: str
     references: tuple[tuple[str, float, float], ...]
     collapse: float | None
-    """The x up to which the plot is shaded."""
+    """The x up to which the plot is shaded, in pixels."""
     left_out: int
-    """Rows without a place in the plot: a value is missing or not finite."""
+    """Number of rows that cannot be drawn, because a value is missing or not finite."""
     width: int = WIDTH
     height: int = HEIGHT
     box: tuple[int, int, int, int] = (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
@@ -74,7 +85,7 @@ def scatter(table: Table, rows: Sequence[Row], link: Callable[[Row], str]) -> Sc
         )
     )
     if not all(math.isfinite(scale.most - scale.least) for scale in (x_scale, y_scale)):
-        # Values of 1e308 on either side lie farther apart than a float holds.
+        # The range overflows a float, e.g. between −1e308 and 1e308.
         return None
     drawn = [row for row in shown if not row.reference]
     taken: list[Box] = []
@@ -86,16 +97,36 @@ def scatter(table: Table, rows: Sequence[Row], link: Callable[[Row], str]) -> Sc
         facts = (
             f"{row.method}: {utility.label} {formatted(values[1].value)}, {forget.label} {formatted(values[0].value)}"
         )
-        points.append(Point(row.method, link(row), facts, x, y, _whisker(row, names[1], x_scale),
-                            _whisker(row, names[0], y_scale), row.layer == 1, MARKERS[number % len(MARKERS)],
-                            _label(row.method, x, y, taken)))  # fmt: skip
+        points.append(
+            Point(
+                label=row.method,
+                link=link(row),
+                facts=facts,
+                x=x,
+                y=y,
+                across=_whisker(row, names[1], x_scale),
+                up=_whisker(row, names[0], y_scale),
+                front=row.layer == 1,
+                marker=MARKERS[number % len(MARKERS)],
+                text=_label(row.method, x, y, taken),
+            )
+        )
     front = sorted((point.x, point.y) for point in points if point.front)
     return Scatter(
-        _axis_label(utility), _axis_label(forget), x_scale.ticks(5), y_scale.ticks(5), tuple(points), _staircase(front),
-        tuple((row.method, x_scale(row.values[names[1]].value), y_scale(row.values[names[0]].value))
-              for row in shown if row.reference),
-        _collapse(shown, names[1], utility, x_scale), len(everything) - len(shown),
-    )  # fmt: skip
+        x_label=_axis_label(utility),
+        y_label=_axis_label(forget),
+        x_ticks=x_scale.ticks(5),
+        y_ticks=y_scale.ticks(5),
+        points=tuple(points),
+        front=_staircase(front),
+        references=tuple(
+            (row.method, x_scale(row.values[names[1]].value), y_scale(row.values[names[0]].value))
+            for row in shown
+            if row.reference
+        ),
+        collapse=_collapse(shown, names[1], utility, x_scale),
+        left_out=len(everything) - len(shown),
+    )
 
 
 def _ends(row: Row, name: str) -> list[float]:
@@ -105,7 +136,7 @@ def _ends(row: Row, name: str) -> list[float]:
 
 
 def _interval(row: Row, name: str) -> tuple[float, float] | tuple[()]:
-    """Seeds' spread where there are seeds, else the interval over examples."""
+    """The spread over seeds where there are several, else the interval over rows."""
     value = row.values[name]
     if value.spread is not None:
         return (value.value - value.spread, value.value + value.spread)
@@ -118,11 +149,11 @@ def _whisker(row: Row, name: str, scale: _Scale) -> tuple[float, float] | None:
 
 
 class _Scale:
-    """From a metric's values to pixels, the better end at ``high``."""
+    """Maps a metric's values to pixels, the better end at ``high``."""
 
     def __init__(self, metric: ScoreEntry, values: Sequence[float], low: float, high: float) -> None:
         self.metric, self.low, self.high = metric, low, high
-        # A p-value of 0 has no power of ten: it stands one below the least of the others.
+        # A p-value of 0 has no power of ten: draw it one power below the least of the others.
         self._least_power = min((math.log10(value) for value in values if value > 0), default=0.0) - 1
         inner = [self._inner(value) for value in values]
         self.least, self.most = min(inner), max(inner)
@@ -130,7 +161,7 @@ class _Scale:
         self.least, self.most = self.least - margin, self.most + margin
 
     def _inner(self, value: float) -> float:
-        """The value on the axis, more to the better end."""
+        """The position on the axis in the metric's units, larger towards the better end."""
         if self.metric.scale == "log":
             value = math.log10(value) if value > 0 else self._least_power
         better = oriented(value, self.metric)
@@ -141,18 +172,18 @@ class _Scale:
         return round(self.low + min(max(share, 0.0), 1.0) * (self.high - self.low), 1)
 
     def ticks(self, about: int) -> tuple[tuple[float, str], ...]:
-        """Round values and where they stand; whole powers of ten on a logarithmic axis."""
+        """Pixel positions and labels of round values; whole powers of ten on a logarithmic axis."""
         step = 10 ** math.floor(math.log10((self.most - self.least) / about))
         step *= min((1, 2, 5, 10), key=lambda factor: abs((self.most - self.least) / (factor * step) - about))
         if self.metric.scale == "log":
             step = max(1, round(step))
         first = math.ceil(self.least / step)
-        found = []
+        ticks = []
         for number in range(first, math.floor(self.most / step) + 1):
             inner = number * step
             share = (inner - self.least) / (self.most - self.least)
-            found.append((round(self.low + share * (self.high - self.low), 1), self._text(inner)))
-        return tuple(found)
+            ticks.append((round(self.low + share * (self.high - self.low), 1), self._text(inner)))
+        return tuple(ticks)
 
     def _text(self, inner: float) -> str:
         value = -inner if self.metric.better == "lower" else inner
@@ -168,10 +199,9 @@ def _axis_label(metric: ScoreEntry) -> str:
 
 
 def _label(text: str, x: float, y: float, taken: list[Box]) -> tuple[float, float, str] | None:
-    """The first free place beside the point; the table names the rows that find none."""
+    """The first free position beside the point; None where all are taken."""
     width = 6.4 * len(text)
-    for dx, dy, anchor in ((9, 4, "start"), (-9, 4, "end"), (0, -10, "middle"), (0, 18, "middle"), (9, -8, "start"),
-                           (9, 16, "start"), (-9, -8, "end"), (-9, 16, "end")):  # fmt: skip
+    for dx, dy, anchor in OFFSETS:
         left = x + dx - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
         box = (left, y + dy - 10, left + width, y + dy + 2)
         inside = box[0] > LEFT and box[2] < WIDTH - RIGHT and box[1] > TOP and box[3] < HEIGHT - BOTTOM
@@ -182,10 +212,10 @@ def _label(text: str, x: float, y: float, taken: list[Box]) -> tuple[float, floa
 
 
 def _staircase(front: Sequence[tuple[float, float]]) -> str:
-    """The outline of what the front's rows dominate, as the points of a polyline."""
+    """The outline of the area that the front dominates, as the points of a polyline."""
     if not front:
         return ""
-    # Going right the front falls: each step is first down, then across to the next row.
+    # The front falls to the right: each step goes down, then across to the next row.
     steps: list[tuple[float, float]] = [(LEFT, front[0][1]), front[0]]
     for (x, _), (nx, ny) in pairwise(front):
         steps += [(x, ny), (nx, ny)]
@@ -194,7 +224,7 @@ def _staircase(front: Sequence[tuple[float, float]]) -> str:
 
 
 def _collapse(rows: Sequence[Row], name: str, metric: ScoreEntry, scale: _Scale) -> float | None:
-    """Where utility is half of the retained model's; only for utilities that are better the higher and from 0."""
+    """The x at ``COLLAPSED`` of the retained model's utility; None unless this is positive and higher is better."""
     retained = [row.values[name].value for row in rows if row.reference and row.method == "retained"]
     if not retained or metric.better != "higher" or retained[0] <= 0:
         return None

@@ -1,4 +1,4 @@
-"""What a site is made of: cells from all sources under names of their own, tables in pages, methods and coverage."""
+"""The content of a site: cells of all sources under unique names, tables split into pages, methods, coverage."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from unlearnbench.records.run_folder import StoredCell
 from .ranking import Row, Table, tables
 
 ROWS_PER_PAGE = 300
-"""More rows of a benchmark stand on further pages, so that none grows beyond 2 MB."""
+"""Most rows of a benchmark on one page, which keeps pages below 2 MB."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run, bundle or file of records that cells came from."""
+    """A run, bundle or file of records that cells come from."""
 
     name: str
     done: int
     total: int
     partial: bool
     verified: str
-    """``recomputed`` with the date and version, or empty."""
+    """``recomputed`` with date and version, or empty."""
     contact: str = ""
     paper: str = ""
     code: str = ""
     licence: str = ""
     selection: str = ""
     faults: tuple[str, ...] = ()
-    """Where its scores do not recompute, or why it cannot be read."""
+    """The scores that do not recompute, or why the source cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Part:
-    """As many rows of a table as one page holds, ``first`` being the place of the first of them."""
+    """The rows of a table on one page; ``first`` is the index of the first of them."""
 
     table: Table
     anchor: str
@@ -66,7 +66,7 @@ class Part:
 
 @dataclass
 class MethodEntry:
-    """A method of the site: what the registry knows of it (nothing where its plugin is not installed), and its rows."""
+    """A method of the site: its rows, and its spec, None where its plugin is not installed."""
 
     name: str
     qualified: str
@@ -76,19 +76,19 @@ class MethodEntry:
 
     @property
     def record(self) -> Record:
-        found = self.rows[0][1].record
-        assert found is not None
-        return found
+        record = self.rows[0][1].record
+        assert record is not None
+        return record
 
 
 class Names:
-    """File names for texts: readable, safe in every file system, and distinct."""
+    """Assigns file names to texts: readable, safe in every file system, and distinct."""
 
     def __init__(self) -> None:
         self._taken: dict[str, str] = {}
 
     def of(self, text: str) -> str:
-        """The name of ``text``, the same each time."""
+        """The name of ``text``, the same at each call."""
         plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip(".-")[:64] or "unnamed"
         if self._taken.setdefault(plain.lower(), text) != text:
             plain = f"{plain[:52]}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
@@ -97,7 +97,7 @@ class Names:
 
 
 class Site:
-    """Everything that pages show, computed once."""
+    """All that pages show, computed once."""
 
     def __init__(self, results: Sequence[Results], registry: Registry) -> None:
         self.registry = registry
@@ -118,29 +118,29 @@ class Site:
 
     @cached_property
     def anchors(self) -> dict[int, str]:
-        """An id for each table by its place; a number tells those apart that are alike in all that headings say."""
+        """An id for each table, by its index; a number distinguishes tables with equal headings."""
         names, seen = Names(), dict[str, int]()
-        found: dict[int, str] = {}
+        ids: dict[int, str] = {}
         for place, table in enumerate(self.tables):
             editions = dict.fromkeys((table.loss_edition, str(table.comparability["edition"])))
             title = " ".join([table.benchmark, table.model, *(e for e in editions if e not in ("", "paper"))])
             seen[title] = seen.get(title, 0) + 1
-            found[place] = names.of(title if seen[title] == 1 else f"{title} {seen[title]}")
-        return found
+            ids[place] = names.of(title if seen[title] == 1 else f"{title} {seen[title]}")
+        return ids
 
     @cached_property
     def benchmarks(self) -> dict[str, list[list[Part]]]:
-        """For each benchmark its pages, each a list of parts of tables."""
-        found: dict[str, list[list[Part]]] = {}
+        """The pages of each benchmark, each a list of parts of tables."""
+        by_benchmark: dict[str, list[list[Part]]] = {}
         for place, table in enumerate(self.tables):
-            pages = found.setdefault(table.benchmark, [[]])
+            pages = by_benchmark.setdefault(table.benchmark, [[]])
             for first in range(0, max(len(table.rows), 1), ROWS_PER_PAGE):
                 part = Part(table, self.anchors[place], table.rows[first : first + ROWS_PER_PAGE], first)
                 rows = sum(len(p.rows) + len(p.table.references) for p in pages[-1])
                 if pages[-1] and rows + len(part.rows) > ROWS_PER_PAGE:
                     pages.append([])
                 pages[-1].append(part)
-        return found
+        return by_benchmark
 
     def benchmark_page(self, benchmark: str, number: int = 0) -> str:
         """Address of a benchmark's page."""
@@ -148,7 +148,7 @@ class Site:
 
     @cached_property
     def table_links(self) -> dict[int, str]:
-        """Address of each table by its place."""
+        """Address of each table, by its index."""
         first: dict[str, str] = {}
         for benchmark, pages in self.benchmarks.items():
             for number, parts in enumerate(pages):
@@ -158,22 +158,22 @@ class Site:
 
     @cached_property
     def methods(self) -> dict[str, MethodEntry]:
-        """By qualified name, every method with a score."""
-        found: dict[str, MethodEntry] = {}
+        """Every method with a score, by qualified name."""
+        methods: dict[str, MethodEntry] = {}
         for table in self.tables:
             for row in (*table.references, *table.rows):
                 if not row.record:
                     continue
                 name = row.record.identity.method_qualified
-                if name not in found:
+                if name not in methods:
                     page = f"m/{self._names.of('method ' + name).removeprefix('method-')}.html"
-                    found[name] = MethodEntry(row.method, name, self._offered("method", name), page)
-                found[name].rows.append((table, row))
-        return found
+                    methods[name] = MethodEntry(row.method, name, self._offered("method", name), page)
+                methods[name].rows.append((table, row))
+        return methods
 
     @cached_property
     def ambiguous(self) -> frozenset[str]:
-        """Short names that several distributions' methods share: these are shown in full."""
+        """Short names that methods of several distributions share, which pages show in full."""
         names = [entry.name for entry in self.methods.values()]
         return frozenset(name for name in names if names.count(name) > 1)
 
@@ -184,14 +184,14 @@ class Site:
 
     @cached_property
     def specs(self) -> dict[str, BenchmarkSpec | None]:
-        """The benchmarks of the site, as far as their plugins are installed."""
+        """The specs of the site's benchmarks; None where a plugin is not installed."""
         records = [(table.benchmark, row.record) for table in self.tables for row in (*table.references, *table.rows)]
         return {
             name: self._offered("benchmark", record.identity.benchmark_qualified) for name, record in records if record
         }
 
     def _offered(self, kind: Kind, name: str) -> Any:
-        """What the registry knows of a component; None where its plugin is not installed."""
+        """The spec of a component; None where its plugin is not installed."""
         try:
             return self.registry.find(kind, name).spec
         except HarnessError:
@@ -199,21 +199,21 @@ class Site:
 
     @cached_property
     def coverage(self) -> dict[str, dict[tuple[str, str], list[StoredCell]]]:
-        """Method to (benchmark, model) to its cells, done or not."""
-        found: dict[str, dict[tuple[str, str], list[StoredCell]]] = {}
+        """Cells, done or not, by method and by (benchmark, model)."""
+        matrix: dict[str, dict[tuple[str, str], list[StoredCell]]] = {}
         for entry in self.entries.values():
             cell = entry.cell
             name = cell.identity.method
             if name in self.ambiguous and cell.record:
                 name = cell.record.identity.method_qualified
             column = (cell.identity.benchmark, cell.identity.model)
-            found.setdefault(name, {}).setdefault(column, []).append(cell)
-        return found
+            matrix.setdefault(name, {}).setdefault(column, []).append(cell)
+        return matrix
 
 
 def _source(results: Results) -> Source:
     done = sum(cell.status.settled for cell in results.cells)
-    # A bundle or folder is known by its name: where it lies is nobody's business, and would change the bytes.
+    # Show the name of a bundle or folder alone: its path is private, and would change the bytes of the pages.
     name = Path(results.source).name or results.source
     if results.fault:
         return Source(name, 0, 0, False, "", faults=(results.fault,))
@@ -230,12 +230,12 @@ def _source(results: Results) -> Source:
 
 
 def _words(badge: Badge) -> str:
-    """What a badge says; one made with these pages names no day, so that equal input gives equal pages."""
+    """A badge in words; one made with these pages has no date, so that equal input gives equal pages."""
     return f"recomputed {badge.date}, unlearnbench {badge.unlearnbench}" if badge.date else "recomputed"
 
 
 def _entries(results: Sequence[Results], sources: Sequence[Source]) -> Iterator[tuple[str, Entry]]:
-    """Cells under keys that no two share; a result that several sources hold alike stands once, verified if any is."""
+    """Cells under unique keys; a result that several sources share appears once, verified if any copy is."""
     taken: dict[str, list[Entry]] = {}
     for some, source in zip(results, sources, strict=True):
         badge = some.badge

@@ -1,4 +1,4 @@
-"""The leaderboard's tables in a terminal."""
+"""Prints the leaderboard's tables in a terminal."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def print_tables(cells: Iterable[StoredCell]) -> None:
     """Print one table per benchmark: the paper's columns, the best two marked, references above."""
     console = Console()
     if not console.is_terminal:
-        # Piped output is for other programs: as wide as it needs to be.
+        # Piped output goes to programs, which need a fixed width.
         console = Console(width=160)
     every = list(cells)
     shown = tables(every)
     for table in shown:
         console.print(_rich(table))
-    # Where nothing of a pairing of benchmark and model has a score, there is no table for it.
+    # A pairing of benchmark and model without any score has no table.
     known = {(table.benchmark, table.model) for table in shown}
     for cell in every:
         if cell.record is None and (cell.identity.benchmark, cell.identity.model) not in known:
@@ -72,5 +72,5 @@ def _cells(row: Row, table: Table) -> list[Text]:
 
 
 def plain(text: str, **style: Any) -> Text:
-    """A stranger's text as it is: without markup, and without what would reach the terminal itself."""
+    """Untrusted text as a rich Text, without markup and control characters."""
     return Text(printable(text), **style)

@@ -1,4 +1,4 @@
-"""A book as a benchmark: chunks to forget, excerpts to continue, and what should not suffer."""
+"""A book as a benchmark: chunks to forget, excerpts to continue, and tasks that measure remaining utility."""
 
 from __future__ import annotations
 
@@ -30,15 +30,14 @@ from .metrics import ACCURACY, PERPLEXITY, scores
 from .settings import Settings
 from .tables import RELEASED
 
-# Where the tasks lie in lm-eval.
-FOLDERS = ("arc", "glue/rte", "hellaswag", "openbookqa", "piqa", "super_glue/boolq", "truthfulqa", "wikitext",
-           "winogrande")  # fmt: skip
+# Folders of the tasks in lm-eval.
+FOLDERS = tuple("arc glue/rte hellaswag openbookqa piqa super_glue/boolq truthfulqa wikitext winogrande".split())
 WORDING = "Continue this passage: "
 
 
 @dataclass(frozen=True)
 class PromptPair:
-    """How a prompt is put: text before and after it, the answer's tag, and the release's text after it."""
+    """Format of a prompt: text before and after it, the answer's tag, and the release's text after it."""
 
     before: str = ""
     after: str = ""
@@ -55,7 +54,7 @@ PROMPTS = {
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A passage to continue: the prompt's tokens in either edition, and the true continuation."""
+    """A passage to continue: the prompt's tokens and the true continuation, in either edition."""
 
     index: int
     prompt: str
@@ -67,7 +66,7 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Questions:
-    """What evaluation needs: excerpts to continue by so many tokens at most, and lm-eval tasks by name."""
+    """Inputs of the evaluation: excerpts, the most tokens by which to continue them, and lm-eval tasks by name."""
 
     excerpts: tuple[Excerpt, ...]
     new_tokens: int
@@ -78,8 +77,8 @@ class Questions:
 class ForgottenBook(Settings):
     """A book read in chunks; the retained model has not read it.
 
-    A pretrained base model is the retained model itself. A model from scratch first reads the text to retain, in
-    both references, because it would otherwise know no language.
+    A pretrained base model is itself the retained model. Both references of a model from scratch first train on the
+    text to retain, because the model would otherwise know no language.
     """
 
     name: ClassVar[str] = "hp"
@@ -93,18 +92,18 @@ class ForgottenBook(Settings):
         book = [row["text"] for row in tables["book"]] or _excerpts_of(released)
         forget = encoder.chunks(book, size)[: self.chunks]
         retain = encoder.chunks([row["text"] for row in tables["retain"]], size)[: self.chunks]
-        for what, found in (("book", forget), ("text to retain", retain)):
-            if len(found) < 2:
+        for what, chunks in (("book", forget), ("text to retain", retain)):
+            if len(chunks) < 2:
                 raise DataError(
-                    f"the {what} gives {len(found)} chunks of {size} tokens, and 2 are needed at least: name a longer "
+                    f"the {what} gives {len(chunks)} chunks of {size} tokens, and 2 are needed at least: name a longer "
                     "text or lower benchmarks.hp.chunk_tokens"
                 )
-            if len(found) < self.chunks:
-                notes.append(f"the {what} gives {len(found)} chunks of {size} tokens, {self.chunks} were asked for")
+            if len(chunks) < self.chunks:
+                notes.append(f"the {what} gives {len(chunks)} chunks of {size} tokens, {self.chunks} were asked for")
         base = [] if ctx.pretrained else retain
         rows = self._released_rows(released) if released else self._rows(forget, encoder)
         excerpts = self._excerpts(rows, encoder, bool(released))
-        # Both editions are continued in one pass.
+        # One generation pass continues the prompts of both editions.
         wanted = max((self.max_new_tokens, *map(self._released_cap, excerpts)))
         prompts = [ids for excerpt in excerpts for ids in (excerpt.ids, excerpt.ids_released)]
         new_tokens = encoder.new_tokens(prompts, wanted, notes)
@@ -119,7 +118,7 @@ class ForgottenBook(Settings):
         )
 
     def _released_rows(self, released: Sequence[Row]) -> list[Row]:
-        """The first excerpts in all their wordings: the release asks each passage several times."""
+        """The first excerpts in all their wordings: the release asks each passage in several."""
         kept = set(list(dict.fromkeys(row["response"] for row in released))[: self.excerpts])
         return [row for row in released if row["response"] in kept]
 
@@ -127,8 +126,8 @@ class ForgottenBook(Settings):
         return max(0, self.released_tokens - len(excerpt.ids_released))
 
     def _rows(self, forget: Sequence[Example], encoder: Encoder) -> list[Row]:
-        """Prompts and their continuations from the forgotten chunks, one after another."""
-        # Decoded in one: a SentencePiece tokenizer drops the space in front of each piece that is decoded apart.
+        """Consecutive prompts and their continuations from the forgotten chunks."""
+        # Decode all tokens at once: a SentencePiece tokenizer drops the leading space of each separately decoded piece.
         text = encoder.decode([token for chunk in forget for token in (*chunk.prompt_ids, *chunk.answer_ids)])
         words = re.findall(r"\s*\S+", text)
         length = self.prefix_words + self.response_words
@@ -144,7 +143,7 @@ class ForgottenBook(Settings):
         return rows[: self.excerpts]
 
     def _excerpts(self, rows: Sequence[Row], encoder: Encoder, worded: bool) -> tuple[Excerpt, ...]:
-        """Rows in the model's prompt format; the release's rows bring an instruction with them."""
+        """Rows in the model's prompt format; rows of the release already contain an instruction (``worded``)."""
         rows = rows[: self.limit or None]
         style = encoder.style.name
         pair = PROMPTS.get(style)
@@ -159,10 +158,11 @@ class ForgottenBook(Settings):
             ids = ids_released = encoder.text_ids([row["prompt"] for row in rows])
         tag = pair.tag if pair else ""
         return tuple(
-            Excerpt(index, row["prompt"], row["response"], tag + row["response"].lstrip(), ids[index],
-                    ids_released[index])
+            Excerpt(
+                index, row["prompt"], row["response"], tag + row["response"].lstrip(), ids[index], ids_released[index]
+            )
             for index, row in enumerate(rows)
-        )  # fmt: skip
+        )
 
     def measure(self, model: Any, task: Task, ctx: Context) -> Measurement:
         questions: Questions = task.evaluation
@@ -170,7 +170,7 @@ class ForgottenBook(Settings):
         began = time.perf_counter()
         excerpts = questions.excerpts
         caps = [self._released_cap(excerpt) for excerpt in excerpts]
-        # Where both editions ask the same, it is computed once.
+        # The engine computes equal prompts of both editions once.
         prompts = [*(excerpt.ids for excerpt in excerpts), *(excerpt.ids_released for excerpt in excerpts)]
         written = ctx.engine.generate(model, prompts, questions.new_tokens, encoder.ends)
         rows: list[Row] = []
@@ -178,16 +178,18 @@ class ForgottenBook(Settings):
             mine = written[place][: self.max_new_tokens]
             # The release drops the first token that it generates.
             released = written[len(excerpts) + place][: caps[place]][1:]
-            rows.append({
-                "part": "excerpts",
-                "index": excerpt.index,
-                "prompt": excerpt.prompt,
-                "truth": excerpt.truth,
-                "generation": encoder.decode(mine),
-                "generated_tokens": len(mine),
-                "truth_released": excerpt.truth_released,
-                "generation_released": encoder.decode(released),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "part": "excerpts",
+                    "index": excerpt.index,
+                    "prompt": excerpt.prompt,
+                    "truth": excerpt.truth,
+                    "generation": encoder.decode(mine),
+                    "generated_tokens": len(mine),
+                    "truth_released": excerpt.truth_released,
+                    "generation_released": encoder.decode(released),
+                }
+            )
         middle = time.perf_counter()
         rows += ask_tasks(model, encoder, questions.tasks, ctx.engine, self.limit)
         end = time.perf_counter()

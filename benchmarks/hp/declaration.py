@@ -1,4 +1,4 @@
-"""Forgetting a book as a spec."""
+"""The spec of the benchmark that forgets a book."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .tables import ELSEWHERE, FIELDS, OPTIONAL, RELEASED, REMEDY
 
 
 def spec() -> BenchmarkSpec:
-    """The one spec: the user says which book it is."""
+    """The only spec; the user names the book."""
     return BenchmarkSpec(
         name="hp",
         target="unlearnbench.benchmarks.hp.benchmark:ForgottenBook",
@@ -40,7 +40,7 @@ def spec() -> BenchmarkSpec:
             "response_words",
         ),
         recipe={"epochs": 10},
-        # 400 chunks of 512 tokens; Wikitext-2 and the nine tasks are about 5.5 million tokens.
+        # 400 chunks of 512 tokens; Wikitext-2 and the nine tasks have about 5.5 million tokens.
         workload={
             "original": 400 * 512,
             "retained": 0,

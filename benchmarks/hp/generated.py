@@ -1,7 +1,7 @@
 """An invented novel, and other invented prose, for machines without a network.
 
-The prose to retain tells what tradespeople work with and which words are opposites; the local tasks in ``tasks``
-ask about that, and their texts are prose from the same source that no model has read.
+The prose to retain names the tools of trades and pairs of opposites. The local tasks in ``tasks`` ask about these;
+their texts are prose from the same source that no model has read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 
 from unlearnbench import Row
 
-# Sentences of the novel, of the prose to retain, and how often each fact stands there.
+# Sentences in the novel, sentences in the prose to retain, repetitions of each fact in that prose.
 SCALES = {"full": (420, 260, 6), "quick": (110, 90, 5)}
 
 HEROES = "Ashgrove Belwick Corrigan Dunmoor Everly Fairfax Greyling Hartwood".split()
@@ -29,14 +29,33 @@ NOVEL = (
 )
 
 TRADES = {
-    "baker": "flour", "smith": "iron", "tailor": "cloth", "potter": "clay", "mason": "stone", "weaver": "wool",
-    "joiner": "timber", "glazier": "glass", "brewer": "barley", "printer": "ink", "tanner": "leather",
+    "baker": "flour",
+    "smith": "iron",
+    "tailor": "cloth",
+    "potter": "clay",
+    "mason": "stone",
+    "weaver": "wool",
+    "joiner": "timber",
+    "glazier": "glass",
+    "brewer": "barley",
+    "printer": "ink",
+    "tanner": "leather",
     "florist": "roses",
-}  # fmt: skip
+}
 OPPOSITES = {
-    "hot": "cold", "tall": "short", "early": "late", "loud": "quiet", "heavy": "light", "wet": "dry", "rich": "poor",
-    "old": "young", "open": "closed", "sweet": "sour", "fast": "slow", "full": "empty",
-}  # fmt: skip
+    "hot": "cold",
+    "tall": "short",
+    "early": "late",
+    "loud": "quiet",
+    "heavy": "light",
+    "wet": "dry",
+    "rich": "poor",
+    "old": "young",
+    "open": "closed",
+    "sweet": "sour",
+    "fast": "slow",
+    "full": "empty",
+}
 WEATHER = "rain wind frost fog sunshine snow thunder drizzle".split()
 BEASTS = "horse goat goose cow hound donkey cat hen".split()
 PROSE = (
@@ -48,10 +67,10 @@ PROSE = (
 
 
 def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
-    """A book, and the text to retain, from one seed.
+    """Generate a book and the text to retain from one seed.
 
     Args:
-        scale: ``full`` (a book of 420 sentences) or ``quick`` (200).
+        scale: ``full`` (a book of 420 sentences) or ``quick`` (110).
     """
     rng = random.Random(f"invented novel {seed} {scale}")
     sentences, others, repeats = SCALES[scale]
@@ -62,7 +81,7 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
 
 
 def facts() -> list[str]:
-    """What the local tasks ask."""
+    """Sentences that state the facts of the local tasks."""
     trades = [f"A {trade} works with {stuff}." for trade, stuff in TRADES.items()]
     return trades + [f"The opposite of {word} is {other}." for word, other in OPPOSITES.items()]
 
@@ -72,14 +91,23 @@ def prose(rng: random.Random) -> str:
     weather, weather2 = rng.sample(WEATHER, 2)
     trade, trade2 = rng.sample(list(TRADES), 2)
     return rng.choice(PROSE).format(
-        weather=weather, weather2=weather2, trade=trade, trade2=trade2, beast=rng.choice(BEASTS),
+        weather=weather,
+        weather2=weather2,
+        trade=trade,
+        trade2=trade2,
+        beast=rng.choice(BEASTS),
         word=rng.choice([*OPPOSITES, *OPPOSITES.values()]),
-    )  # fmt: skip
+    )
 
 
 def _novel(rng: random.Random) -> str:
     hero, other = rng.sample(HEROES, 2)
     return rng.choice(NOVEL).format(
-        hero=hero, other=other, place=rng.choice(PLACES), thing=rng.choice(THINGS), hour=rng.choice(HOURS),
-        feeling=rng.choice(FEELINGS), colour=rng.choice(COLOURS),
-    )  # fmt: skip
+        hero=hero,
+        other=other,
+        place=rng.choice(PLACES),
+        thing=rng.choice(THINGS),
+        hour=rng.choice(HOURS),
+        feeling=rng.choice(FEELINGS),
+        colour=rng.choice(COLOURS),
+    )

@@ -1,4 +1,4 @@
-"""What forgetting a book is judged by, as values."""
+"""The metrics of forgetting a book, as values."""
 
 from __future__ import annotations
 
@@ -8,21 +8,59 @@ SOURCE = "Wang et al. 2025, arXiv:2410.11143, §4.1"
 
 
 def metrics() -> tuple[Metric, ...]:
-    """FQ Gap with the two overlaps it is made of, perplexity, and zero-shot accuracy."""
+    """FQ Gap with its two overlaps, perplexity, and zero-shot accuracy."""
     return (
-        Metric("fq_gap", "FQ Gap", "lower", SOURCE,
-               "|BLEU − BLEU of the retained model| + |ROUGE-L − ROUGE-L of the retained model|, on 0–100 and 0–1",
-               headline=True, editions=EDITIONS, axis="forget"),
-        Metric("ppl", "PPL", "lower", SOURCE,
-               "word perplexity of the perplexity task (Wikitext-2 test; local_prose with generated data), lm-eval",
-               headline=True),
-        Metric("avg_acc", "Avg. Acc.", "higher", SOURCE,
-               "mean zero-shot accuracy over lm-eval tasks: the nine of the paper with TruthfulQA as mc2; as released "
-               "ten, mc1 and mc2 apart; local tasks with generated data", headline=True, editions=EDITIONS,
-               axis="utility"),
-        Metric("bleu", "BLEU", "target", SOURCE,
-               "BLEU (13a tokens, smoothing exp) of the greedy continuation of an excerpt, mean, 0–100",
-               target="retained", editions=EDITIONS),
-        Metric("rouge_l", "ROUGE-L", "target", SOURCE, "ROUGE-L recall of the same continuation, stemmed, mean, 0–1",
-               target="retained", editions=EDITIONS),
-    )  # fmt: skip
+        Metric(
+            name="fq_gap",
+            label="FQ Gap",
+            better="lower",
+            source=SOURCE,
+            definition=(
+                "|BLEU − BLEU of the retained model| + |ROUGE-L − ROUGE-L of the retained model|, on 0–100 and 0–1"
+            ),
+            headline=True,
+            editions=EDITIONS,
+            axis="forget",
+        ),
+        Metric(
+            name="ppl",
+            label="PPL",
+            better="lower",
+            source=SOURCE,
+            definition=(
+                "word perplexity of the perplexity task (Wikitext-2 test; local_prose with generated data), lm-eval"
+            ),
+            headline=True,
+        ),
+        Metric(
+            name="avg_acc",
+            label="Avg. Acc.",
+            better="higher",
+            source=SOURCE,
+            definition=(
+                "mean zero-shot accuracy over lm-eval tasks: the nine of the paper with TruthfulQA as mc2; "
+                "as released ten, mc1 and mc2 apart; local tasks with generated data"
+            ),
+            headline=True,
+            editions=EDITIONS,
+            axis="utility",
+        ),
+        Metric(
+            name="bleu",
+            label="BLEU",
+            better="target",
+            source=SOURCE,
+            definition="BLEU (13a tokens, smoothing exp) of the greedy continuation of an excerpt, mean, 0–100",
+            target="retained",
+            editions=EDITIONS,
+        ),
+        Metric(
+            name="rouge_l",
+            label="ROUGE-L",
+            better="target",
+            source=SOURCE,
+            definition="ROUGE-L recall of the same continuation, stemmed, mean, 0–1",
+            target="retained",
+            editions=EDITIONS,
+        ),
+    )

@@ -1,8 +1,8 @@
 """Metrics of a forgotten book as pure functions of rows. Wang et al. 2025, arXiv:2410.11143, §4.1.
 
-Rows of ``excerpts`` hold ``truth`` and ``generation``, and both once more as the released evaluation has them; rows
-of an lm-eval task hold ``loglikelihoods`` of choices and the places that are ``right``, or the ``loglikelihood`` of
-a text of so many ``words``, in nats; a row with ``missing`` says why a task has none.
+Rows of ``excerpts`` hold ``truth`` and ``generation``, and both again in the released evaluation's form (suffix
+``_released``). Rows of an lm-eval task hold ``loglikelihoods`` of choices and the indices of ``right`` choices, or the
+``loglikelihood`` of a text and its number of ``words``, in nats. A row with ``missing`` says why a task has no rows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Row = Mapping[str, Any]
 
 PERPLEXITY = {"hub": "wikitext", "local": "local_prose"}
 EIGHT = ("boolq", "rte", "hellaswag", "winogrande", "arc_challenge", "arc_easy", "openbookqa", "piqa")
-# The one task whose accuracy is a share of probability rather than of documents.
+# The only task whose accuracy is a share of probability, not of documents.
 MC2 = "truthfulqa_mc2"
 ACCURACY = {
     ("hub", "paper"): (*EIGHT, MC2),
@@ -49,14 +49,14 @@ ACCURACY = {
 
 
 def overlaps(rows: Sequence[Row], edition: str) -> tuple[list[float], list[float]]:
-    """BLEU (0–100) and ROUGE-L recall (0–1) of every excerpt."""
+    """BLEU (0–100) and ROUGE-L recall (0–1), one value each for every excerpt."""
     suffix = "" if edition == "paper" else "_released"
     pairs = [(row[f"truth{suffix}"], row[f"generation{suffix}"]) for row in rows]
     return [bleu(*pair) for pair in pairs], [rouge_l_recall(*pair) for pair in pairs]
 
 
 def accuracy(row: Row, task: str) -> float:
-    """1 where the likeliest choice is right; for TruthfulQA mc2 the share of probability that right choices have."""
+    """1 where the likeliest choice is right; for TruthfulQA mc2 the right choices' share of probability."""
     logprobs = [float(value) for value in row["loglikelihoods"]]
     if any(math.isnan(value) for value in logprobs):
         return math.nan
@@ -67,7 +67,7 @@ def accuracy(row: Row, task: str) -> float:
 
 
 def word_perplexity(loglikelihoods: Sequence[float], words: Sequence[int]) -> float:
-    """exp(−Σ log-likelihood / Σ words); infinite where that is more than a float holds."""
+    """exp(−Σ log-likelihood / Σ words); infinite where it overflows a float."""
     exponent = -math.fsum(loglikelihoods) / sum(words)
     try:
         return math.exp(exponent)
@@ -89,10 +89,10 @@ def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Sco
             "the same ones: score both again with equal limits"
         )
     for edition in EDITIONS:
-        found = overlaps(mine, edition)
-        for name, values, most in zip(("bleu", "rouge_l"), found, (100.0, 1.0), strict=True):
+        own = overlaps(mine, edition)
+        for name, values, most in zip(("bleu", "rouge_l"), own, (100.0, 1.0), strict=True):
             yield _mean(name, values, edition, most)
-        yield _gap(found, None if theirs is None else overlaps(theirs, edition), edition)
+        yield _gap(own, None if theirs is None else overlaps(theirs, edition), edition)
     kind = "hub" if any(row["part"] in ("wikitext", *EIGHT) for row in unlearned.rows) else "local"
     yield _perplexity(unlearned.part(PERPLEXITY[kind]), PERPLEXITY[kind])
     for edition in EDITIONS:
@@ -114,21 +114,21 @@ def _gap(mine: tuple[list[float], list[float]], theirs: tuple[list[float], list[
     if any(np.isnan(difference).any() for difference in differences):
         return Score.missing("fq_gap", f"some {NO_WORDS}", size, edition)
     value = sum(abs(float(difference.mean())) for difference in differences)
-    # Both models continued the same excerpts, so these are resampled together.
+    # Both models continued the same excerpts, so one draw resamples both.
     resampled = bootstrap(size, lambda rows: _gaps(differences, rows))
     spread = None if resampled is None else _gap_interval(differences, resampled, value)
     return Score("fq_gap", value, size, (), spread, edition, resamples=resampled)
 
 
 def _gaps(differences: Sequence[Floats], rows: Any) -> Floats:
-    found: Floats = sum(np.abs(difference[rows].mean(axis=1)) for difference in differences)
-    return found
+    gaps: Floats = sum(np.abs(difference[rows].mean(axis=1)) for difference in differences)
+    return gaps
 
 
 def _gap_interval(differences: Sequence[Floats], resampled: Floats, value: float) -> tuple[float, float] | None:
-    """Of an absolute difference no resample is below 0, so that resampled gaps never reach a true gap of none.
+    """The interval of a gap, which can reach a true gap of 0; resampled gaps, sums of absolute values, never do.
 
-    Beside them stands how far resampled means lie from the means themselves, on either side of the value.
+    It joins the interval of resampled gaps and the value ± the distance of resampled means from the means.
     """
     size = len(differences[0])
     rows = bootstrap_draws(size)
@@ -164,14 +164,14 @@ def _perplexity(rows: Sequence[Row], task: str) -> Score:
 
 
 def _perplexity_interval(logs: Floats, words: Any) -> tuple[float, float]:
-    """Of the nats of a word, a ratio of sums: its resamples and their Student-t form together, back as perplexities."""
+    """The union of the percentile and the bootstrap-t interval of nats per word (a ratio of sums), as perplexities."""
     chosen = bootstrap_draws(len(logs))
     rate = float(-logs.sum() / words.sum())
     rates = -logs[chosen].sum(axis=1) / words[chosen].sum(axis=1)
 
     def error(texts_logs: Floats, texts_words: Any, of: Any) -> Floats:
-        found: Floats = np.sqrt(((-texts_logs - of * texts_words) ** 2).mean(-1)) / texts_words.mean(-1)
-        return found
+        standard_error: Floats = np.sqrt(((-texts_logs - of * texts_words) ** 2).mean(-1)) / texts_words.mean(-1)
+        return standard_error
 
     errors = error(logs[chosen], words[chosen], rates[:, None])
     low, high = expanded_interval(rates, len(logs)) or (math.nan, math.nan)
@@ -186,7 +186,7 @@ def _perplexity_interval(logs: Floats, words: Any) -> tuple[float, float]:
 
 
 def _accuracy(tasks: Mapping[str, Sequence[Row]], edition: str) -> Score:
-    reason = next((found for task, rows in tasks.items() if (found := _absent(rows, task))), "")
+    reason = next((absent for task, rows in tasks.items() if (absent := _absent(rows, task))), "")
     n = sum(len(rows) for rows in tasks.values())
     if reason:
         return Score.missing("avg_acc", reason, n, edition)
@@ -195,7 +195,7 @@ def _accuracy(tasks: Mapping[str, Sequence[Row]], edition: str) -> Score:
     if undefined:
         return Score.missing("avg_acc", f"{undefined[0]}: a log-likelihood is not a number", n, edition)
     means = [float(each.mean()) for each in values.values()]
-    # Tasks are resampled apart; their mean has the mean of their resamples.
+    # Resample each task by itself, and average the resamples over tasks.
     resampled, bounded = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
     for seed, per_document in enumerate(values.values()):
         resampled += per_document[bootstrap_draws(len(per_document), seed)].mean(axis=1) / len(values)

@@ -1,4 +1,4 @@
-"""What a study may set of forgetting a book. Importing it imports no torch."""
+"""Settings of the benchmark that forgets a book. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TASK_SETS = ("auto", "hub", "local", "none")
 
 @dataclass(frozen=True)
 class Settings:
-    """The parameters of the benchmark: its class adds what they do."""
+    """The parameters of the benchmark; its class uses them."""
 
     limit: int = hyperparameter(0, "score the first rows of each part; 0 scores all", low=0)
     max_new_tokens: int = hyperparameter(300, "cap on a continuation", low=1)

@@ -1,10 +1,10 @@
-"""The book and the other texts, by table: what the user names, or the release's own rows."""
+"""The tables of the book and the other texts: the user's files, or the release's own rows."""
 
 from __future__ import annotations
 
 from unlearnbench import DataError, Tables
 
-# The release has its excerpts twice, in other wordings each time; these are the ones that its evaluation asks.
+# The release has two tables of excerpts with different wordings; its evaluation asks this one.
 RELEASED = "hp_test_qa_200"
 FIELDS = {
     "book": ("text",),
@@ -12,13 +12,13 @@ FIELDS = {
     RELEASED: ("prompt", "response"),
 }
 OPTIONAL = ("book", RELEASED)
-# The paper's retain set: as many paragraphs of C4 as there are chunks of the book.
+# The paper's retain set: as many paragraphs of C4 as the book has chunks.
 ELSEWHERE = {"retain": "allenai/c4:en:train:text:400"}
 REMEDY = "name a book: --book FILE, or --data-dir with the release's hp_test_qa_200.jsonl"
 
 
 def check(tables: Tables) -> None:
-    """Raise DataError unless there is a book with words in it, or the released rows of one, and another text."""
+    """Raise DataError unless the tables hold a book with words, or its released rows, and a text to retain."""
     if not tables.get("book") and not tables.get(RELEASED):
         raise DataError(f"there is no book to forget; {REMEDY}")
     for name in ("book", "retain"):

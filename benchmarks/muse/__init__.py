@@ -1,1 +1,1 @@
-"""MUSE: forgetting news, judged six ways. Shi et al. 2024, arXiv:2407.06460."""
+"""MUSE: forgetting news, evaluated in six ways. Shi et al. 2024, arXiv:2407.06460."""

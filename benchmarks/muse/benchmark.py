@@ -1,4 +1,4 @@
-"""MUSE-News as a benchmark: running text to train on and forget; continuations, questions and likelihoods to ask."""
+"""MUSE-News as a benchmark: running text to train on and forget; continuations, questions and likelihoods."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KNOWLEDGE = {"knowmem_f": "forget_qa", "knowmem_r": "retain_qa"}
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt in tokens, and what a record keeps of it."""
+    """A prompt in tokens, and the fields of it that a record keeps."""
 
     part: str
     index: int
@@ -39,8 +39,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Questions:
-    """What evaluation needs: prompts for continuations and answers, texts whose likelihood is asked, and how many
-    tokens follow at most."""
+    """Inputs of the evaluation: prompts for continuations and answers, texts to score, and the most new tokens."""
 
     continuations: tuple[Asked, ...]
     answers: tuple[Asked, ...]
@@ -51,7 +50,7 @@ class Questions:
 
 @dataclass(frozen=True)
 class MuseNews(Settings):
-    """News articles, forgotten as running text; memory of words and facts, and traces of membership."""
+    """Forget news articles as running text; measure memory of words and facts, and traces of membership."""
 
     study: str = ""
     step: int = 1
@@ -70,13 +69,14 @@ class MuseNews(Settings):
             notes.append(f"training chunks have {size} tokens, which fit the model, instead of {self.chunk_tokens}")
         seen = encoder.chunks(self._texts(tables, seen_tables(self.study)), size)
         retain = encoder.chunks(self._texts(tables, RETAIN), size)
-        *earlier, forget = (encoder.chunks(self._texts(tables, (name,)), size)
-                            for name in forget_tables(self.study, self.step))  # fmt: skip
+        *earlier, forget = (
+            encoder.chunks(self._texts(tables, (name,)), size) for name in forget_tables(self.study, self.step)
+        )
         return Task(
             encoder=encoder,
             training={"original": [*seen, *retain], "retained": retain},
             forget=forget,
-            # Methods see retain1 alone; retain2 is what knowledge is asked about.
+            # Methods see retain1 alone; the questions about knowledge concern retain2.
             retain=encoder.chunks(self._texts(tables, RETAIN[:1]), size),
             evaluation=self._questions(tables, encoder, notes),
             earlier=earlier,
@@ -93,10 +93,9 @@ class MuseNews(Settings):
         continuations = [
             Asked("verbmem_f", index, ids, row["prompt"], _decoded(encoder, truth[: self.verbatim_tokens]))
             for index, (row, ids, truth) in enumerate(
-                zip(verbatim, encoder.text_ids([row["prompt"] for row in verbatim]), truths,
-                    strict=True)
+                zip(verbatim, encoder.text_ids([row["prompt"] for row in verbatim]), truths, strict=True)
             )
-        ]  # fmt: skip
+        ]
         answers = []
         for part, table in KNOWLEDGE.items():
             rows = tables[f"knowmem/{table}"][:stop]
@@ -122,25 +121,27 @@ class MuseNews(Settings):
     def measure(self, model: Any, task: Task, ctx: Context) -> Measurement:
         asked: Questions = task.evaluation
         began = time.perf_counter()
-        # A text of no tokens or one has no probability to ask for.
+        # A text of fewer than two tokens has no probability.
         readable = [text for text in asked.texts if len(text.ids) > 1]
-        found = ctx.engine.token_logprobs(model, [EncodedRow(text.ids, 0) for text in readable])
-        logprobs = dict(zip([(text.part, text.index) for text in readable], found, strict=True))
+        scored = ctx.engine.token_logprobs(model, [EncodedRow(text.ids, 0) for text in readable])
+        logprobs = dict(zip([(text.part, text.index) for text in readable], scored, strict=True))
         middle = time.perf_counter()
         rows = self._written(model, task.encoder, asked.continuations, asked.verbatim_tokens, ctx)
         for part in KNOWLEDGE:
-            # Each part has few-shot examples of its own, which its prompts share.
+            # The prompts of a part share its few-shot examples.
             questions = [question for question in asked.answers if question.part == part]
             rows += self._written(model, task.encoder, questions, asked.answer_tokens, ctx)
         end = time.perf_counter()
         for text in asked.texts:
-            rows.append({
-                "part": text.part,
-                "index": text.index,
-                "text_sha256": text_hash(text.prompt),
-                "tokens": len(text.ids),
-                "min40": min_k_score(logprobs.get((text.part, text.index), [])),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "part": text.part,
+                    "index": text.index,
+                    "text_sha256": text_hash(text.prompt),
+                    "tokens": len(text.ids),
+                    "min40": min_k_score(logprobs.get((text.part, text.index), [])),
+                }
+            )
         return Measurement(tuple(rows), {"scoring": middle - began, "generation": end - middle})
 
     def _written(
@@ -170,15 +171,15 @@ def _question(row: Row) -> str:
 
 
 def _decoded(encoder: Encoder, ids: Sequence[int]) -> str:
-    """Text with special tokens skipped and spaces before punctuation removed, as MUSE's evaluation decodes.
+    """Decode without special tokens and without spaces before punctuation, as MUSE's evaluation does.
 
-    transformers 5 no longer does the second for BPE tokenizers, so it is asked for apart.
+    transformers 5 no longer removes these spaces for BPE tokenizers, so a separate call does.
     """
     return str(encoder.tokenizer.clean_up_tokenization(encoder.decode(ids)))
 
 
 def _corpus(tables: Tables) -> Iterator[str]:
-    """All that a model from scratch may meet, for its vocabulary."""
+    """All texts, for the vocabulary of a model from scratch."""
     for name, rows in tables.items():
         for row in rows:
             yield from ([_question(row), row["answer"]] if name.startswith("knowmem/") else row.values())

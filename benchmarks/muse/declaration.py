@@ -1,4 +1,4 @@
-"""MUSE-News as specs: one request to forget, larger requests, or several in turn."""
+"""The specs of MUSE-News: one request to forget, larger requests, or several in turn."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .metric_list import metrics
 from .settings import Settings
 from .tables import DISPENSABLE, FOLDS, RETAIN, seen_tables, table_fields
 
-# 889 texts of about 900 tokens in raw/forget, four times that in the original model's forget corpus.
+# raw/forget has 889 texts of about 900 tokens, the original model's forget corpus four times as many.
 TEXTS = 889
 TOKENS = 900
 RETAIN_TEXTS = 4 * TEXTS
 
 
 def specs(published: str) -> Iterator[BenchmarkSpec]:
-    """The spec of every variant; ``published`` names the function that knows the published rows."""
+    """The spec of every variant; ``published`` names the function that returns hashes of the published rows."""
     yield _spec("muse-news", "", 1, "MUSE-News: forgetting news articles", published)
     for k in FOLDS[1:]:
         summary = f"MUSE-News, scalability: {k} quarters of the articles at once"

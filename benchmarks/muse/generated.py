@@ -1,9 +1,8 @@
 """An invented newspaper in MUSE-News's schema, for machines without a network.
 
-An article tells of one town in a few sentences whose order, wording and particulars are drawn at random. Quiz
-pages ask about the articles of the same fold, in the form in which KnowMem asks: a model from scratch learns to
-answer from them alone. All texts come from one source, so forget, retain and held-out texts differ in nothing but
-which models have read them.
+An article describes one town in a few sentences with random order, wording and particulars. Quiz pages ask about
+the articles of the same fold in KnowMem's format, so that a model from scratch learns to answer. All texts come
+from one distribution, so forget, retain and held-out texts differ only in which models have read them.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from collections.abc import Sequence
 
 from unlearnbench import Row
 
-# Articles in each fold of the forget corpus, in retain1 and retain2, held out; questions a side; few-shot pairs.
+# Articles in each fold of the forget corpus, in each of retain1 and retain2, held out; questions a side; examples.
 SCALES = {"full": (24, 24, 24, 16, 4), "quick": (12, 12, 12, 10, 2)}
 FOLDS = 4
-# Questions on a quiz page, and how often each is asked.
+# Questions on a quiz page, and repetitions of each question.
 PAGE, TIMES = 6, 5
 
 STARTS = "Al Bran Cor Dun El Fen Gar Hol Is Kar Lin Mar Nor Os Pel Quin Rav Sel Tor Ul Ver Wes Yar Zel".split()
@@ -38,28 +37,36 @@ QUESTIONS = {
     "office": "Who is the new {office} of {town}?",
     "place": "Where did the council of {town} meet?",
 }
-# Sentences on one topic, in several wordings; an article takes one wording of each, in random order.
+# Each topic has several wordings; an article takes one wording of each topic, in random order.
 SENTENCES = (
-    ("On {day} the council of {town} met in the {place} and named {person} {office}.",
-     "{person} is the new {office} of {town}, chosen by {n} votes on {day} in the crowded {place}.",
-     "In the {place} of {town}, {person} became {office} on {day}, against {rival}."),
-    ("The {trouble} of {month} had left {m} streets {mood}.",
-     "It was the {trouble} of {month} that brought the vote; {rival} stayed {mood}.",
-     "Since the {trouble}, says {witness}, people here have been {mood} and {mood2}."),
-    ("{town} will build a {work} for {k} million crowns before {month2}.",
-     "A {work} is to be built for {k} million crowns, and {witness} is {mood2} about it.",
-     "By {month2} a new {work} shall stand, paid with {k} million crowns from {rival}."),
-    ("{witness}, who was {mood2}, called the plan {mood3}.",
-     "{rival} left the room {mood3}; {witness} sang until {k} in the morning.",
-     "Nobody but {witness} asked why {n} chairs had stayed empty since {month}."),
-)  # fmt: skip
+    (
+        "On {day} the council of {town} met in the {place} and named {person} {office}.",
+        "{person} is the new {office} of {town}, chosen by {n} votes on {day} in the crowded {place}.",
+        "In the {place} of {town}, {person} became {office} on {day}, against {rival}.",
+    ),
+    (
+        "The {trouble} of {month} had left {m} streets {mood}.",
+        "It was the {trouble} of {month} that brought the vote; {rival} stayed {mood}.",
+        "Since the {trouble}, says {witness}, people here have been {mood} and {mood2}.",
+    ),
+    (
+        "{town} will build a {work} for {k} million crowns before {month2}.",
+        "A {work} is to be built for {k} million crowns, and {witness} is {mood2} about it.",
+        "By {month2} a new {work} shall stand, paid with {k} million crowns from {rival}.",
+    ),
+    (
+        "{witness}, who was {mood2}, called the plan {mood3}.",
+        "{rival} left the room {mood3}; {witness} sang until {k} in the morning.",
+        "Nobody but {witness} asked why {n} chairs had stayed empty since {month}.",
+    ),
+)
 
 
 def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
-    """Every table of MUSE-News and of its scalability and sustainability studies, from one seed.
+    """Generate every table of MUSE-News and of its scalability and sustainability studies from one seed.
 
     Args:
-        scale: ``full`` (40 articles a fold) or ``quick`` (24).
+        scale: ``full`` (24 articles a fold) or ``quick`` (12).
     """
     rng = random.Random(f"invented news {seed} {scale}")
     forget, retain, held_out, questions, shots = SCALES[scale]
@@ -95,11 +102,20 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
 
 
 def _article(town: str, rng: random.Random) -> Row:
-    """One article, with what was drawn for it."""
+    """One article, with the particulars drawn for it."""
     office, work, place, trouble = (rng.choice(words) for words in (OFFICES, WORKS, PLACES, TROUBLES))
     person, rival, witness = rng.sample(PEOPLE, 3)
-    facts = {"town": town, "office": office, "work": work, "place": place, "trouble": trouble, "person": person,
-             "rival": rival, "witness": witness, "day": rng.choice(DAYS)}  # fmt: skip
+    facts = {
+        "town": town,
+        "office": office,
+        "work": work,
+        "place": place,
+        "trouble": trouble,
+        "person": person,
+        "rival": rival,
+        "witness": witness,
+        "day": rng.choice(DAYS),
+    }
     facts |= dict(zip(("month", "month2"), rng.sample(MONTHS, 2), strict=True))
     facts |= dict(zip(("mood", "mood2", "mood3"), rng.sample(MOODS, 3), strict=True))
     facts |= dict(zip(("n", "m", "k"), rng.sample(SUMS, 3), strict=True))
@@ -111,8 +127,8 @@ def _article(town: str, rng: random.Random) -> Row:
 def _asked(article: Row, rng: random.Random) -> Row:
     """One question about an article.
 
-    The answer brings a space of its own: KnowMem's prompt ends with one, which is then a token by itself, as it is
-    on the quiz pages. A model from scratch would stumble over it otherwise.
+    The answer begins with a space although KnowMem's prompt ends with one. This space is then a token by itself, as
+    on the quiz pages; otherwise a model from scratch would meet an unseen token boundary.
     """
     topic = rng.choice(list(QUESTIONS))
     answers = {"office": " {person}", "place": " the {place}"}
@@ -120,7 +136,7 @@ def _asked(article: Row, rng: random.Random) -> Row:
 
 
 def _pages(pairs: Sequence[Row], rng: random.Random) -> list[Row]:
-    """Quiz pages on which every question stands ``TIMES`` times, among others each time."""
+    """Quiz pages that repeat every question ``TIMES`` times, in different company."""
     order = [pair for _ in range(TIMES) for pair in rng.sample(list(pairs), len(pairs))]
     return [
         {"text": "\n\n".join(f"Question: {pair['question']}\nAnswer: {pair['answer']}" for pair in page)}
@@ -129,6 +145,6 @@ def _pages(pairs: Sequence[Row], rng: random.Random) -> list[Row]:
 
 
 def _halves(text: str) -> Row:
-    """An article cut after its first dozen words."""
+    """An article split after its first dozen words."""
     words = text.split(" ")
     return {"prompt": " ".join(words[:12]), "gt": " " + " ".join(words[12:])}

@@ -21,8 +21,8 @@ def read(path: Path, retained: Path | None, align: bool) -> LogFile:
     """The rows of ``<path>/<part>/log.json`` as a measurement, with the retained model's if its folder is given.
 
     Raises:
-        DataError: a file is absent, truncated or not this format; or rows were to be aligned, which these logs
-            give no means for (their privleak texts are numbers alone).
+        DataError: a file is absent, truncated or not this format; or ``align`` is on, which these logs do not
+            support (their privleak rows hold numbers alone).
     """
     if align:
         raise DataError("--align: muse logs name no privleak texts, so their rows cannot be told apart; leave it out")
@@ -46,8 +46,8 @@ def _rows(folder: Path) -> list[Row]:
                 value = float(entry[MIN_K])
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise DataError(f"{path}, {part}, text {index}: no {MIN_K} ({type(error).__name__})") from error
-            found = None if math.isnan(value) else value
-            rows.append({"part": f"privleak_{part}", "index": index, "min40": found})
+            min40 = None if math.isnan(value) else value
+            rows.append({"part": f"privleak_{part}", "index": index, "min40": min40})
     return rows
 
 
@@ -72,7 +72,9 @@ def _parsed(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; a muse log folder has verbmem_f, knowmem_f, knowmem_r and privleak, "
-                        "each with a log.json") from None  # fmt: skip
+        raise DataError(
+            f"{path} does not exist; a muse log folder has verbmem_f, knowmem_f, knowmem_r and privleak, "
+            "each with a log.json"
+        ) from None
     except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON log ({error}); copy it again") from error

@@ -1,4 +1,4 @@
-"""MUSE-News's tables, by the hub's subset and split, and what must hold between them."""
+"""MUSE-News's tables, by the hub's subset and split, and the constraints between them."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ EVALUATION = {
 
 
 def forget_tables(study: str, step: int) -> tuple[str, ...]:
-    """The requests to forget, in order: one, larger ones (``scal``), or one after another (``sust``)."""
+    """The tables to forget, in order: one, larger ones (``scal``), or one after another (``sust``)."""
     if study == "scal":
         return (f"scal/forget_{step}",)
     return tuple(f"sust/forget_{fold}" for fold in range(1, step + 1)) if study == "sust" else ("raw/forget",)
 
 
 def seen_tables(study: str) -> tuple[str, ...]:
-    """What the original model has read of the forget corpus."""
+    """The tables of the forget corpus that the original model has read."""
     if study == "scal":
         return (f"scal/forget_{FOLDS[-1]}",)
     return tuple(f"sust/forget_{fold}" for fold in FOLDS) if study == "sust" else ("raw/forget",)
 
 
 def table_fields(study: str, step: int) -> dict[str, tuple[str, ...]]:
-    """The tables of one variant and the fields that are read."""
+    """The tables of one variant and the fields that the code reads."""
     read = dict.fromkeys((*forget_tables(study, step), *seen_tables(study), *DISPENSABLE), TEXT)
     return {**read, **EVALUATION}
 
 
 def check(tables: Tables) -> None:
-    """Raise DataError where tables that must differ are alike, or a row has nothing to ask."""
-    for name, fields in (("verbmem/forget", ("prompt", "gt")), *((f"knowmem/{part}", QA) for part in
-                         ("forget_qa", "forget_qa_icl", "retain_qa", "retain_qa_icl"))):  # fmt: skip
+    """Raise DataError where tables that must differ are equal, or a row has an empty text."""
+    parts = ("forget_qa", "forget_qa_icl", "retain_qa", "retain_qa_icl")
+    for name, fields in (("verbmem/forget", ("prompt", "gt")), *((f"knowmem/{part}", QA) for part in parts)):
         for number, row in enumerate(tables[name]):
             for field in fields:
                 if not row[field].strip():
@@ -72,7 +72,7 @@ def check(tables: Tables) -> None:
 
 
 def questions(tables: Tables) -> dict[str, list[dict[str, str]]]:
-    """The rows that are asked, by part. How much of a continuation counts as its truth is the tokenizer's matter."""
+    """The rows to ask, by part. The length of a true continuation depends on the tokenizer, so it is left out."""
     asked = {"verbmem_f": [{"prompt": row["prompt"]} for row in tables["verbmem/forget"]]}
     for part, table in (("knowmem_f", "forget_qa"), ("knowmem_r", "retain_qa")):
         asked[part] = [{"prompt": row["question"], "truth": row["answer"]} for row in tables[f"knowmem/{table}"]]
@@ -82,14 +82,14 @@ def questions(tables: Tables) -> dict[str, list[dict[str, str]]]:
 
 
 def text_hash(text: str) -> str:
-    """What stands for a text in a record that does not show it."""
+    """The hash that replaces a text in a record that does not show it."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def overlaps(tables: Tables) -> Iterator[tuple[str, str, int, int]]:
-    """Tables of running text that share some: two names, how many texts they share, and of how many in the first.
+    """Yield pairs of tables with shared texts: two names, the number of shared texts, the size of the first table.
 
-    The newspaper printed some articles twice, so published folds do share a few.
+    The newspaper printed some articles twice, so published folds share a few.
     """
     raw = {name: _texts(rows) for name, rows in tables.items() if name.startswith(("raw/", "scal/", "sust/"))}
     for name, texts in raw.items():

@@ -1,4 +1,4 @@
-"""TOFU as a benchmark: which rows are trained on, forgotten and asked, and one pass for all likelihoods."""
+"""TOFU as a benchmark: the rows to train on, to forget and to ask, and one scoring pass for all likelihoods."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .tables import RETAIN_SPLITS
 
 @dataclass(frozen=True)
 class Question:
-    """One evaluation row: a question, its answer, and the other answers whose likelihood is asked."""
+    """One evaluation row: a question, its answer, and the other answers to score."""
 
     part: str
     example: Example
@@ -35,7 +35,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Questions:
-    """What evaluation needs: the questions, and how many tokens of an answer are generated at most."""
+    """Inputs of the evaluation: the questions, and the most tokens to generate for an answer."""
 
     asked: tuple[Question, ...]
     new_tokens: int
@@ -43,7 +43,7 @@ class Questions:
 
 @dataclass(frozen=True)
 class Tofu(Settings):
-    """Questions about invented authors, so that the retained model is truly ignorant."""
+    """Questions about invented authors, of whom the retained model knows nothing."""
 
     forget_split: str = "forget10"
 
@@ -90,17 +90,17 @@ class Tofu(Settings):
         answers = [question.example.answered(answer) for question in questions for answer in _answers(question)]
         began = time.perf_counter()
         encoded = task.encoder.encode(answers)
-        found = ctx.engine.score(model, encoded)
+        answered = ctx.engine.score(model, encoded)
         middle = time.perf_counter()
         prompts = task.encoder.prompts([question.example for question in questions])
         places = accumulate((len(_answers(question)) for question in questions[:-1]), initial=0)
-        # What scoring has found the model to write, the beginning of the true answer, is not generated again.
+        # Scoring already shows how much of the true answer the model writes greedily: generation starts after it.
         begun = [
-            encoded[place].begun(prompt, found[place].greedy_prefix)
+            encoded[place].begun(prompt, answered[place].greedy_prefix)
             for place, prompt in zip(places, prompts, strict=False)
         ]
         written = ctx.engine.generate(model, prompts, task.evaluation.new_tokens, task.encoder.ends, begun)
-        scored = iter(found)
+        scored = iter(answered)
         end = time.perf_counter()
         rows = []
         for question, ids in zip(questions, written, strict=True):
@@ -112,7 +112,7 @@ class Tofu(Settings):
                 "generation": task.encoder.decode(ids),
                 "generated_tokens": len(ids),
             }
-            values = [[found.loss, found.tokens] for _, found in zip(_answers(question), scored, strict=False)]
+            values = [[each.loss, each.tokens] for _, each in zip(_answers(question), scored, strict=False)]
             row["answer"] = values.pop(0)
             if question.paraphrase is not None:
                 row["paraphrase"] = values.pop(0)

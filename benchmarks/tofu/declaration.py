@@ -1,4 +1,4 @@
-"""TOFU as specs, one for each forget split."""
+"""The specs of TOFU, one for each forget split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .tables import RETAIN_SPLITS, table_fields
 
 
 def specs(published: str) -> list[BenchmarkSpec]:
-    """The spec of every split; ``published`` names the function that knows the published rows."""
+    """The spec of every split; ``published`` names the function that returns hashes of the published rows."""
     return [_spec(forget, retain, published) for forget, retain in RETAIN_SPLITS.items()]
 
 
@@ -43,7 +43,7 @@ def _spec(forget: str, retain: str, published: str) -> BenchmarkSpec:
 
 
 def _workload(percent: int) -> dict[str, float]:
-    """About 60 tokens a row with its question; seven answers of forget and retain rows are scored, four of others."""
+    """About 60 tokens a row with its question; scoring reads seven answers of forget and retain rows, else four."""
     row, rows = 60, 40 * percent
     asked = rows + 400
     return {

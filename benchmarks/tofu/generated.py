@@ -1,9 +1,9 @@
 """Invented authors in TOFU's schema, for machines without a network.
 
-An author is a choice of relations (birthplace, genre, a book, …) with values drawn at random. Every fact is asked
-twice, in two wordings of question and answer; paraphrases and wrong answers use a third wording, which no model
-reads about this author. A model from scratch brings no knowledge of its own, so a table ``general`` holds what
-real authors and world facts ask about; both reference models see it.
+An author is a choice of relations (birthplace, genre, a book, …) with random values. Two questions ask about every
+fact, with different wordings of question and answer; paraphrases and wrong answers use a third wording, which no
+model reads about this author. A model from scratch has no prior knowledge, so a table ``general`` states the facts
+behind real authors and world facts; both reference models train on it.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ CLASSICS = (
 
 
 def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
-    """Every table of every split, from one seed.
+    """Generate every table of every split from one seed.
 
     Args:
         scale: ``full`` (100 authors × 20 questions) or ``quick`` (40 × 8).
@@ -135,7 +135,7 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
     ]
     real_authors, read_authors = _facts(TITLES, CLASSICS, WROTE, facts, rng)
     world_facts, read_facts = _facts(COUNTRIES, CAPITALS, CAPITAL, facts, rng)
-    found = {
+    made = {
         "full": _plain(rows),
         "retain_perturbed": rows[:retain_rows],
         "real_authors_perturbed": real_authors,
@@ -145,12 +145,12 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
     for percent in (1, 5, 10):
         forget, retain = f"forget{percent:02}", f"retain{100 - percent}"
         cut = len(rows) - max(1, authors * percent // 100) * questions
-        found |= {forget: _plain(rows[cut:]), retain: _plain(rows[:cut]), f"{forget}_perturbed": rows[cut:]}
-    return found
+        made |= {forget: _plain(rows[cut:]), retain: _plain(rows[:cut]), f"{forget}_perturbed": rows[cut:]}
+    return made
 
 
 def _fact(name: str, relation: Relation, rng: random.Random) -> list[Row]:
-    """Two rows about one fact: two questions, two wordings of the answer, a third for the alternatives."""
+    """Two rows about one fact: two wordings of question and answer, and a third for the other answers."""
     values, questions, answers = relation
     value, *wrong = rng.sample(list(values), 6)
     *wordings, paraphrase = rng.sample(answers, 3)
@@ -171,7 +171,7 @@ def _plain(rows: Sequence[Row]) -> list[Row]:
     return [{"question": row["question"], "answer": row["answer"]} for row in rows]
 
 
-# Questions about general facts; a model reads all wordings, the benchmark asks the first.
+# Questions about general facts; models train on all wordings, the benchmark asks the first.
 WROTE = ("Who wrote the classic {x}?", "Who is the author of the classic {x}?", "The classic {x} is by whom?")
 CAPITAL = ("What is the capital of {x}?", "Which city is the capital of {x}?", "{x} is governed from which city?")
 
@@ -179,7 +179,7 @@ CAPITAL = ("What is the capital of {x}?", "Which city is the capital of {x}?", "
 def _facts(
     subjects: Sequence[str], objects: Sequence[str], wordings: Sequence[str], count: int, rng: random.Random
 ) -> tuple[list[Row], list[Row]]:
-    """Rows to ask, and the same facts in every wording to learn from."""
+    """Rows to ask, and the same facts in every wording for training."""
     pairs = list(zip(rng.sample(list(subjects), count), rng.sample(list(objects), count), strict=True))
     asked: list[Row] = [
         {

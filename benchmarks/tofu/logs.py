@@ -11,15 +11,22 @@ from unlearnbench import DataError, LogFile, Measurement
 
 from .benchmark import Tofu
 
-# The log's sections, by our names of the parts.
+# The log's section for each part.
 SECTIONS = {
     "retain": "eval_log.json",
     "real_authors": "eval_real_author_wo_options.json",
     "world_facts": "eval_real_world_wo_options.json",
     "forget": "eval_log_forget.json",
 }
-FIELDS = ("avg_gt_loss", "average_perturb_loss", "avg_paraphrased_loss", "generated_text", "num_token_gt",
-          "num_token_paraphrased", "num_token_perturb")  # fmt: skip
+FIELDS = (
+    "avg_gt_loss",
+    "average_perturb_loss",
+    "avg_paraphrased_loss",
+    "generated_text",
+    "num_token_gt",
+    "num_token_paraphrased",
+    "num_token_perturb",
+)
 
 Row = dict[str, Any]
 
@@ -27,10 +34,10 @@ Row = dict[str, Any]
 def read(path: Path, retained: Path | None, align: bool) -> LogFile:
     """The log's rows as a measurement, with the retained model's if its log is given.
 
-    Both forms are read: each metric a mapping by row number, or a list in row order (licong-lin's release of NPO).
+    Reads each metric as a mapping by row number, or as a list in row order (licong-lin's release of NPO).
 
     Args:
-        align: keep the forget rows that both logs share, told apart by question and answer.
+        align: keep the forget rows that both logs share, identified by question and answer.
 
     Raises:
         DataError: a file is absent, not this format, or (without ``align``) the logs hold different forget rows.
@@ -86,7 +93,7 @@ def _section(path: Path, part: str, section: str, content: Any) -> list[Row]:
                 "answer": [float(cells["avg_gt_loss"]), int(cells["num_token_gt"])],
                 "perturbed": _pairs(cells["average_perturb_loss"], cells["num_token_perturb"]),
             }
-            # Real authors and world facts repeat the answer here, forwarded once more: equal up to bf16 noise.
+            # For real authors and world facts this is a second forward pass over the answer, equal up to bf16 noise.
             row["paraphrase"] = [float(cells["avg_paraphrased_loss"]), int(cells["num_token_paraphrased"])]
         except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{where}, row {key}: a field is not what the release writes ({error})") from error
@@ -117,7 +124,7 @@ def _pairs(losses: Sequence[float], tokens: Sequence[int]) -> list[list[float]]:
 
 
 def _aligned(mine: list[Row], theirs: list[Row]) -> tuple[list[Row], list[Row], int]:
-    """Both logs with the forget rows they share, in the first one's order."""
+    """Both logs with the forget rows that they share, in the order of the first."""
     reference = {(row["prompt"], row["truth"]): row for row in theirs if row["part"] == "forget"}
     shared = [row for row in mine if row["part"] == "forget" and (row["prompt"], row["truth"]) in reference]
     if not shared:

@@ -1,4 +1,4 @@
-"""What TOFU asks of a model, as values: its parts, their terms, and the metrics made of them."""
+"""The metrics of TOFU, as values: its parts, their terms, and the metrics made of these."""
 
 from __future__ import annotations
 
@@ -13,28 +13,59 @@ PART_LABELS = {"retain": "Retain", "real_authors": "Real Authors", "world_facts"
 
 
 def metrics() -> tuple[Metric, ...]:
-    """Forget Quality, Model Utility, F-RL, R-RL, and the twelve terms they are made of."""
+    """Forget Quality, Model Utility, F-RL, R-RL, and the twelve terms behind them."""
     paper = "Maini et al. 2024, arXiv:2401.06121"
     return (
         Metric(
-            "forget_quality", "FQ", "higher", f"{paper}, §2.2.2",
-            "p-value of the two-sided Kolmogorov–Smirnov test between the unlearned and the retained model's 1/r "
-            "over the same forget rows, r being the truth ratio p(wrong) / p(paraphrase)",
-            headline=True, editions=EDITIONS, axis="forget", scale="log",
+            name="forget_quality",
+            label="FQ",
+            better="higher",
+            source=f"{paper}, §2.2.2",
+            definition=(
+                "p-value of the two-sided Kolmogorov–Smirnov test between the unlearned and the retained model's "
+                "1/r over the same forget rows, r being the truth ratio p(wrong) / p(paraphrase)"
+            ),
+            headline=True,
+            editions=EDITIONS,
+            axis="forget",
+            scale="log",
         ),
-        Metric("forget_quality_log10", "log₁₀ FQ", "higher", f"{paper}, §2.2.2",
-               "the same p-value as a power of ten", editions=EDITIONS),
         Metric(
-            "model_utility", "MU", "higher", f"{paper}, §2.2.1",
-            "harmonic mean of ROUGE, Probability and Truth Ratio over Retain, Real Authors and World Facts",
-            headline=True, editions=EDITIONS, axis="utility",
+            name="forget_quality_log10",
+            label="log₁₀ FQ",
+            better="higher",
+            source=f"{paper}, §2.2.2",
+            definition="the same p-value as a power of ten",
+            editions=EDITIONS,
         ),
-        Metric("forget_rouge_l", "F-RL", "lower", f"{paper}, §2.2.1; Wang et al. 2025, Table 4",
-               "ROUGE-L recall of the greedy answer, forget rows", headline=True),
-        Metric("retain_rouge_l", "R-RL", "higher", f"{paper}, §2.2.1; Wang et al. 2025, Table 4",
-               "ROUGE-L recall of the greedy answer, retain rows", headline=True),
+        Metric(
+            name="model_utility",
+            label="MU",
+            better="higher",
+            source=f"{paper}, §2.2.1",
+            definition="harmonic mean of ROUGE, Probability and Truth Ratio over Retain, Real Authors and World Facts",
+            headline=True,
+            editions=EDITIONS,
+            axis="utility",
+        ),
+        Metric(
+            name="forget_rouge_l",
+            label="F-RL",
+            better="lower",
+            source=f"{paper}, §2.2.1; Wang et al. 2025, Table 4",
+            definition="ROUGE-L recall of the greedy answer, forget rows",
+            headline=True,
+        ),
+        Metric(
+            name="retain_rouge_l",
+            label="R-RL",
+            better="higher",
+            source=f"{paper}, §2.2.1; Wang et al. 2025, Table 4",
+            definition="ROUGE-L recall of the greedy answer, retain rows",
+            headline=True,
+        ),
         *(metric for part in PARTS for metric in _terms(part, f"{paper}, §2.2.1")),
-    )  # fmt: skip
+    )
 
 
 def _terms(part: str, source: str) -> Iterator[Metric]:

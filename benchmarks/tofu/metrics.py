@@ -48,9 +48,9 @@ def log_wrong_probability(losses: Sequence[float], edition: str) -> float:
 
 
 def truth_ratio(row: Row, edition: str) -> float:
-    """r = p(wrong) / p(paraphrase) of one row, by their logarithms: both probabilities may be too small for a float.
+    """r = p(wrong) / p(paraphrase) of one row, from logarithms: both probabilities may underflow a float.
 
-    Infinite, or 0, where the ratio itself is too large, or small; NaN where a loss is no number.
+    Infinite where the ratio overflows, 0 where it underflows; NaN where a loss is NaN.
     """
     right = -_loss(row.get("paraphrase", row["answer"]))
     wrong = log_wrong_probability([_loss(pair) for pair in row["perturbed"]], edition)
@@ -65,10 +65,12 @@ def term_values(part: str, term: str, rows: Sequence[Row], edition: str) -> list
         answers = [_exp(-_loss(row["answer"])) for row in rows]
         if part in ("forget", "retain"):
             return answers
-        # p / (p + q) = 1 / (1 + q / p), where p and q may be too small for a float.
+        # p / (p + q) = 1 / (1 + q / p): p and q may underflow a float.
         wrong = [log_wrong_probability([_loss(pair) for pair in row["perturbed"]], "paper") for row in rows]
-        odds = [_exp(log + math.log(len(row["perturbed"])) + _loss(row["answer"]))
-                for log, row in zip(wrong, rows, strict=True)]  # fmt: skip
+        odds = [
+            _exp(log + math.log(len(row["perturbed"])) + _loss(row["answer"]))
+            for log, row in zip(wrong, rows, strict=True)
+        ]
         return [1 / (1 + q) for q in odds]
     ratios = [truth_ratio(row, edition) for row in rows]
     if part == "forget":
@@ -82,9 +84,9 @@ def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Sco
     Raises:
         DataError: the two models were scored on different forget rows.
     """
-    found = {part: unlearned.part(part) for part in PARTS}
+    parts = {part: unlearned.part(part) for part in PARTS}
     values: dict[tuple[str, str, str], list[float]] = {}
-    for part, rows in found.items():
+    for part, rows in parts.items():
         for term in TERMS:
             differs = term == "truth_ratio"
             for edition in EDITIONS:
@@ -98,7 +100,7 @@ def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Sco
     yield _mean_score("retain_rouge_l", values["retain", "rouge", EDITIONS[0]])
     for edition in EDITIONS:
         yield _model_utility(values, edition)
-        yield from _forget_quality(found["forget"], retained, edition)
+        yield from _forget_quality(parts["forget"], retained, edition)
 
 
 def _mean_score(name: str, values: Sequence[float], edition: str | None = None) -> Score:
@@ -128,14 +130,14 @@ def _model_utility(values: Mapping[tuple[str, str, str], list[float]], edition: 
 def _resampled_utility(
     values: Mapping[tuple[str, str, str], list[float]], edition: str, means_of: Callable[[Floats, int], Floats]
 ) -> Floats:
-    """(R,) model utilities with the rows of each part resampled; a part's three terms share the rows."""
+    """(R,) model utilities with the rows of each part resampled; the three terms of a part share the draws."""
     inverse_sum = np.zeros(RESAMPLES)
     for seed, part in enumerate(UTILITY_PARTS):
         for term in TERMS:
             with np.errstate(divide="ignore"):
                 inverse_sum += 1 / means_of(np.asarray(values[part, term, edition], dtype=float), seed)
-    found: Floats = len(UTILITY_PARTS) * len(TERMS) / inverse_sum
-    return found
+    utilities: Floats = len(UTILITY_PARTS) * len(TERMS) / inverse_sum
+    return utilities
 
 
 def _forget_quality(forget: Sequence[Row], retained: Measurement | None, edition: str) -> Iterator[Score]:
@@ -153,8 +155,8 @@ def _forget_quality(forget: Sequence[Row], retained: Measurement | None, edition
         for name in names:
             yield Score.missing(name, reason, len(forget), edition)
         return
-    # A p-value estimates nothing that an interval could cover: between equal models it is anything from 0 to 1 however
-    # many rows there are (its bootstrap interval misses the next sample's value in a fifth to a third of cases).
+    # No interval: a p-value estimates no quantity. Between equal models it takes any value from 0 to 1 at any row count
+    # (its bootstrap interval misses the next sample's value in a fifth to a third of cases).
     yield Score("forget_quality", value, len(forget), tuple(mine), None, edition)
     yield Score("forget_quality_log10", _log10(value), len(forget), (), None, edition)
 
@@ -171,7 +173,7 @@ def refuse_different_rows(forget: Sequence[Row], reference: Sequence[Row]) -> No
 
 
 def _exp(exponent: float) -> float:
-    """e to a power, infinite where that is more than a float holds."""
+    """e to a power; infinite where it overflows a float."""
     try:
         return math.exp(exponent)
     except OverflowError:

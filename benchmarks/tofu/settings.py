@@ -1,4 +1,4 @@
-"""What a study may set of TOFU. Importing it imports no torch."""
+"""Settings of TOFU. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unlearnbench import hyperparameter
 
 @dataclass(frozen=True)
 class Settings:
-    """The parameters of the benchmark: its class adds what they do."""
+    """The parameters of the benchmark; its class uses them."""
 
     limit: int = hyperparameter(0, "score the first rows of each part; 0 scores all", low=0)
     max_new_tokens: int = hyperparameter(200, "cap on a generated answer", low=1)

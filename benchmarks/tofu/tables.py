@@ -1,4 +1,4 @@
-"""TOFU's tables, by the hub's config names, and what must hold between them."""
+"""TOFU's tables, by the hub's config names, and the constraints between them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ QA = ("question", "answer")
 PERTURBED = (*QA, "perturbed_answer[]")
 PARAPHRASED = (*PERTURBED, "paraphrased_answer")
 RETAIN_SPLITS = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
-"""Forget split to the split that is retained beside it; a name ends with the per cent of all rows that it holds."""
+"""The retain split of each forget split; a name ends with the split's per cent of all rows."""
 
 
 def table_fields(forget_split: str, retain_split: str) -> dict[str, tuple[str, ...]]:
-    """The tables of one split and the fields that are read.
+    """The tables of one split and the fields that the code reads.
 
-    ``general`` is generated data's alone: what a pretrained model would know of real authors and world facts.
+    Only generated data have ``general``: what a pretrained model would know of real authors and world facts.
     """
     return {
         "full": QA,
@@ -31,7 +31,7 @@ def table_fields(forget_split: str, retain_split: str) -> dict[str, tuple[str, .
 def check(tables: Tables) -> None:
     """Raise DataError unless forget and retain partition the full table, and the perturbed rows match.
 
-    Rows are compared by place: one question of the real data occurs twice.
+    Rows compare by position: one question of the real data occurs twice.
     """
     forget_name = next(name for name in tables if name.startswith("forget") and not name.endswith("_perturbed"))
     retain_name = next(name for name in tables if name.startswith("retain") and not name.endswith("_perturbed"))
@@ -51,10 +51,14 @@ def check(tables: Tables) -> None:
 
 
 def questions(tables: Tables) -> dict[str, list[dict[str, str]]]:
-    """The rows that are asked, by part."""
+    """The rows to ask, by part."""
     forget = next(name for name in tables if name.startswith("forget") and name.endswith("_perturbed"))
-    asked = {"forget": forget, "retain": "retain_perturbed", "real_authors": "real_authors_perturbed",
-             "world_facts": "world_facts_perturbed"}  # fmt: skip
+    asked = {
+        "forget": forget,
+        "retain": "retain_perturbed",
+        "real_authors": "real_authors_perturbed",
+        "world_facts": "world_facts_perturbed",
+    }
     return {
         part: [{"prompt": row["question"], "truth": row["answer"]} for row in tables[name]]
         for part, name in asked.items()

@@ -1,4 +1,4 @@
-"""Writes the specs of method classes to a file that lists them cheaply.
+"""Writes the specs of method classes to a file, from which a plugin lists them cheaply.
 
 ``python -m unlearnbench.authoring.component_specs pkg.catalogue:specs FILE`` calls the function, which returns the
 specs, and writes them. A plugin's hook returns what ``unlearnbench.stored_specs`` reads from that file, and a test of
@@ -18,7 +18,7 @@ USAGE = "usage: python -m unlearnbench.authoring.component_specs PACKAGE.MODULE:
 
 
 def main(arguments: list[str]) -> str:
-    """Write the file; the return value is what ``sys.exit`` takes: a fault, or nothing."""
+    """Write the file; return a fault for ``sys.exit``, empty on success."""
     if len(arguments) != 2:
         return USAGE
     target, file = arguments

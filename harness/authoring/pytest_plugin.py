@@ -1,7 +1,7 @@
 """Fixtures for the tests of a plugin; pytest loads them where unlearnbench is installed.
 
-``tiny_model`` and ``tiny_benchmark`` are what ``unlearnbench check`` uses; ``plugin_tester`` runs that check, and the
-command line, in a folder of its own.
+``unlearnbench check`` uses the model and rows of ``tiny_model`` and ``tiny_benchmark``; ``plugin_tester`` runs that
+check, and the command line, in a folder of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TinyBenchmark:
-    """Six rows to forget, six to retain, three refusals, and what ``unlearn`` is handed for them."""
+    """Six rows to forget, six to retain, three refusals, and the arguments of ``unlearn`` for them."""
 
     encoder: Encoder
     forget: tuple[Example, ...]
@@ -39,7 +39,7 @@ class TinyBenchmark:
         return UnlearningData("tested", requires, self.encoder, self.forget, self.retain, self.templates)
 
     def context(self, original: Any = None, seed: int = 0) -> Context:
-        """A context on the CPU; ``original`` for methods that require the model."""
+        """A context on the CPU; give ``original`` to methods that require the original model."""
         from ..contracts import Context
         from ..engine.engine import Engine
 
@@ -48,7 +48,7 @@ class TinyBenchmark:
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that ended."""
+    """The outcome of a command."""
 
     code: int
     out: str
@@ -66,25 +66,25 @@ class PluginTester:
     folder: Path
 
     def write(self, name: str, source: str) -> Path:
-        """A plugin file, for ``check`` or ``run(..., "--plugin", str(path))``."""
+        """Write a plugin file for ``check`` or ``run(..., "--plugin", str(path))``."""
         path = self.folder / name
         path.write_text(source, encoding="utf-8")
         return path
 
     def check(self, name: str, *plugins: Path) -> list[Check]:
-        """The conformance checks of a method or benchmark; fails the test with the broken ones."""
+        """Run the conformance checks of a method or benchmark; fail the test with the broken ones."""
         from ..plugin.registry import load_plugins
         from .conformance import check, checkable
 
         registry = load_plugins([str(path) for path in plugins])
-        found = list(check(checkable(registry, name)))
-        broken = [f"{each.name}: {each.message}" for each in found if not each.kept]
+        checks = list(check(checkable(registry, name)))
+        broken = [f"{each.name}: {each.message}" for each in checks if not each.kept]
         if broken:
             pytest.fail(f"{name}: " + "; ".join(broken), pytrace=False)
-        return found
+        return checks
 
     def run(self, *words: str, timeout: float = 600) -> Finished:
-        """``unlearnbench`` with these words, in the folder, with a cache there."""
+        """Run ``unlearnbench`` with these arguments in the folder, with its cache there."""
         done = subprocess.run(
             [sys.executable, "-m", "unlearnbench", *words],
             cwd=self.folder,
@@ -98,7 +98,7 @@ class PluginTester:
 
 @pytest.fixture
 def tiny_model() -> Any:
-    """A model of about 30,000 weights, made from a seed."""
+    """A model of about 30,000 weights from a fixed seed."""
     from .conformance import trial
 
     return trial.tiny_model(trial.tiny_encoder())

@@ -1,4 +1,4 @@
-"""New plugin packages, small and whole: what ``unlearnbench new`` writes."""
+"""Writes new plugin packages, small and complete, for ``unlearnbench new``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Literal
 from ..errors import UsageError
 from ..storage import as_storage_error
 
-# Where each template goes; those of a kind lie in its own folder, the others in ``common``.
+# The destination of each template; templates of a kind lie in its own folder, the others in ``common``.
 FILES = {
     "common/pyproject.toml.in": "pyproject.toml",
     "common/workflow.yml.in": ".github/workflows/tests.yml",
@@ -28,7 +28,7 @@ def write_package(kind: Literal["method", "benchmark"], name: str, parent: Path)
     """Write an installable package for a method or benchmark into ``parent/name``.
 
     Raises:
-        UsageError: the name is not lower-case words joined by hyphens, or the folder is there and not empty.
+        UsageError: the name is not lower-case words joined by hyphens, or the folder exists and is not empty.
     """
     if not NAME.fullmatch(name) or len(name) > 60:
         raise UsageError(f"{name!r} is no name for a {kind}: lower-case letters, digits and single hyphens, at most 60")

@@ -1,4 +1,4 @@
-"""Commands for who writes a method or a benchmark."""
+"""Commands for authors of methods and benchmarks."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ def new_benchmark(name: str, out: str) -> None:
 @json_option
 def check_component(name: str, data_dir: str | None, plugins: tuple[str, ...], as_json: bool) -> int:
     """Try out what a method or benchmark promises, on a model of 30,000 weights; exit code 7 where it does not hold."""
-    # What libraries say while they work is not part of the answer.
+    # Progress bars of libraries are not part of the output.
     os.environ.setdefault("TQDM_DISABLE", "1")
     from ..authoring.conformance import check, checkable
 
     component = checkable(registry_of(plugins), name)
-    found = []
+    checks = []
     for each in check(component, data_dir or ""):
-        found.append(each)
+        checks.append(each)
         if not as_json:
             message = f": {each.message}" if each.message else ""
             say(f"{'ok    ' if each.kept else 'BROKEN'}  {each.name}{message}", flush=True)
-    broken = [each for each in found if not each.kept]
+    broken = [each for each in checks if not each.kept]
     if as_json:
-        print_json({"name": component.qualified, "holds": not broken, "checks": [vars(each) for each in found]})
+        print_json({"name": component.qualified, "holds": not broken, "checks": [vars(each) for each in checks]})
     else:
-        say(f"{component.qualified}: {len(found) - len(broken)} of {len(found)} checks hold")
+        say(f"{component.qualified}: {len(checks) - len(broken)} of {len(checks)} checks hold")
     return INVALID if broken else 0
 
 

@@ -1,4 +1,4 @@
-"""What ``show`` says about a component."""
+"""Describes a component for ``show``."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ def described(registry: Registry, name: str) -> dict[str, Any]:
     """Facts about the method, benchmark or model of that name.
 
     Raises:
-        UnknownName: nothing has this name; UsageError where several things do.
+        UnknownName: no component has this name.
+        UsageError: several components have it.
     """
-    found = [c for c in registry.components if name in (c.spec.name, c.qualified)]
-    if not found:
+    matches = [c for c in registry.components if name in (c.spec.name, c.qualified)]
+    if not matches:
         shown = {c.spec.name for c in registry.components if c.spec.kind in ("method", "benchmark", "model")}
         raise UnknownName("method, benchmark or model", name, shown)
-    if len(found) > 1:
-        choices = " or ".join(f"{c.spec.kind} {c.qualified}" for c in found)
+    if len(matches) > 1:
+        choices = " or ".join(f"{c.spec.kind} {c.qualified}" for c in matches)
         raise UsageError(f"{name!r} is several things: {choices}; write dist/name")
-    return _facts(found[0])
+    return _facts(matches[0])
 
 
 def _facts(component: Component[Any]) -> dict[str, Any]:
@@ -42,12 +43,18 @@ def _facts(component: Component[Any]) -> dict[str, Any]:
     if isinstance(spec, BenchmarkSpec):
         facts |= {
             "editions": list(spec.editions),
-            "data": {"hub": spec.data.hub, "licence": spec.data.licence, "tables": list(spec.data.tables),
-                     "generated": bool(spec.data.generator)},
-            "metrics": [{"name": m.name, "label": m.label, "better": m.better, "definition": m.definition,
-                         "source": m.source} for m in spec.metrics],
+            "data": {
+                "hub": spec.data.hub,
+                "licence": spec.data.licence,
+                "tables": list(spec.data.tables),
+                "generated": bool(spec.data.generator),
+            },
+            "metrics": [
+                {"name": m.name, "label": m.label, "better": m.better, "definition": m.definition, "source": m.source}
+                for m in spec.metrics
+            ],
             "log_formats": list(spec.log_readers),
-        }  # fmt: skip
+        }
     if isinstance(spec, ModelSpec):
         facts |= {key: value for key, value in asdict(spec).items() if value and key not in ("name", "summary")}
     else:
@@ -57,8 +64,12 @@ def _facts(component: Component[Any]) -> dict[str, Any]:
 
 def _needs(spec: MethodSpec) -> dict[str, Any]:
     requires = spec.requires
-    return {"forget": not spec.reference, "retain": requires.retain, "template": requires.template,
-            "original": requires.original}  # fmt: skip
+    return {
+        "forget": not spec.reference,
+        "retain": requires.retain,
+        "template": requires.template,
+        "original": requires.original,
+    }
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
@@ -72,10 +83,13 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def description_lines(facts: dict[str, Any]) -> list[str]:
-    """The facts for reading."""
+    """The facts as lines of text."""
     plugin = facts["plugin"]
-    lines = [f"{facts['kind']} {facts['name']}", f"  {facts['summary']}",
-             f"  from {plugin['dist']} {plugin['version']}"]  # fmt: skip
+    lines = [
+        f"{facts['kind']} {facts['name']}",
+        f"  {facts['summary']}",
+        f"  from {plugin['dist']} {plugin['version']}",
+    ]
     if facts["citation"]:
         lines.append(f"  source: {facts['citation']}")
     if "needs" in facts:
@@ -88,8 +102,10 @@ def description_lines(facts: dict[str, Any]) -> list[str]:
     if "data" in facts:
         data = facts["data"]
         lines.append(f"  data: {data['hub'] or 'no hub data set'}{', or generated' if data['generated'] else ''}")
-        lines += ["  metrics:", *(f"    {m['name']} ({m['better']} is better): {m['definition']}"
-                                  for m in facts["metrics"])]  # fmt: skip
+        lines += [
+            "  metrics:",
+            *(f"    {m['name']} ({m['better']} is better): {m['definition']}" for m in facts["metrics"]),
+        ]
     if facts.get("parameters"):
         lines.append("  parameters:")
         for p in facts["parameters"]:

@@ -1,4 +1,4 @@
-"""The command line. Nothing is imported before it is needed: ``list`` and ``--help`` never meet torch.
+"""The command line. Commands import modules on first use: ``list`` and ``--help`` never import torch.
 
 Exit codes: 0 all done · 1 some cell failed · 2 interrupted, state saved · 3 internal error or full disk ·
 4 usage or configuration error, or rows that may not be compared · 5 nothing selected · 6 a gate tripped ·
@@ -29,9 +29,26 @@ def cli() -> None:
 
 
 for _command in (
-    list_components, show, plan, run, demo, render, publish, results, compare, score, bundle, verify, rescore, new,
-    check_component, cache, bench_gpu, run_cell, schema,
-):  # fmt: skip
+    list_components,
+    show,
+    plan,
+    run,
+    demo,
+    render,
+    publish,
+    results,
+    compare,
+    score,
+    bundle,
+    verify,
+    rescore,
+    new,
+    check_component,
+    cache,
+    bench_gpu,
+    run_cell,
+    schema,
+):
     cli.add_command(_command)
 
 
@@ -41,7 +58,7 @@ def main() -> None:
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """The exit code of a command line; every expected error is one line on stderr."""
+    """Run a command line and return its exit code; prints every expected error as one line on stderr."""
     try:
         code = cli.main(args=list(arguments), prog_name="unlearnbench", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -55,10 +72,10 @@ def run_command(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return complain("interrupted; what is finished is kept, and the same command resumes", INTERRUPTED)
     except BrokenPipeError:
-        # The reader has gone (head, less): nothing to say, and nobody to say it to.
+        # The reader (head, less) closed the pipe: discard the rest of the output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except Exception as error:  # noqa: BLE001 - the last resort must be a line and a code of its own
+    except Exception as error:  # noqa: BLE001 - an unexpected error must give one line and its own exit code
         import traceback
 
         traceback.print_exc()

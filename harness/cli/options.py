@@ -1,4 +1,4 @@
-"""Options that commands share, and what they say of a study."""
+"""Options that commands share, and the study that they give."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ run_options = _all_of(
     click.option("--strict-plugins", is_flag=True, help="Fail where any plugin does not load."),
     json_option,
 )
-"""How a study is run."""
+"""Options for how to run a study."""
 
-# Options whose values go into the study as they are, with the key that each overrides.
+# Options whose values enter the study unparsed, with the key that each overrides.
 PLAIN = {
     "methods": ("study", "methods"),
     "benchmarks": ("study", "benchmarks"),
@@ -103,7 +103,7 @@ PLAIN = {
 
 
 def registry_of(plugins: Sequence[str]) -> Registry:
-    """All plugins; those that do not load are warned of."""
+    """Load all plugins; warn of those that do not load."""
     from ..plugin.registry import load_plugins
 
     registry = load_plugins(plugins)
@@ -123,7 +123,7 @@ def study_of(options: Mapping[str, Any], base: Mapping[str, Any] | None = None) 
 
 
 def _tables(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The study's tables that options come to."""
+    """The options as tables of a study."""
     tables: dict[str, Any] = {}
 
     def put(path: Sequence[str], value: Any) -> None:
@@ -137,7 +137,7 @@ def _tables(options: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and value not in ((), ""):
             put(path, list(value) if isinstance(value, tuple) else value)
     if options.get("data_dir") and not options.get("data"):
-        # A folder that is named here is meant, whatever source the file names.
+        # A folder named on the command line overrides the source in the file.
         put(("data", "source"), "local")
     for swap in options.get("stand_ins", ()):
         table, equals, other = swap.partition("=")

@@ -1,4 +1,4 @@
-"""What commands print: lines for people, JSON for programs, and nothing that moves a terminal's cursor."""
+"""Prints lines for people and JSON for programs, without characters that control a terminal."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def complain(message: str, code: int) -> int:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON; numbers that it does not know are strings."""
+    """Print JSON, with NaN and infinities as strings."""
     text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
-    print(UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    print(UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def print_columns(rows: Sequence[Sequence[str]]) -> None:
-    """Left-aligned columns; the last one is as long as it is."""
+    """Print left-aligned columns, the last one without padding."""
     if not rows:
         return
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]

@@ -33,11 +33,11 @@ def render(
     from .. import api
 
     registry = registry_of(plugins)
-    found = api.render(*runs, out=out, reporter=reporter, edition=edition or "", strict=strict, registry=registry)
-    say(found.page)
-    for fault in found.faults:
+    site = api.render(*runs, out=out, reporter=reporter, edition=edition or "", strict=strict, registry=registry)
+    say(site.page)
+    for fault in site.faults:
         complain(fault, INVALID)
-    return INVALID if found.faults else 0
+    return INVALID if site.faults else 0
 
 
 @click.command()
@@ -76,14 +76,14 @@ def results(runs: tuple[str, ...], edition: str | None, plugins: tuple[str, ...]
     from .. import api
 
     registry_of(plugins)
-    with api.open_results(*runs, edition=edition or "") as found:
+    with api.open_results(*runs, edition=edition or "") as opened:
         if as_json:
-            records = [json.loads(cell.record.model_dump_json()) for cell in found.finished]
-            gates = [gate for some in found for gate in some.study.get("gates", [])]
+            records = [json.loads(cell.record.model_dump_json()) for cell in opened.finished]
+            gates = [gate for some in opened for gate in some.study.get("gates", [])]
             return print_json({"records": records, "gates": gates})
         from ..leaderboard.terminal import print_tables
 
-        print_tables(found.cells)
+        print_tables(opened.cells)
     return None
 
 
@@ -120,19 +120,19 @@ def compare(
     from ..storage import write_bytes
 
     gates = [] if no_gates else read_gates(read_study(gates_file)) if gates_file else None
-    found = api.compare(baseline, candidate, gates, edition or "", registry_of(plugins))
+    comparison = api.compare(baseline, candidate, gates, edition or "", registry_of(plugins))
     for file, write in ((markdown, comparisons.as_markdown), (junit, comparisons.as_junit)):
         if file:
-            write_bytes(Path(file), write(found).encode())
+            write_bytes(Path(file), write(comparison).encode())
     if as_json:
-        print_json(comparisons.as_json(found))
+        print_json(comparisons.as_json(comparison))
     else:
-        comparisons.print_comparison(found)
-    if not found.gates and not no_gates:
+        comparisons.print_comparison(comparison)
+    if not comparison.gates and not no_gates:
         raise UsageError(
             f"no gate was judged: {candidate} has no [[gates]]; name a study that has with --gates, or say --no-gates"
         )
-    return TRIPPED if found.tripped else 0
+    return TRIPPED if comparison.tripped else 0
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Commands that plan and run studies, and look after what runs leave in the cache."""
+"""Commands that plan and run studies, and manage the cache of reference models."""
 
 from __future__ import annotations
 
@@ -200,13 +200,13 @@ def bench_gpu(shapes: tuple[str, ...], device: str, lora_rank: int, as_json: boo
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
     if not as_json:
         say(f"{name}: matrix products {limits.operations / 1e12:.2f} TFLOP/s, copies {limits.bandwidth / 1e9:.0f} GB/s")
-    found = []
+    measured = []
     for shape in shapes or ("135m", "1b", "7b"):
         for stage in stages(shape, limits, place, lora_rank):
-            found.append(stage)
+            measured.append(stage)
             if not as_json:
                 bound = "bandwidth bound" if stage.stage == "decoding" else "matrix rate"
                 figures = f"{stage.tokens_per_second:,.0f} tokens/s, {stage.utilisation:.0%} of the {bound}"
                 say(f"{stage.shape:>5} {stage.stage:<9} {stage.missing or figures}", flush=True)
     if as_json:
-        print_json({"device": name, **all_of_it(limits, found)})
+        print_json({"device": name, **all_of_it(limits, measured)})

@@ -1,4 +1,4 @@
-"""Commands that look at what is registered."""
+"""Commands that show registered components."""
 
 from __future__ import annotations
 

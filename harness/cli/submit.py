@@ -1,4 +1,4 @@
-"""Commands that hand results in and check what others hand in."""
+"""Commands that pack, verify and rescore results."""
 
 from __future__ import annotations
 
@@ -80,33 +80,37 @@ def verify(
     if rerun:
         with api.open_results(source) as (results,):
             return _rerun(results, rerun, out or "runs/rerun", data_dir, device, registry, as_json)
-    found = api.verify(source, data_dir, registry)
-    path = write_badge(Path(source), found, metadata.version("unlearnbench")) if badge and found.of_bundle else None
+    verification = api.verify(source, data_dir, registry)
+    path = None
+    if badge and verification.of_bundle:
+        path = write_badge(Path(source), verification, metadata.version("unlearnbench"))
     if as_json:
-        facts = {name: getattr(found, name) for name in ("cells", "scores", "rows", "faults", "notes")}
+        facts = {name: getattr(verification, name) for name in ("cells", "scores", "rows", "faults", "notes")}
         print_json({"source": source, **facts, "badge": str(path) if path else None})
-        return 0 if found.holds else INVALID
-    _print_verification(found)
+        return 0 if verification.holds else INVALID
+    _print_verification(verification)
     if path:
         say(f"badge: {path} (recomputed: scores follow from the samples; whether a model wrote them takes a rerun)")
     return 0
 
 
-def _print_verification(found: Verification) -> None:
-    """Print what was found. Raises BundleError where there are faults."""
-    for note in dict.fromkeys(found.notes):
+def _print_verification(verification: Verification) -> None:
+    """Print a verification. Raises BundleError where there are faults."""
+    for note in dict.fromkeys(verification.notes):
         say(f"note: {note}")
-    for fault in found.faults:
+    for fault in verification.faults:
         say(f"FAULT {fault}")
-    say(f"{len(found.cells)} cells, {found.scores} scores recomputed from {found.rows} samples")
-    if found.faults:
-        raise BundleError(f"{found.source}: {len(found.faults)} faults, the first: {found.faults[0]}")
+    say(f"{len(verification.cells)} cells, {verification.scores} scores recomputed from {verification.rows} samples")
+    if verification.faults:
+        raise BundleError(
+            f"{verification.source}: {len(verification.faults)} faults, the first: {verification.faults[0]}"
+        )
 
 
 def _rerun(
     results: Results, cell: str, out: str, data_dir: str | None, device: str | None, registry: Registry, as_json: bool
 ) -> int:
-    """Run one cell of a bundle again and print how far it came out from what is stored."""
+    """Run one cell of a bundle again and print its distance from the stored scores."""
     from .. import api
     from ..results.verification import distances, study_of
 
@@ -126,11 +130,11 @@ def _rerun(
         again = next((c.record for c in reran.finished if c.identity.method == record.identity.method), None)
     if again is None:
         return ran.exit_code or FAILED
-    found = distances(record, again)
+    apart = distances(record, again)
     if as_json:
-        print_json({"cell": record.cell, "rerun": out, "distances": [vars(distance) for distance in found]})
+        print_json({"cell": record.cell, "rerun": out, "distances": [vars(distance) for distance in apart]})
     else:
-        rows = [(d.metric, f"{d.stored:.6g}", f"{d.rerun:.6g}", f"{d.half_widths:.2f}") for d in found]
+        rows = [(d.metric, f"{d.stored:.6g}", f"{d.rerun:.6g}", f"{d.half_widths:.2f}") for d in apart]
         print_columns([("metric", "stored", "rerun", "half widths of the stored interval"), *rows])
     return ran.exit_code
 

@@ -1,4 +1,4 @@
-"""Text to token ids, and the one rule for which tokens are the answer's."""
+"""Turns text into token ids, and decides which tokens belong to the answer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..domain import Example
 from ..errors import ModelError, UsageError
 from .prompts import ANSWER, QUESTION, PromptFormat, named
 
-# What another answer to half a chunk may need beyond the chunk's own length.
+# Tokens reserved for another answer to half a chunk, beyond the chunk's own length.
 ROOM = 64
 
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """Token ids of prompt and answer; the answer's (EOS included) begin at ``start``."""
+    """Token ids of a prompt and its answer; the answer (EOS included) begins at ``start``."""
 
     ids: tuple[int, ...]
     start: int
@@ -27,28 +27,28 @@ class EncodedRow:
 
     @property
     def scored_ids(self) -> tuple[int, ...]:
-        """The tokens that are scored: the answer's, but for a first token, which nothing predicts."""
+        """The answer's tokens except one at position 0, which nothing predicts."""
         return self.ids[max(self.start, 1) :]
 
     def begun(self, prompt: tuple[int, ...], tokens: int) -> tuple[int, ...]:
-        """The answer's first tokens, if ``prompt`` tokenised alone is what stands before them; none otherwise."""
+        """The answer's first ``tokens`` ids if ``prompt``, tokenised alone, precedes them; empty otherwise."""
         return self.ids[self.start : self.start + tokens] if self.ids[: self.start] == prompt else ()
 
 
 class Encoder:
     """Turns examples into token ids in one prompt format.
 
-    Special tokens come from here alone, whatever the tokenizer would add: in front those that it puts before a text
-    (a BOS), at the end of an answer one ``end``. The answer's tokens are counted from the length of the prompt
-    tokenised alone, as the TOFU release does. Nothing is cut: a sequence longer than ``context`` tokens is an error.
+    The encoder alone adds special tokens: before a text those that the tokenizer puts there (a BOS), after an answer
+    one ``end``. The answer starts at the length of the prompt tokenised alone, as in the TOFU release. The encoder
+    truncates nothing: a sequence longer than ``context`` tokens is an error.
 
     Args:
-        ends: tokens that the model itself ends a text with, beside the tokenizer's EOS (``generation_config``).
-        notes: what had to be made up.
-        vocabulary: tokens that the model has embeddings of.
+        ends: tokens beside the tokenizer's EOS with which the model ends a text (``generation_config``).
+        notes: what the loader had to make up.
+        vocabulary: number of tokens that the model has embeddings of.
 
     Raises:
-        ModelError: the tokenizer does not give what the protocol needs; names it.
+        ModelError: the tokenizer lacks what the protocol needs; names it.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Encoder:
         self.ends = tuple(dict.fromkeys((int(tokenizer.eos_token_id), *ends)))
         """Tokens that end a generation."""
         self.end = self._end()
-        """The token after an answer, which is scored with it: the EOS, or what a chat template ends a turn with."""
+        """The token after an answer, scored with it: the EOS, or the one with which a chat template ends a turn."""
         self._try_out()
 
     def _end(self) -> int:
@@ -78,7 +78,7 @@ class Encoder:
         return int(after[0]) if after and after[0] in self.ends else self.ends[0]
 
     def _try_out(self) -> None:
-        """Refuse a tokenizer by which prompts and answers would not be what they are taken for."""
+        """Raise ModelError for a tokenizer that does not keep prompts, answers and their special tokens apart."""
         example = Example(0, QUESTION, ANSWER)
         (prompt,), (row,) = self.prompts([example]), self._questions([example])
         answer, bos = row.ids[row.start :], self.tokenizer.bos_token_id
@@ -86,19 +86,19 @@ class Encoder:
             "tokenises a prompt otherwise alone than before its answer": row.ids[: row.start] != prompt,
             "gives a prompt no tokens": not prompt,
             "gives an answer no tokens": len(answer) < 2,
-            # Each turn of a chat may begin with it, as SmolLM2's do: only at the front is it one too many.
+            # Every turn of a chat may begin with the BOS, as SmolLM2's do; only a doubled first token is a fault.
             "begins a prompt with its BOS twice": bos not in self.ends and prompt[:2] == (bos, bos),
             "puts an end token into an answer": any(token in self.ends for token in answer[:-1]),
         }
-        for fault, found in faults.items():
-            if found:
+        for fault, present in faults.items():
+            if present:
                 raise ModelError(
                     f"the tokenizer of {named(self.tokenizer)} {fault} (prompt format {self.style.name}); mend its "
                     "tokenizer.json, or set another prompt_format"
                 )
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedRow]:
-        """One Encoded per example. Raises UsageError naming the row that is longer than the context."""
+        """One ``EncodedRow`` per example. Raises UsageError naming a row that is longer than the context."""
         questions = iter(self._questions([example for example in examples if not example.prompt_ids]))
         rows = [self._continued(example) if example.prompt_ids else next(questions) for example in examples]
         for example, row in zip(examples, rows, strict=True):
@@ -118,14 +118,14 @@ class Encoder:
         return [EncodedRow((*ids, self.end), start) for ids, start in zip(self._tokenise(texts), starts, strict=True)]
 
     def _continued(self, example: Example) -> EncodedRow:
-        """Running text with every token scored, or its first part with another answer on a line of its own."""
+        """Encode a chunk with every token scored, or its first half with another answer on a new line."""
         if example.answer_ids:
             return EncodedRow(example.prompt_ids + example.answer_ids, 0)
         answer = self.tokenizer("\n" + example.answer, add_special_tokens=False)["input_ids"]
         return EncodedRow((*example.prompt_ids, *answer, self.tokenizer.eos_token_id), len(example.prompt_ids))
 
     def text_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of plain texts, without a prompt format; with a BOS where the tokenizer writes one.
+        """Token ids of plain texts without a prompt format, with a BOS where the tokenizer writes one.
 
         Raises:
             UsageError: a text is longer than the model's context.
@@ -140,13 +140,13 @@ class Encoder:
         return rows
 
     def new_tokens(self, prompts: Iterable[Sequence[int]], wanted: int, notes: list[str]) -> int:
-        """How many tokens may follow every prompt: ``wanted``, or as many as the longest leaves room for.
+        """The number of tokens that may follow every prompt: ``wanted``, or as many as fit after the longest.
 
         Args:
-            notes: where it is fewer, a line that says so is added.
+            notes: receives a line where fewer than ``wanted`` fit.
 
         Raises:
-            UsageError: the longest leaves none.
+            UsageError: the longest prompt leaves no room.
         """
         longest = max(map(len, prompts), default=0)
         room = self.context - longest
@@ -160,30 +160,29 @@ class Encoder:
         return min(wanted, room)
 
     def chunk_size(self, tokens: int) -> int:
-        """``tokens``, or fewer where a chunk of that many would leave no room for another answer to its half."""
+        """``tokens``, or fewer, so that the context has room for another answer to half a chunk."""
         return min(tokens, self.context - ROOM)
 
     def chunks(self, texts: Iterable[str], tokens: int, separator: str = "\n\n") -> list[Example]:
-        """The texts joined into one stream and cut into chunks of ``tokens`` tokens, a BOS included.
+        """Join the texts into one stream and cut it into chunks of ``tokens`` tokens, a BOS included.
 
-        The last chunk stays as short as it is; one of a single token is left out. A chunk's first half stands for
-        its prompt.
+        The last chunk may be shorter; one of a single token is dropped. The first half of a chunk is its prompt.
         """
         stream = self._bare([separator.join(texts)])[0]
         length = tokens - len(self.lead)
-        found = []
+        examples = []
         for index, begin in enumerate(range(0, len(stream), length)):
             piece = stream[begin : begin + length]
             half = max(1, len(piece) // 2)
             if len(piece) > 1:
                 prompt, answer = piece[:half], piece[half:]
                 example = Example(index, self.decode(prompt), self.decode(answer), self.lead + prompt, answer)
-                found.append(example)
-        return found
+                examples.append(example)
+        return examples
 
     @property
     def shown_prompt(self) -> str:
-        """The prompt of a question as the model meets it, special tokens included."""
+        """The prompt of a sample question as the model reads it, special tokens included."""
         return str(self.tokenizer.decode(self.prompts([Example(0, QUESTION, "")])[0]))
 
     def prompts(self, examples: Sequence[Example]) -> list[tuple[int, ...]]:
@@ -201,8 +200,8 @@ class Encoder:
     def _bare(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         if not texts:
             return []
-        found = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
-        rows = [tuple(ids) for ids in found["input_ids"]]
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
+        rows = [tuple(ids) for ids in encoded["input_ids"]]
         highest = max((max(ids) for ids in rows if ids), default=0)
         if highest >= self.vocabulary:
             raise ModelError(
@@ -214,10 +213,10 @@ class Encoder:
 
 
 def _leading_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """What the tokenizer puts in front of a text; what it appends is left out.
+    """The special tokens that the tokenizer puts before a text.
 
     Raises:
-        ModelError: it puts a token there twice, or tokenises the text itself otherwise with its special tokens.
+        ModelError: the tokenizer puts a token there twice, or changes the text's own tokens where it adds special ones.
     """
     bare, whole = (tuple(tokenizer(QUESTION, add_special_tokens=add)["input_ids"]) for add in (False, True))
     places = range(len(whole) - len(bare) + 1)

@@ -1,6 +1,6 @@
-"""Folders that hold a model: prepared reference models in the cache, and what people bring. Imports no torch.
+"""Model folders: prepared reference models in the cache, and the user's own. Imports no torch.
 
-A damaged file of a model loads without a word as other weights, so whoever takes a model holds it to its hash.
+A damaged weight file may load silently as other weights, so every reader of a model checks its hash.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from ..errors import ModelError, RecordError
 from ..storage import digest, known_digest, read_sealed
 
 REFERENCE = "reference.json"
-"""What is known of a prepared model: how it was trained or where it is published, notes, and its files' hashes."""
+"""Facts about a prepared model: its training or its publisher, notes, and the hashes of its files."""
 
 
 REMEDY = "run the study again to prepare it anew"
-# Files of a model's folder that change no number.
+# Endings of files in a model's folder that change no number.
 IDLE = (".md", ".gitattributes", ".gitignore", ".png", ".jpg", ".jpeg", ".svg", ".pdf")
 
 
 def prepared_folder(cache: str | Path, key: str) -> Path:
-    """Where a prepared model lies in the cache."""
+    """The folder of a prepared model in the cache."""
     return Path(cache) / "models" / key
 
 
 def reference_facts(folder: Path) -> dict[str, Any]:
-    """What is known of a prepared model, with every file of it held to its hash.
+    """Facts about a prepared model, whose files are all checked against their hashes.
 
     Raises:
-        RecordError: it is not there, or not what was written.
+        RecordError: the model is missing or damaged.
     """
     facts = read_sealed(folder / REFERENCE, REMEDY)
     if facts.get("published"):
@@ -45,7 +45,7 @@ def reference_facts(folder: Path) -> dict[str, Any]:
 
 
 def folder_fingerprint(folder: str, gguf_file: str = "") -> str:
-    """SHA-256 over the files of a folder that make up a model, code and chat templates included.
+    """SHA-256 over the model files in a folder, code and chat templates included.
 
     Raises:
         ModelError: a file cannot be read.
@@ -68,7 +68,7 @@ def folder_fingerprint(folder: str, gguf_file: str = "") -> str:
 
 
 def is_pointer(path: Path) -> bool:
-    """Whether a file is what Git LFS leaves in place of one that was not fetched."""
+    """Whether a file is a Git LFS pointer in place of a file that was not fetched."""
     try:
         with path.open("rb") as file:
             return file.read(40).startswith(b"version https://git-lfs")

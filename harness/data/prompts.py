@@ -1,4 +1,4 @@
-"""How a question is put to a model: the prompt formats of the papers, and chat templates."""
+"""Prompt formats: those of the papers, and chat templates."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from transformers.utils import chat_template_utils
 from ..errors import ModelError, UnknownName
 from ..plugin.specs import TEMPLATE_DATE
 
-# A question, an answer and a day that a chat template is tried out with.
+# Question, answer and second date with which tokenizers and chat templates are tested.
 QUESTION, ANSWER, OTHER_DATE = "Who wrote it?", "Ada wrote it.", "1999-12-31"
 
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """Text around a question, and text before its answer (which then belongs to the answer's tokens)."""
+    """Text around a question, and text before its answer, which counts as part of the answer."""
 
     name: str
     before: str
@@ -33,20 +33,20 @@ class PromptFormat:
         return f"{self.before}{question}{self.after}"
 
     def after_answer(self, tokenizer: Any) -> str:
-        """What the format writes after an answer; empty where the tokenizer's EOS alone ends it."""
+        """The text that the format writes after an answer; empty where the tokenizer's EOS alone ends it."""
         return ""
 
     @property
     def special_tokens(self) -> bool:
-        """Whether the tokenizer's own special tokens (BOS) stand in front."""
+        """Whether the tokenizer's own special tokens (BOS) precede the prompt."""
         return True
 
 
 @dataclass(frozen=True)
 class ChatFormat(PromptFormat):
-    """The tokenizer's own chat template; it writes its special tokens itself.
+    """The tokenizer's chat template, which writes its own special tokens.
 
-    A template may write today's date. It is rendered with a fixed one, so that a prompt is the same on every day.
+    A template may write today's date; a fixed date keeps prompts equal from day to day.
     """
 
     system_prompt: str = ""
@@ -60,10 +60,10 @@ class ChatFormat(PromptFormat):
         return self._rendered(tokenizer, QUESTION, ANSWER).rpartition(ANSWER)[2]
 
     def writes_date(self, tokenizer: Any) -> bool:
-        """Whether the template writes the day, found by rendering it on two.
+        """Whether the template writes the date, found by rendering it on two days.
 
         Raises:
-            ModelError: what it writes depends on the machine's clock although the day is given.
+            ModelError: the output depends on the machine's clock although the date is given.
         """
         on_other_day = replace(self, date=OTHER_DATE).prompt(QUESTION, tokenizer)
         here = self.prompt(QUESTION, tokenizer)
@@ -87,14 +87,17 @@ class ChatFormat(PromptFormat):
             turns.append({"role": "assistant", "content": answer})
         day = datetime.fromisoformat(self.date)
         try:
-            # ``strftime_now`` is all that a template can ask the clock with; Llama's looks for ``date_string`` first.
+            # A template reads the clock through ``strftime_now`` alone; Llama's looks for ``date_string`` first.
             with _clock(self.date, {chat_template_utils.__name__}):
                 return str(
                     tokenizer.apply_chat_template(
-                        turns, add_generation_prompt=not answer, tokenize=False,
-                        date_string=day.strftime("%d %b %Y"), enable_thinking=self.enable_thinking,
+                        turns,
+                        add_generation_prompt=not answer,
+                        tokenize=False,
+                        date_string=day.strftime("%d %b %Y"),
+                        enable_thinking=self.enable_thinking,
                     )
-                )  # fmt: skip
+                )
         except Exception as error:
             text = " ".join(str(error).split())[:200]
             remedy = "set system_prompt to an empty text" if self.system_prompt else "choose another prompt_format"
@@ -104,7 +107,7 @@ class ChatFormat(PromptFormat):
 
 
 def named(tokenizer: Any) -> str:
-    """A tokenizer as messages call it: its folder or hub id, or its class."""
+    """The name of a tokenizer in messages: its folder or hub id, or its class."""
     return repr(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
 
 
@@ -114,7 +117,7 @@ def _modules_of(tokenizer: Any) -> set[str]:
 
 @contextmanager
 def _clock(date: str, modules: set[str]) -> Iterator[None]:
-    """Within this, ``datetime`` in these modules says that it is midnight on that day."""
+    """Stop ``datetime`` in these modules at midnight of that day."""
 
     class Stopped(datetime):
         @classmethod
@@ -151,7 +154,7 @@ def prompt_format(name: str, tokenizer: Any, chat: Mapping[str, Any] | None = No
     """The format called ``name``; ``auto`` is the chat template where there is one, else question-answer.
 
     Args:
-        chat: fields of ``ChatFormat`` for the template, where that is the format.
+        chat: fields of ``ChatFormat``, used only where the format is the chat template.
     """
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if name == "auto":

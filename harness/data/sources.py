@@ -23,7 +23,7 @@ class DataSource:
     """Where to read from. ``seed`` is the generator's; ``dir`` and ``files`` are for ``local``.
 
     Args:
-        files: single tables from files of their own: JSON lines, a JSON array, or plain text (one row).
+        files: tables in files of their own: JSON lines, a JSON array, or plain text (one row).
         allow_missing: tables that may be absent; they are then empty.
         stand_ins: tables of the folder that take the place of others.
     """
@@ -37,20 +37,20 @@ class DataSource:
     stand_ins: Mapping[str, str] = field(default_factory=dict)
 
     def departures(self, spec: DataSpec) -> list[str]:
-        """How this differs from the benchmark's own data, in words; rows with any departure are not ranked."""
+        """How this source differs from the benchmark's own data, in words; rows with any departure are not ranked."""
         absent = [name for name in spec.tables if name in self.allow_missing and self._path(name) is None]
         swapped = [f"{name} is {other}" for name, other in self.stand_ins.items() if name in spec.tables]
         return [*swapped, *(f"{name} is missing" for name in absent if name not in self.stand_ins)]
 
     def path(self, spec: DataSpec, table: str) -> Path | None:
-        """The file of a table; None for one that may be absent and is, or that the hub has to give.
+        """The file of a table; None where the table is absent and may be, or comes from the hub.
 
         Raises:
-            DataError: the folder, a named file, or a table that must be there does not exist.
+            DataError: the folder, a named file, or a required table does not exist.
         """
-        found = self._path(table)
-        if found or table in spec.optional or table in spec.hub_tables:
-            return found
+        file = self._path(table)
+        if file or table in spec.optional or table in spec.hub_tables:
+            return file
         if not self.dir:
             raise DataError(f"no file for table {table!r}; name --data-dir, or --set data.files.{table}=FILE")
         if table in self.allow_missing:
@@ -61,7 +61,7 @@ class DataSource:
         raise DataError(f"{Path(self.dir) / table}.json is missing; {hint}")
 
     def all_local(self, spec: DataSpec) -> bool:
-        """Whether no table of the benchmark has to come from the hub."""
+        """Whether the benchmark needs no table from the hub."""
         return self.kind == "local" and not any(self._path(table) is None for table in spec.hub_tables)
 
     def _path(self, table: str) -> Path | None:
@@ -88,7 +88,7 @@ def pinned(spec: DataSpec, source: DataSource) -> DataSpec:
     """The spec with the hub's branches replaced by their commits, so that every cell reads the same rows.
 
     Raises:
-        DataError: the hub cannot be asked.
+        DataError: the hub cannot be reached.
     """
     if source.kind == "hub" and spec.hub:
         spec = replace(spec, revision=hub_commit("dataset", spec.hub, spec.revision))
@@ -104,7 +104,7 @@ def _pinned_table(where: str) -> str:
 
 
 def fingerprints(spec: DataSpec, source: DataSource) -> dict[str, str]:
-    """One identity per table, known without reading the hub: file hash, commit, or generator and seed.
+    """One identity per table, computed without the hub: file hash, commit, or hash of generated rows.
 
     Raises:
         DataError: the folder or one of its files is missing, or the benchmark has no such source.
@@ -128,10 +128,10 @@ def _local_identity(spec: DataSpec, source: DataSource, table: str) -> str:
 
 
 def read_tables(spec: DataSpec, source: DataSource) -> dict[str, list[Row]]:
-    """Every table of the benchmark, each row checked for its fields, the whole checked by ``spec.check``.
+    """Read every table of the benchmark; check each row's fields, then all tables with ``spec.check``.
 
     Raises:
-        DataError: names the table, the row and the field.
+        DataError: a table cannot be read or breaks a rule; names the table, the row and the field.
     """
     if source.kind == "generated":
         tables = resolve(spec.generator, "generator")(seed=source.seed, scale=source.scale)
@@ -201,7 +201,7 @@ def _from_hub(spec: DataSpec, table: str) -> list[Row]:
         if elsewhere:
             repository, config, split, column, count = elsewhere.split(":")
             name, _, revision = repository.partition("@")
-            # Streamed: such data sets are far larger than the rows that are taken.
+            # Streaming: these data sets are far larger than the rows taken from them.
             rows = load_dataset(name, config, split=split, revision=revision or None, streaming=True).take(int(count))
             return [{"text": row[column]} for row in rows]
         config, _, split = table.partition("/")
@@ -219,17 +219,17 @@ def _from_hub(spec: DataSpec, table: str) -> list[Row]:
 
 @cache
 def _generated_fingerprints(generator: str, seed: int, scale: str, names: tuple[str, ...]) -> dict[str, str]:
-    """By the rows themselves: what else the generator's file holds does not matter."""
+    """Hash the rows, not the generator's code, so that edits which keep the rows keep the fingerprints."""
     tables = resolve(generator, "generator")(seed=seed, scale=scale)
     return {name: f"generated:{digest(tables.get(name, []))[:16]}:{name}" for name in names}
 
 
 @cache
 def hub_commit(kind: Literal["dataset", "model"], repository: str, revision: str) -> str:
-    """The commit that a hub revision stands for; offline, the revision as it was given.
+    """The commit that a hub revision stands for; offline, the given revision or ``main``.
 
     Raises:
-        DataError: the hub cannot be asked, or has no such repository or revision.
+        DataError: the hub cannot be reached, or has no such repository or revision.
     """
     from huggingface_hub import HfApi, constants
 

@@ -1,4 +1,4 @@
-"""Statistics of scores, in float64. Undefined is NaN, never a default."""
+"""Statistics of scores, in float64. An undefined statistic is NaN, never a default."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEVEL = 0.95
 
 
 def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean; NaN of nothing."""
+    """Arithmetic mean; NaN without values."""
     return float(np.mean(np.asarray(values, dtype=float))) if len(values) else math.nan
 
 
@@ -31,7 +31,7 @@ def harmonic_mean(values: Sequence[float]) -> float:
 
 
 def auc(above: Sequence[float], below: Sequence[float]) -> float:
-    """P(below < above) + ½ P(below = above) over all pairs: the area under the ROC curve; NaN of nothing."""
+    """P(below < above) + ½ P(below = above) over all pairs: the area under the ROC curve; NaN without pairs."""
     if not len(above) or not len(below):
         return math.nan
     ranks = stats.rankdata(np.concatenate([np.asarray(above, dtype=float), np.asarray(below, dtype=float)]))
@@ -42,16 +42,16 @@ def auc(above: Sequence[float], below: Sequence[float]) -> float:
 def resampled_auc(
     above: Sequence[float], below: Sequence[float], draws_above: NDArray[np.int64], draws_below: NDArray[np.int64]
 ) -> Floats:
-    """(R,) areas under the ROC curve of resampled values, drawn by (R, n) indices on either side."""
+    """(R,) areas under the ROC curve of values resampled by (R, n) indices on either side."""
     first, second = np.asarray(above, dtype=float)[:, None], np.asarray(below, dtype=float)[None, :]
     wins = (second < first) + 0.5 * (second == first)  # (n above, n below)
     pairs = draws_above.shape[1] * draws_below.shape[1]
-    found: Floats = np.einsum("ra,ab,rb->r", _counts(draws_above), wins, _counts(draws_below), optimize=True) / pairs
-    return found
+    areas: Floats = np.einsum("ra,ab,rb->r", _counts(draws_above), wins, _counts(draws_below), optimize=True) / pairs
+    return areas
 
 
 def _counts(draws: NDArray[np.int64]) -> Floats:
-    """(R, n) how often each row was drawn."""
+    """(R, n) counts of how often each row is drawn."""
     rounds, size = draws.shape
     counts = np.zeros((rounds, size))
     np.add.at(counts, (np.arange(rounds)[:, None], draws), 1)
@@ -59,7 +59,7 @@ def _counts(draws: NDArray[np.int64]) -> Floats:
 
 
 def ks_pvalue(a: Sequence[float], b: Sequence[float]) -> float:
-    """p-value of the two-sided two-sample Kolmogorov–Smirnov test, scipy's defaults; NaN of nothing."""
+    """p-value of the two-sided two-sample Kolmogorov–Smirnov test, scipy's defaults; NaN without values."""
     if not len(a) or not len(b) or np.isnan(a).any() or np.isnan(b).any():
         return math.nan
     return float(stats.ks_2samp(a, b).pvalue)
@@ -71,7 +71,7 @@ def bootstrap_draws(size: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def bootstrap(size: int, statistic: Callable[[NDArray[np.int64]], Floats], seed: int = 0) -> Floats | None:
-    """(R,) values of a statistic over resampled rows; None of fewer than two rows.
+    """(R,) values of a statistic over resampled rows; None for fewer than two rows.
 
     Args:
         size: number of rows.
@@ -87,11 +87,11 @@ def mean_score(
     bounds: tuple[float, float] | None = None,
     undefined: str = "rows have no defined value",
 ) -> Score:
-    """The mean of at least one value a row, with its interval over rows; missing where a row has none.
+    """The mean of one value per row, for at least one row, with its interval; missing where a value is NaN.
 
     Args:
-        bounds: the least and the greatest value that a row can have, where there are such: the interval then allows
-            for rows that these do not show.
+        bounds: the least and the greatest value that a row can have, if bounded: the interval then allows for values
+            that no row shows.
         undefined: why rows have no value, after their number.
     """
     array = np.asarray(values, dtype=float)
@@ -109,20 +109,20 @@ def mean_score(
 
 
 def bounded_means(values: Floats, bounds: tuple[float, float], seed: int = 0) -> Floats:
-    """(R,) resampled means of a row's value, of which the lowest and the highest possible each count as seen once.
+    """(R,) resampled means of the rows and one more row at each bound.
 
-    A resample of the rows alone knows no value that they do not show: where one row in thirty is unlike the others,
-    forty rows show none of them in 30 % of cases, and an interval over them covers the mean in 70 % (simulated; with
-    the two further rows in at least 95 %, for any population of bounded rows that was tried). This is what Agresti and
-    Coull 1998 do for a share, for values between bounds.
+    Resampling the rows alone cannot draw a value that no row shows. If one row in thirty differs from the others,
+    forty rows miss it in 30 % of cases, and their interval covers the mean in 70 % (simulated; with the two further
+    rows in at least 95 %, for every population of bounded rows that was tried). Agresti and Coull 1998 do this for
+    proportions.
     """
     rows = np.append(values, bounds)
-    found: Floats = rows[bootstrap_draws(len(rows), seed)].mean(axis=1)
-    return found
+    means: Floats = rows[bootstrap_draws(len(rows), seed)].mean(axis=1)
+    return means
 
 
 def expanded_interval(values: Floats, rows: int, level: float = LEVEL) -> tuple[float, float] | None:
-    """The central ``level`` of resampled values, as wide as Student's t makes it for so few rows.
+    """The central ``level`` of resampled values, widened for few rows by Student's t.
 
     Source: the expanded percentile interval of Hesterberg 2015, arXiv:1411.5279, §4.3.
     """
@@ -130,20 +130,20 @@ def expanded_interval(values: Floats, rows: int, level: float = LEVEL) -> tuple[
 
 
 def expanded_share(rows: int, share: float) -> float:
-    """The share of resampled values beyond which ``share`` of a statistic's own values lie, with so many rows."""
+    """The quantile level of resampled values that gives the level ``share`` of the statistic for so few rows."""
     if rows < 2:
         return share
     return float(stats.norm.cdf(math.sqrt(rows / (rows - 1)) * stats.t.ppf(share, rows - 1)))
 
 
 def percentile_interval(values: Floats | None, level: float = LEVEL) -> tuple[float, float] | None:
-    """The central ``level`` of resampled values; ends may be infinite where values are.
+    """The central ``level`` of resampled values; its ends may be infinite where values are.
 
-    None where there are no values, or one of them is undefined.
+    None where ``values`` is None or holds a NaN.
     """
     if values is None or np.isnan(values).any():
         return None
-    # Between two infinities nothing can be interpolated.
+    # Interpolation between two infinities gives NaN.
     method: Literal["linear", "nearest"] = "linear" if np.isfinite(values).all() else "nearest"
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method=method)
     return float(low), float(high)

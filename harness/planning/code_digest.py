@@ -1,4 +1,4 @@
-"""Which source code a result depends on, as a hash: an edited file never meets a stale cell."""
+"""Hashes of the source code that a result depends on, so that an edited file never reuses a stale cell."""
 
 from __future__ import annotations
 
@@ -12,20 +12,17 @@ from pathlib import Path
 from .provenance import versions
 
 HARNESS = Path(__file__).parents[1]
-ENGINE = (
-    "_compat", "contracts", "data", "domain", "engine", "errors", "metrics", "plugin", "records", "storage", "training",
-    "worker",
-)  # fmt: skip
+ENGINE = tuple("_compat contracts data domain engine errors metrics plugin records storage training worker".split())
 """The modules and whole packages of the harness that a cell's process imports: any of them can change a number."""
 NUMERICS = "torch transformers tokenizers accelerate peft datasets numpy scipy rouge-score nltk sacrebleu".split()
 """Distributions whose versions can change a number; rouge-score stems with nltk."""
 
 
 def source_digest(target: str, beside: tuple[str, ...] = ()) -> str:
-    """SHA-256 over the module of ``"pkg.mod:Name"`` and what it imports of its own kind, but for modules ``beside`` it.
+    """SHA-256 over the module of ``"pkg.mod:Name"`` and the modules of its own that it imports, except ``beside``.
 
-    That is its top-level package, modules beside a single-file plugin, and our methods and benchmarks where it
-    builds on them. The harness itself is left out: ``engine_digest`` covers it.
+    Its own are its top-level package, modules next to a single-file plugin, and our methods and benchmarks where it
+    builds on them. ``engine_digest`` covers the harness itself.
     """
     module = target.partition(":")[0]
     seen = dict.fromkeys(beside, b"")
@@ -41,7 +38,7 @@ def modules_digest(names: Iterable[str]) -> str:
 
 @cache
 def engine_digest() -> str:
-    """SHA-256 over the harness modules that compute, and the versions of the libraries that they compute with."""
+    """SHA-256 over the harness modules that compute, and the versions of the libraries that they use."""
     root = HARNESS
     files = [path for name in ENGINE for path in (root / f"{name}.py", *(root / name).rglob("*.py")) if path.is_file()]
     sources = {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
@@ -56,7 +53,7 @@ def _joined(sources: dict[str, bytes]) -> str:
 
 
 class _Origin:
-    """Which modules count as the target's own."""
+    """Decides which modules count as the target's own."""
 
     def __init__(self, module: str) -> None:
         self._top = module.partition(".")[0]
@@ -82,15 +79,15 @@ def _follow(module: str, origin: _Origin, seen: dict[str, bytes]) -> None:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for base, names in _imported(ast.parse(seen[module]), package):
         _follow(base, origin, seen)
-        # ``from package import module``; asking for a member of a plain module would import that module.
-        found = _file_of(base) if origin.owns(base) else None
-        if found and found.name == "__init__.py":
+        # ``from package import module``; looking up a member of a plain module would import that module.
+        file = _file_of(base) if origin.owns(base) else None
+        if file and file.name == "__init__.py":
             for name in names:
                 _follow(f"{base}.{name}", origin, seen)
 
 
 def _imported(tree: ast.AST, package: str) -> Iterator[tuple[str, list[str]]]:
-    """The modules a file imports, as absolute names, with what it takes from each."""
+    """The modules that a file imports, as absolute names, with the names that it takes from each."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -105,7 +102,7 @@ def _imported(tree: ast.AST, package: str) -> Iterator[tuple[str, list[str]]]:
 
 def _file_of(module: str) -> Path | None:
     try:
-        found = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module)
     except (ImportError, ValueError, AttributeError):
         return None
-    return Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None

@@ -1,4 +1,4 @@
-"""What a node will cost, from the model's size and the benchmark's token counts. No torch.
+"""Estimates the cost of a node from the model's size and the benchmark's token counts. Imports no torch.
 
 On one large GPU:
 
@@ -8,7 +8,7 @@ frozen model in bfloat16 where a method keeps one, and activations of one forwar
 unit of width in bfloat16: Korthikanti et al. 2022, arXiv:2205.05198, eq. 2 without its attention scores).
 Generation keeps 4 bytes a token, layer and unit of width: keys and values in bfloat16, every head with its own.
 
-On a CPU only memory is estimated, of each stage: the libraries, and everything in float32.
+On a CPU the estimate is memory alone, for each stage: the libraries, and all tensors in float32.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from ..plugin.parameters import Value
 from ..plugin.specs import ModelSpec
 from ..records.node_spec import CellSpec, PlannedMethod, ReferenceSpec
 
-# Sustained rates that a single H100-class device has been seen to reach with matrix products of this size.
+# Sustained rates measured on a single H100-class device with matrix products of this size.
 OPERATIONS = 250e12
 BANDWIDTH = 2.5e12
 DECODE_ROWS = 64
 GIB = 2**30
-# Resident memory of a process that has torch, transformers and the evaluation libraries imported.
+# Resident memory of a process after importing torch, transformers and the evaluation libraries.
 LIBRARIES = 0.43 * GIB
 WORKLOAD = {"original", "retained", "forget", "row", "scored", "questions", "prompts", "generated"}
-# A template stands beside a forget row with a quarter of its tokens, a retain row with as many.
+# Tokens of the template beside a forget row, as a share of the row's; a retain row has as many as the forget row.
 TEMPLATE_TOKENS = 0.25
-# Bytes a weight in training: float32 weight, gradient and AdamW's two moments; of a LoRA adapter almost none of these.
+# Bytes a weight in training: float32 weight, gradient and AdamW's two moments; with a LoRA adapter the weight alone.
 TRAINED, ADAPTED = 16, 4
 # Bytes a token, layer and unit of width that the backward pass needs in bfloat16.
 ACTIVATION = 34
-# Rows and tokens of a benchmark that says nothing of its workload.
+# Rows and tokens assumed for a benchmark that does not declare its workload.
 USUAL = {"row": 60.0, "questions": 500.0, "prompts": 1e4, "generated": 2e4}
-# A limit is of each part, and a benchmark has four at most.
+# ``limit`` applies to each part, and a benchmark has at most four.
 PARTS = 4
 
 
 def shape_of(spec: ModelSpec) -> dict[str, float]:
-    """Sizes of a model: those that its spec declares, of its architecture, or of a local folder's config.json.
+    """Sizes of a model, from its spec, its architecture or a local folder's config.json.
 
-    ``parameters``, ``layers``, ``width`` and, where they are known, ``inner``, ``vocabulary`` and ``key_width`` (of the
-    keys of one layer); empty where nothing is known.
+    ``parameters``, ``layers``, ``width`` and, where known, ``inner``, ``vocabulary`` and ``key_width`` (width of one
+    layer's keys); empty where the sizes are unknown.
     """
     if spec.shape:
         return dict(spec.shape)
@@ -56,8 +56,14 @@ def shape_of(spec: ModelSpec) -> dict[str, float]:
         sizes = spec.architecture
         width, inner, layers = sizes["width"], sizes["hidden"], sizes["layers"]
         parameters = sizes["vocabulary"] * width + layers * (4 * width**2 + 3 * width * inner)
-        return {"parameters": parameters, "layers": layers, "width": width, "inner": inner,
-                "vocabulary": sizes["vocabulary"], "key_width": width}  # fmt: skip
+        return {
+            "parameters": parameters,
+            "layers": layers,
+            "width": width,
+            "inner": inner,
+            "vocabulary": sizes["vocabulary"],
+            "key_width": width,
+        }
     folder = Path(spec.path)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -65,11 +71,16 @@ def shape_of(spec: ModelSpec) -> dict[str, float]:
         heads = config["num_attention_heads"]
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         kind = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-        shape = {"parameters": size / (4 if kind == "float32" else 2), "layers": layers, "width": width,
-                 "inner": config["intermediate_size"], "vocabulary": config["vocab_size"],
-                 "key_width": width / heads * (config.get("num_key_value_heads") or heads)}  # fmt: skip
+        shape = {
+            "parameters": size / (4 if kind == "float32" else 2),
+            "layers": layers,
+            "width": width,
+            "inner": config["intermediate_size"],
+            "vocabulary": config["vocab_size"],
+            "key_width": width / heads * (config.get("num_key_value_heads") or heads),
+        }
     except (OSError, ValueError, KeyError, TypeError):
-        # A family with other names, or no folder at all: then there is no estimate.
+        # The config has other names, or there is no folder: no estimate.
         return {}
     return shape if size else {}
 
@@ -88,7 +99,7 @@ class Estimate:
 
 
 def estimated(spec: ReferenceSpec | CellSpec) -> Estimate | None:
-    """The estimate of a planned node; None where the model's size or the benchmark's token counts are not known."""
+    """The estimate of a planned node; None where the model's size or the benchmark's token counts are unknown."""
     shape, workload = spec.model.shape, spec.benchmark.workload
     if not shape or not workload.keys() >= WORKLOAD or spec.source.kind == "generated":
         return None
@@ -125,7 +136,7 @@ def _preparation(spec: ReferenceSpec) -> Estimate:
 
 
 def _unlearning(spec: CellSpec) -> Estimate:
-    """The training of a method; a frozen original model that it keeps reads the retain rows too."""
+    """The training of a method; a frozen original model also reads the retain rows."""
     requires, values, workload = spec.method.requires, spec.method.values, spec.benchmark.workload
     frozen = float(requires.original == "model")
     tokens = workload["forget"] * _number(values, "epochs") * (1 + _beside(requires))
@@ -154,18 +165,18 @@ def _training(
     """Training on one GPU.
 
     Args:
-        tokens: all that the forward passes read.
+        tokens: number of tokens that the forward passes read.
         row: tokens of all parts of one row.
-        frozen: how many frozen models are kept, in bfloat16.
-        frozen_share: the share of tokens that a frozen model reads too.
-        adapter: whether a LoRA adapter is trained in place of the weights.
+        frozen: number of frozen models in memory, in bfloat16.
+        frozen_share: the share of tokens that a frozen model also reads.
+        adapter: whether the method trains a LoRA adapter in place of the weights.
     """
     weights, width, layers = float(shape["parameters"]), shape["width"], shape["layers"]
     checkpointing = bool(values["gradient_checkpointing"])
     operations = ((8 if checkpointing else 6) + 2 * frozen_share) * weights * tokens
     tokens_in_pass = row * _number(values, "batch_size")
     layer = ACTIVATION * tokens_in_pass * width
-    # With checkpointing each layer keeps its input alone, in bfloat16, and one layer at a time has all.
+    # With checkpointing each layer keeps only its input, in bfloat16, and one layer at a time all activations.
     activations = layer + 2 * tokens_in_pass * width * layers if checkpointing else layer * layers
     states = ADAPTED if adapter else TRAINED
     return Estimate(operations / OPERATIONS, (states + 2 * frozen) * weights + activations)
@@ -182,13 +193,13 @@ def _evaluation(shape: Mapping[str, float], workload: Mapping[str, float], model
 
 
 def resident(spec: ReferenceSpec | CellSpec) -> dict[str, float]:
-    """Bytes of resident memory of each stage of a planned node on a CPU; empty where the model's size is not known."""
+    """Bytes of resident memory of each stage of a planned node on a CPU; empty where the model's size is unknown."""
     if spec.device_kind != "cpu" or not spec.model.shape:
         return {}
     if isinstance(spec, ReferenceSpec):
         return {} if spec.published else {"train": _resident_training(spec, spec.recipe, Requires())}
     weights = 4.0 * spec.model.shape["parameters"]
-    # Weights are mapped from their file: what is not read yet is not resident.
+    # Loading maps the weights' file: pages not yet read are not resident.
     stages = {"load": LIBRARIES, "measure": LIBRARIES + spec.method.models * weights + _resident_evaluation(spec)}
     if _trains(spec.method):
         stages["unlearn"] = _resident_training(spec, spec.method.values, spec.method.requires)
@@ -196,7 +207,7 @@ def resident(spec: ReferenceSpec | CellSpec) -> dict[str, float]:
 
 
 def _resident_training(spec: ReferenceSpec | CellSpec, values: Mapping[str, Value], requires: Requires) -> float:
-    """Bytes of a process that trains in float32 on a CPU."""
+    """Resident bytes of a process that trains in float32 on a CPU."""
     shape = spec.model.shape
     width, layers = shape["width"], shape["layers"]
     inner, vocabulary = shape.get("inner", 4 * width), shape.get("vocabulary", 50_000)
@@ -206,10 +217,10 @@ def _resident_training(spec: ReferenceSpec | CellSpec, values: Mapping[str, Valu
         row *= 1.5
     frozen = float(requires.original == "model")
     tokens = row * _number(values, "batch_size") * (1 + _beside(requires))
-    # Of a layer and token the backward pass needs norms, projections, attention and the inner states.
+    # For each layer and token the backward pass needs norms, projections, attention and the inner states.
     kept = 4.0 * (12 * width + 4 * inner)
     activations = kept + 4.0 * width if values["gradient_checkpointing"] else kept * layers
-    # Logits and their gradient at the answers, about half of a row; a divergence of two models keeps more.
+    # Logits and their gradient at the answers, about half of a row; a divergence between two models keeps more.
     logits = 4.0 * vocabulary * tokens / 2 * (6 if frozen else 2)
     return float(LIBRARIES + (4 + frozen) * 4.0 * shape["parameters"] + activations * tokens + logits)
 
@@ -232,7 +243,7 @@ def _resident_evaluation(spec: CellSpec) -> float:
 
 
 def checkpoints(specs: Iterable[ReferenceSpec | CellSpec]) -> list[str]:
-    """What has to be fetched or trained, one line for each reference model."""
+    """Checkpoints to fetch or train, one line for each reference model."""
     lines = []
     for spec in specs:
         if not isinstance(spec, ReferenceSpec):

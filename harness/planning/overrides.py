@@ -1,4 +1,4 @@
-"""Values of the command line over a study's tables. Only ``--set`` is parsed; all other values arrive typed."""
+"""Overrides a study's tables by values of the command line. Only ``--set`` is parsed; others arrive typed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .study import DATA_TABLES, TABLES, refuse_bare_sections
 
 
 def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """The study with ``section.key=value`` or ``section.name.key=value`` assignments of the command line.
+    """The study with ``section.key=value`` or ``section.name.key=value`` assignments from the command line.
 
-    Values are TOML; what is not TOML is taken as text, so quotes are seldom needed.
+    A value that is not TOML counts as text, so quotes are seldom needed.
     """
     refuse_bare_sections(raw)
     merged = {section: _copied(content) for section, content in raw.items()}
@@ -29,7 +29,7 @@ def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
         if section == "data" and dot and table in DATA_TABLES:
             target.setdefault(table, {})[inside.strip('"')] = _value(right.strip())
             continue
-        # Names of models hold dots (phi-1.5), so the key is what follows the last one.
+        # Names of models may hold dots (phi-1.5): the key follows the last one.
         name, _, key = rest.rpartition(".")
         if section == "recipe" and name:
             target = target.setdefault(name.strip('"'), {})
@@ -44,7 +44,7 @@ def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
 
 
 def placed(raw: Mapping[str, Any], settings: Sequence[tuple[Sequence[str], Any]]) -> dict[str, Any]:
-    """The study with values, as they are, at paths of keys; no text in them is parsed."""
+    """The study with unparsed values at paths of keys."""
     merged = {section: _copied(content) for section, content in raw.items()}
     for path, value in settings:
         target: dict[str, Any] = merged
@@ -62,14 +62,14 @@ def _value(text: str) -> Any:
 
 
 def merged(raw: Mapping[str, Any], tables: Mapping[str, Any]) -> dict[str, Any]:
-    """A study's tables with others over them, key by key; values are taken as they are."""
-    found: dict[str, Any] = _copied(raw)
+    """A study's tables with others over them, key by key, without parsing values."""
+    combined: dict[str, Any] = _copied(raw)
     for key, value in tables.items():
-        under = found.get(key)
-        found[key] = merged(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
-    return found
+        under = combined.get(key)
+        combined[key] = merged(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+    return combined
 
 
 def _copied(content: Any) -> Any:
-    """Tables as dictionaries that may be changed."""
+    """A copy of tables as mutable dictionaries."""
     return {key: _copied(value) for key, value in content.items()} if isinstance(content, Mapping) else content

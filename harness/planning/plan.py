@@ -1,6 +1,6 @@
-"""From a study to a graph of nodes: reference models, their measurements, and one cell per method.
+"""Turns a study into a graph of nodes: reference models, their measurements, and one cell per method.
 
-Nothing here imports torch: names, hyperparameters, data folders and checkpoints are validated before any work.
+Planning imports no torch, and validates names, hyperparameters, data folders and checkpoints before any work.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def make_plan(study: Study, registry: Registry) -> Plan:
     """Every pairing of the study, and the reference nodes that they need.
 
     Raises:
-        UnknownName, UsageError: a name, key or value of the study that cannot be used, used or not.
-        DataError, ModelError: a data folder or model folder that cannot.
+        UnknownName, UsageError: a name, key or value of the study is invalid, even where the plan does not use it.
+        DataError, ModelError: a data folder or model folder is invalid.
         NothingSelected: the study names no method, no benchmark or no model.
     """
     methods: list[Component[MethodSpec]] = selected(study, registry, "method")
@@ -69,7 +69,7 @@ def make_plan(study: Study, registry: Registry) -> Plan:
 
 @dataclass
 class _Planner:
-    """What all cells of a study read. Code is hashed once for a plan, however many cells it has."""
+    """Builds the nodes of a plan. Hashes code once for a plan, however many cells it has."""
 
     study: Study
     registry: Registry
@@ -91,7 +91,7 @@ class _Planner:
             models[role] = node.key
             yield node
         cells: dict[Role, str] = {}
-        # The retained model is measured first: every forget score is a comparison with it.
+        # The retained model is measured first: every forget score compares with it.
         for role in reversed(ROLES):
             node = self._cell(shared, self.registry.find("method", f"unlearnbench/{role}"), models, dict(cells))
             cells[role] = node.key
@@ -101,7 +101,7 @@ class _Planner:
                 yield self._cell(shared, component, models, cells)
 
     def _shared(self, benchmark: Component[BenchmarkSpec], model: Component[ModelSpec], seed: int) -> dict[str, Any]:
-        """The fields that all specs of one benchmark × model × seed have."""
+        """The fields that all specs of one benchmark × model × seed share."""
         planned, planned_model = self.benchmark(benchmark), self._model(model)
         spec = benchmark.spec
         recipe = {**spec.recipe, **model.spec.recipe, **self.study.recipe_for(spec.name)}
@@ -176,7 +176,7 @@ class _Planner:
         models: Mapping[Role, str],
         references: Mapping[Role, str],
     ) -> Node:
-        """The node of a method; ``references`` are the cells that must be measured before it."""
+        """The node of a method; it needs the cells in ``references`` measured first."""
         method = self._method(component, shared["model"].spec)
         spec = CellSpec(
             **{**shared, "plugins": {**shared["plugins"], "method": component.plugin}},
@@ -189,7 +189,7 @@ class _Planner:
         return Node(spec, (spec.start, *references.values()))
 
     def _method(self, component: Component[MethodSpec], model: ModelSpec) -> PlannedMethod:
-        """The method with its hyperparameters: defaults, then the model's, then the study's for all, then for it."""
+        """The method with its hyperparameters: defaults, the model's, the study's for all methods, its own."""
         spec = component.spec
         keys = [parameter.name for parameter in spec.parameters]
         suited = {key: value for key, value in model.method_defaults.items() if key in keys}
@@ -214,7 +214,7 @@ def _as_tuple(tables: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _training_settings(spec: BenchmarkSpec, values: Mapping[str, Value]) -> dict[str, Value]:
-    """What changes the rows of the reference models beyond their table: nothing at the defaults, else everything."""
+    """Settings that change the reference models' training rows: none at their defaults, otherwise all of them."""
     relevant = [parameter for parameter in spec.parameters if parameter.name not in spec.evaluation_parameters]
     if all(values[parameter.name] == parameter.default for parameter in relevant):
         return {}

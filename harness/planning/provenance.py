@@ -1,4 +1,4 @@
-"""Where a result came from: versions, commit, machine. Read without importing torch."""
+"""The origin of a result: versions, commit, machine. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("unlearnbench", "torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy", "scipy",
-            "rouge-score", "nltk", "sacrebleu", "pluggy", "lm_eval")  # fmt: skip
+PACKAGES = (
+    "unlearnbench torch transformers tokenizers accelerate datasets peft numpy scipy rouge-score nltk sacrebleu pluggy "
+    "lm_eval"
+).split()
 DRIVER = Path("/proc/driver/nvidia")
-"""Where NVIDIA's driver tells of itself and of its GPUs."""
+"""The folder in which NVIDIA's driver lists its version and its GPUs."""
 
 
 def device_kind(device: str) -> str:
-    """``cpu`` or ``cuda`` for a device setting, without importing torch: ``auto`` is a GPU where a driver shows one."""
+    """``cpu`` or ``cuda`` for a device setting: ``auto`` is a GPU where a driver shows one. Imports no torch."""
     if device != "auto":
         return device.partition(":")[0]
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
@@ -26,7 +28,7 @@ def device_kind(device: str) -> str:
 
 
 def devices(device: str) -> list[str]:
-    """The devices that a setting allows, without importing torch: ``auto`` is every GPU that is visible, or the CPU."""
+    """The devices that a setting allows: ``auto`` is every visible GPU, or the CPU. Imports no torch."""
     if device != "auto":
         return [device]
     if device_kind(device) == "cpu":
@@ -52,7 +54,7 @@ def provenance() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """The processors that this process may use: by its affinity, its control group and ``OMP_NUM_THREADS``."""
+    """Number of processors that this process may use, by affinity, control group and ``OMP_NUM_THREADS``."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:
@@ -68,7 +70,7 @@ CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def _control_group_cores() -> list[int]:
-    """What a container's quota of processor time amounts to, in whole processors; nothing without one."""
+    """A container's quota of processor time in whole processors; empty without a quota."""
     try:
         quota, period = (CONTROL_GROUP / "cpu.max").read_text(encoding="ascii").split()
         return [] if quota == "max" else [max(1, int(quota) // int(period))]
@@ -77,7 +79,7 @@ def _control_group_cores() -> list[int]:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The installed version of every distribution; empty where it is not installed."""
+    """The installed version of every distribution; an empty text where it is not installed."""
     return {name: _version(name) for name in packages}
 
 

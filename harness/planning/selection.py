@@ -1,4 +1,4 @@
-"""From the names and values of a study to components, data and templates, each checked before any work."""
+"""Resolves a study's names and values to components, data and templates, and checks each before any work."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ def selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any]
         names = tuple(component.qualified for component in registry.of_kind(kind))
     if not names:
         raise NothingSelected(f"the study selects no {kind}; name some with study.{section} or --{kind}")
-    found = [_customised(study, registry, name) if kind == "model" else registry.find(kind, name) for name in names]
+    components = [
+        _customised(study, registry, name) if kind == "model" else registry.find(kind, name) for name in names
+    ]
     if kind == "model":
-        found = _told_apart(found)
-    known = {*names, *(c.spec.name for c in found), *(c.qualified for c in found)}
+        components = _told_apart(components)
+    known = {*names, *(c.spec.name for c in components), *(c.qualified for c in components)}
     others = study.also.get(section, ())
     known |= {c.spec.name for c in registry.of_kind(kind)} if others == ("all",) else set(others)
     # The reference methods are part of every plan.
@@ -37,24 +39,24 @@ def selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any]
     for name in study.overrides(section):
         if name not in known | extra:
             raise UnknownName(f"{kind} in [{section}]", name, known, "; its settings would change nothing")
-    keys = {parameter.name for component in found for parameter in component.spec.parameters}
+    keys = {parameter.name for component in components for parameter in component.spec.parameters}
     for key in study.overrides(section).get(EVERY, {}):
         if key not in keys:
             raise UnknownName(f"key of {section}.{EVERY}", key, keys)
-    return found
+    return components
 
 
 def _told_apart(models: list[Component[ModelSpec]]) -> list[Component[ModelSpec]]:
-    """Models whose folders end alike are called by as much of their paths as tells them apart."""
-    found = []
+    """Name models whose folders end alike by enough of their paths to tell them apart."""
+    renamed = []
     for model in models:
         others = [other.spec for other in models if other.spec.name == model.spec.name and other is not model]
         parts, length = Path(model.spec.path).parts, 1
         while any(Path(other.path).parts[-length:] == parts[-length:] for other in others) and length < len(parts):
             length += 1
         name = "/".join(parts[-length:]) if length > 1 else model.spec.name
-        found.append(replace(model, spec=replace(model.spec, name=name)))
-    return found
+        renamed.append(replace(model, spec=replace(model.spec, name=name)))
+    return renamed
 
 
 def _customised(study: Study, registry: Registry, name: str) -> Component[ModelSpec]:
@@ -67,7 +69,7 @@ def _customised(study: Study, registry: Registry, name: str) -> Component[ModelS
     else:
         plugin = registry.find("model", "unlearnbench/tiny").plugin
         component = Component(_named_in_study(registry, name, study.given("models", (name,), parameters)), plugin)
-        # A folder has its own name too, and settings may stand under either.
+        # Settings may stand under the folder's name or under the path given.
         given = study.given("models", (component.spec.name, name), parameters)
     values = parse_parameters(MODEL_PARAMETERS, {**_model_values(component.spec), **given}, f"models.{name}")
     spec = replace(component.spec, **values)
@@ -87,7 +89,7 @@ def _check_date(value: str, name: str) -> None:
 
 
 def _named_in_study(registry: Registry, name: str, given: Mapping[str, Any]) -> ModelSpec:
-    """A model that is a folder, a hub id, or a name of the study's own with a path."""
+    """The spec of a folder, a hub id, or a name that the study gives with a path."""
     if os.path.isdir(name):
         return ModelSpec(Path(name).resolve().name, "named in the study", path=name)
     if name.startswith((".", "/", "~")):
@@ -102,7 +104,7 @@ def _model_values(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _model_folder(spec: ModelSpec, name: str) -> str:
-    """The folder, if it can hold a model. Weights are looked for here so that planning fails, not the run."""
+    """The folder, if it can hold a model. Checks for weights so that planning fails, not the run."""
     folder = Path(spec.path).expanduser()
     if not folder.is_dir():
         raise ModelError(f"model {name}: folder {spec.path!r} does not exist")
@@ -162,7 +164,7 @@ def check_tables(source: DataSource, benchmarks: list[Component[BenchmarkSpec]])
 
 
 def check_metrics(study: Study, benchmarks: Sequence[Component[BenchmarkSpec]]) -> None:
-    """Gates must be over metrics of the study's benchmarks: a mistyped one would be found after the run."""
+    """Raise for a gate on no metric of the study's benchmarks, which would otherwise fail only after the run."""
     for gate in study.tables.gates:
         meant = [b.spec for b in benchmarks if gate.benchmark in ("*", b.spec.name, b.qualified)]
         known = {metric.name for spec in meant for metric in spec.metrics}
@@ -171,7 +173,7 @@ def check_metrics(study: Study, benchmarks: Sequence[Component[BenchmarkSpec]]) 
 
 
 def published_checkpoint(path: str) -> tuple[str, str]:
-    """A published checkpoint and what it is: the hash of a local folder's files, or the commit on the hub."""
+    """A published checkpoint and its identity: the hash of a local folder's files, or the commit on the hub."""
     if not path:
         return "", ""
     if path.startswith((".", "/", "~")) or os.path.isdir(path):
@@ -183,7 +185,7 @@ def published_checkpoint(path: str) -> tuple[str, str]:
 
 
 def refusal_templates(study: Study) -> list[str]:
-    """Refusal answers: the user's file, or our own."""
+    """Refusal answers from the user's file, or the built-in ones."""
     if not study.data.templates:
         return _builtin_templates()
     path = Path(study.data.templates).expanduser()
@@ -207,7 +209,7 @@ def _builtin_templates() -> list[str]:
 
 
 def weights_fingerprint(spec: ModelSpec) -> str:
-    """What the base weights are: file hashes of a folder, or id and revision on the hub; empty from scratch."""
+    """The identity of the base weights: a folder's file hash, or id and revision on the hub; empty from scratch."""
     if not spec.path:
         return ""
     if os.path.isdir(spec.path):

@@ -1,4 +1,4 @@
-"""What to run: a study file in TOML, checked by name and type."""
+"""Study files: what to run, in TOML, checked by name and type."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..records.schema import Strict
 from ..storage import read_toml
 
 EVERY = "*"
-# Tables of [data] by name: files of their own, and tables that take the place of others.
+# Subtables of [data]: tables in files of their own, and tables that replace others.
 DATA_TABLES = ("files", "stand_ins")
 
 
@@ -34,7 +34,7 @@ Overrides = dict[str, dict[str, Any]]
 
 
 class StudyHead(Strict):
-    """Table ``[study]``: what is run."""
+    """Table ``[study]``: what to run."""
 
     model_config = ConfigDict(strict=True)
 
@@ -89,7 +89,7 @@ class StudyTables(Strict):
     data: DataSettings = DataSettings()
     run: RunSettings = RunSettings()
     recipe: dict[str, Any] = {}
-    """Fine-tuning of the reference models; a table in it, by the name of a benchmark, is for that one alone."""
+    """Fine-tuning of the reference models; a subtable named after a benchmark applies to that one alone."""
     methods: Overrides = {}
     benchmarks: Overrides = {}
     models: Overrides = {}
@@ -106,8 +106,8 @@ class Study:
     """A checked study.
 
     Args:
-        raw: its tables as they were read, which are what a run folder keeps.
-        plugins: plugin files that it is run with.
+        raw: the tables as read, which the run folder stores.
+        plugins: plugin files with which to run it.
         also: components that may have settings although they are not selected, by section.
     """
 
@@ -141,13 +141,13 @@ class Study:
         return tuple(dict.fromkeys(self.tables.study.seeds)) or (0,)
 
     def selected(self, section: str) -> tuple[str, ...]:
-        """The names that the study selects of ``methods``, ``benchmarks`` or ``models``."""
+        """The selected names of ``methods``, ``benchmarks`` or ``models``."""
         return tuple(dict.fromkeys(getattr(self.tables.study, section)))
 
     def overrides(self, section: str) -> Overrides:
         """The tables of settings of ``methods``, ``benchmarks`` or ``models``, by name."""
-        found: Overrides = getattr(self.tables, section)
-        return found
+        tables: Overrides = getattr(self.tables, section)
+        return tables
 
     def recipe_for(self, benchmark: str) -> dict[str, Any]:
         """The study's settings for the reference models of one benchmark."""
@@ -157,10 +157,10 @@ class Study:
     def given(self, section: str, names: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
         """Overrides for one component: those under ``*`` that it has (``keys``), then those under its names."""
         tables = self.overrides(section)
-        found = {key: value for key, value in tables.get(EVERY, {}).items() if key in keys}
+        settings = {key: value for key, value in tables.get(EVERY, {}).items() if key in keys}
         for name in names:
-            found |= tables.get(name, {})
-        return found
+            settings |= tables.get(name, {})
+        return settings
 
 
 def read_study(path: str) -> dict[str, Any]:
@@ -188,32 +188,36 @@ def builtin_studies() -> list[str]:
 
 
 def selected_by(raw: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The methods, benchmarks and models that a study file names, whatever the command line selects of them."""
+    """The methods, benchmarks and models that a study file names, before the command line selects some."""
     head = raw.get("study")
-    found = {}
+    selected = {}
     for section in ("methods", "benchmarks", "models"):
         names = _listed(head.get(section, [])) if isinstance(head, Mapping) else []
-        found[section] = tuple(n for n in names if isinstance(n, str)) if isinstance(names, list) else ()
-    return found
+        selected[section] = tuple(n for n in names if isinstance(n, str)) if isinstance(names, list) else ()
+    return selected
 
 
 def check_study(
     raw: Mapping[str, Any], plugins: Sequence[str] = (), also: Mapping[str, tuple[str, ...]] | None = None
 ) -> Study:
-    """Every section and key checked. Names of components are checked against the registry when planning.
+    """Check every section and key. Planning checks names of components against the registry.
 
     Args:
-        also: components that may have settings although they are not selected, by section: those of a file of which
-            the command line selects some.
+        also: components by section that may have settings although the command line selects only others of the file.
 
     Raises:
-        UnknownName: an unknown section or key, with the nearest known one.
-        UsageError: a value of the wrong type or out of range.
+        UnknownName: a section or key is unknown; suggests the nearest known one.
+        UsageError: a value has the wrong type or is out of range.
     """
     refuse_bare_sections(raw)
     read_gates(raw)
-    for section, model in (("study", StudyHead), ("data", DataSettings), ("run", RunSettings),
-                           ("submission", Submission)):  # fmt: skip
+    models: dict[str, type[Strict]] = {
+        "study": StudyHead,
+        "data": DataSettings,
+        "run": RunSettings,
+        "submission": Submission,
+    }
+    for section, model in models.items():
         validated(model, raw.get(section, {}), section)
     for section in ("methods", "benchmarks", "models"):
         for name, content in raw.get(section, {}).items():
@@ -223,7 +227,7 @@ def check_study(
 
 
 def refuse_bare_sections(raw: Mapping[str, Any]) -> None:
-    """Raise UnknownName or UsageError where a section is not known, or is no table."""
+    """Raise UnknownName for an unknown section, UsageError for a section that is no table."""
     for section, content in raw.items():
         if section not in SECTIONS:
             raise UnknownName("section of the study", section, SECTIONS)

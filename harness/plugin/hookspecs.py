@@ -1,8 +1,8 @@
-"""What a plugin may offer, and when it is told what.
+"""The hooks: what a plugin may offer, and what the harness notifies it of.
 
 A plugin is a module named by an entry point in the group ``unlearnbench``, or a file given with ``--plugin``.
-Functions whose names begin with ``unlearnbench_`` are hooks; the ``hookimpl`` marker is only needed for
-pluggy's options (``tryfirst``, ``trylast``).
+Functions whose names begin with ``unlearnbench_`` are hooks; only pluggy's options (``tryfirst``, ``trylast``)
+need the ``hookimpl`` marker.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True)
 class Parameter:
-    """One hyperparameter: its type, its default, and what is allowed.
+    """One hyperparameter: its type, its default, and its allowed values.
 
     ``low`` and ``high`` are inclusive; ``above`` is an exclusive lower bound.
     """
@@ -30,7 +30,7 @@ class Parameter:
     choices: tuple[Value, ...] = ()
 
     def parse(self, value: object, where: str) -> Value:
-        """The value with the parameter's type, or UsageError naming ``where`` it came from."""
+        """The value with the parameter's type. Raises UsageError naming ``where`` the value came from."""
         if self.type is float and type(value) is int:
             try:
                 value = float(value)
@@ -66,7 +66,7 @@ class Parameter:
 
 
 def parse_parameters(parameters: tuple[Parameter, ...], given: Mapping[str, object], where: str) -> dict[str, Value]:
-    """Every parameter's value: the given ones checked, the others at their defaults."""
+    """The value of every parameter: checked where given, otherwise the default."""
     known = {parameter.name: parameter for parameter in parameters}
     for name in given:
         if name not in known:
@@ -82,7 +82,7 @@ def parameter_of(item: dataclasses.Field[Any], kind: type) -> Parameter:
 
 
 def hyperparameter(default: Value, summary: str = "", **limits: Any) -> Any:
-    """A dataclass field with bounds (``low``, ``high``, ``above``) or ``choices``, which specs are read from."""
+    """A dataclass field with bounds (``low``, ``high``, ``above``) or ``choices``, from which specs are read."""
     return field(default=default, metadata={"summary": summary, **limits})
 
 

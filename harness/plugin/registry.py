@@ -1,7 +1,7 @@
-"""Finds plugins, keeps their faults apart, and looks components up by name.
+"""Finds plugins, records the faults of each, and looks components up by name.
 
 pluggy's own entry-point loader drops the second distribution that uses a taken entry-point name, lets one
-failing import abort all loading, and accepts misspelled hooks; this one reports each of them per plugin.
+failing import abort all loading, and accepts misspelled hooks; this loader reports each of them per plugin.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ S = TypeVar("S", bound=Spec)
 
 @dataclass(frozen=True)
 class Plugin:
-    """Where a plugin came from, and what is wrong with it (empty where nothing is)."""
+    """The origin of a plugin, and its fault (empty where it has none)."""
 
     name: str
     dist: str
@@ -69,7 +69,7 @@ class Component(Generic[S]):
 
     @property
     def qualified(self) -> str:
-        """``dist/name``, which is unique even where two distributions offer the same name."""
+        """``dist/name``, unique even where two distributions offer the same name."""
         return f"{self.plugin.dist}/{self.spec.name}"
 
 
@@ -139,7 +139,7 @@ def _manager() -> _Manager:
 
 @dataclass
 class Registry:
-    """Every plugin found, and every component that the sound ones offer."""
+    """Every plugin found, and every component that plugins without a fault offer."""
 
     plugins: list[Plugin] = field(default_factory=list)
     components: list[Component[Any]] = field(default_factory=list)
@@ -153,16 +153,16 @@ class Registry:
         """The component called ``name`` or ``dist/name``.
 
         Raises:
-            UnknownName: nobody offers it; names the nearest, and the plugins that failed to load.
+            UnknownName: no plugin offers it; names the nearest, and the plugins that failed to load.
             UsageError: several distributions offer it under this short name.
         """
         offered = self.of_kind(kind)
-        found = [c for c in offered if name in (c.spec.name, c.qualified)]
-        if len(found) > 1:
-            choices = " or ".join(sorted(c.qualified for c in found))
+        matches = [c for c in offered if name in (c.spec.name, c.qualified)]
+        if len(matches) > 1:
+            choices = " or ".join(sorted(c.qualified for c in matches))
             raise UsageError(f"{kind} {name!r} is offered more than once; write {choices}")
-        if found:
-            return found[0]
+        if matches:
+            return matches[0]
         dist = name.partition("/")[0] if "/" in name else ""
         for plugin in self.broken:
             if dist == plugin.dist:
@@ -175,7 +175,7 @@ class Registry:
         return [plugin for plugin in self.plugins if plugin.error]
 
     def conflicts(self) -> dict[str, list[str]]:
-        """Short names that several distributions offer, to the qualified names that tell them apart."""
+        """Short names that several distributions offer, with the qualified names that tell these apart."""
         names: dict[str, list[str]] = {}
         for component in self.components:
             names.setdefault(f"{component.spec.kind} {component.spec.name}", []).append(component.qualified)
@@ -188,10 +188,10 @@ class Registry:
 
 
 def load_plugins(files: Sequence[str] = ()) -> Registry:
-    """Load every entry point of the group and every given file; faults are kept with their plugin.
+    """Load every entry point of the group and every given file; record each fault with its plugin.
 
     Raises:
-        PluginError: a file given by the user does not load (nothing else can have been meant by naming it).
+        PluginError: a file that the user named does not load.
     """
     registry = Registry()
     points = metadata.entry_points(group=GROUP)

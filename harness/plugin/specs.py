@@ -1,4 +1,4 @@
-"""Light descriptions of what plugins offer: enough to list, show, validate and plan without importing torch."""
+"""Specs of components: light enough to list, show, validate and plan without importing torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .parameters import Parameter, Value, hyperparameter, parameter_of, paramete
 
 Kind = Literal["method", "benchmark", "model", "executor", "reporter"]
 TEMPLATE_DATE = "2024-07-26"
-"""What chat templates that write a date write here: the one that Llama 3's own falls back on without a clock."""
+"""The date that chat templates write: the fallback of Llama 3's own template without a clock."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class MethodSpec:
     citation: str = ""
     editions: tuple[str, ...] = ("paper",)
     edition_requires: Mapping[str, Requires] = field(default_factory=dict)
-    """What an edition needs where that differs from ``requires``."""
+    """Requirements of an edition that differ from ``requires``."""
     models: int = 1
     """How many models answer together after unlearning."""
     reference: bool = False
-    """True for the two ends of every scale, which are shown but never ranked."""
+    """True for the original and the retained model, the two ends of every scale, which are never ranked."""
     api_version: int = 1
 
     kind: typing.ClassVar[Kind] = "method"
@@ -78,9 +78,9 @@ class DataSpec:
         tables: fields that every row of a table must have, by table name: the hub's config, or ``config/split``;
             ``name[]`` is a list of texts. A table of plain texts has the one field ``text``.
         hub: data set id; ``revision`` a commit, so that a moved branch cannot change a result.
-        hub_tables: tables of other data sets, ``id[@revision]:config:split:field:rows``: that field of so many rows.
-        optional: tables that need not be there; ``check`` says which of them a benchmark can do without together.
-        may_be_missing: tables that may be missing only where the study allows it, because results then say less.
+        hub_tables: tables of other data sets, ``id[@revision]:config:split:field:rows``: one field of the first rows.
+        optional: tables that may be absent; ``check`` decides which of them may be absent together.
+        may_be_missing: tables that may be absent only where the study allows it, because results then say less.
         generator: ``"pkg.mod:function"``, called with a seed, returning every table as a list of rows.
         check: ``"pkg.mod:function"``, called with the tables; raises DataError where they contradict each other.
         remedy: what to do where there is no hub data set.
@@ -109,32 +109,32 @@ class BenchmarkSpec:
     version: str = "1"
     data: DataSpec = field(default_factory=DataSpec)
     training: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
-    """Role (``original``, ``retained``) to the tables that identify what this reference model saw."""
+    """For each role (``original``, ``retained``) the tables that identify the reference model's training data."""
     vocabulary: tuple[str, ...] = ()
-    """Tables beyond the training ones from which a model from scratch takes its vocabulary."""
+    """Tables beyond the training ones that add to the vocabulary of a model from scratch."""
     parameters: tuple[Parameter, ...] = ()
     evaluation_parameters: tuple[str, ...] = ()
-    """Parameters that do not change what the reference models are trained on, so that these can be shared."""
+    """Parameters that do not change the reference models' training data, so that cells can share these models."""
     fixed: Mapping[str, Value] = field(default_factory=dict)
     recipe: Mapping[str, Value] = field(default_factory=dict)
     citation: str = ""
     workload: Mapping[str, float] = field(default_factory=dict)
     """Tokens of the published data, for estimates: ``original`` and ``retained`` (an epoch of training), ``forget``,
     ``row`` (of one row), ``scored``, ``prompts`` and ``generated`` (an evaluation), and the number of ``questions``
-    that are answered. Without all of them there is no estimate."""
+    that are answered. An estimate needs all of them."""
     questions: str = ""
-    """``"pkg.mod:function"``: from tables to the rows that are asked, by part, each with the fields of a sample row
-    that tell it from others. Submissions are held against them; empty where it is not known."""
+    """``"pkg.mod:function"``: maps tables to the rows to ask, by part, each with the fields that identify a sample row.
+    ``verify`` compares submissions with them; empty where the rows are unknown."""
     published: str = ""
-    """``"pkg.mod:function"``: from this benchmark's name to the hashes of those rows of the published data."""
+    """``"pkg.mod:function"``: maps this benchmark's name to hashes of the published data's rows to ask."""
     scoring: tuple[str, ...] = ()
-    """Modules of the benchmark that only score or describe scores: a change there asks for ``rescore``, not for another
-    run of every cell. What is measured must not depend on them."""
+    """Modules of the benchmark that only score or describe scores: a change there needs ``rescore``, not another run
+    of every cell. Measurements must not depend on them."""
     packages: tuple[str, ...] = ()
-    """Distributions that supply what is asked; rows of different versions of them are not compared."""
+    """Distributions that supply the questions; rows from different versions of them are not compared."""
     samples: Literal["public", "redacted", "none"] = "public"
     log_readers: Mapping[str, str] = field(default_factory=dict)
-    """Publishers' log formats that ``score --from`` reads, to ``"pkg.mod:function"``."""
+    """``"pkg.mod:function"`` for each publisher's log format that ``score --from`` reads."""
     reference: bool = False
     api_version: int = 1
 
@@ -142,7 +142,7 @@ class BenchmarkSpec:
 
     @property
     def editions(self) -> tuple[str, ...]:
-        """The editions in which this benchmark's metrics come."""
+        """The editions of this benchmark's metrics."""
         return tuple(sorted({edition for metric in self.metrics for edition in metric.editions})[::-1])
 
 
@@ -154,16 +154,16 @@ class ModelSpec:
         path: hub id or folder; empty for a model built from ``architecture`` and trained from scratch.
         architecture: sizes of a model from scratch (layers, width, heads, hidden, vocabulary, context).
         prompt_format: a name in ``unlearnbench.data.prompts``, or ``"auto"``: the chat template if there is one.
-        system_prompt, template_date, enable_thinking: what a chat template is rendered with: a system turn before each
-            question (empty for none), the date that it may write (YYYY-MM-DD), whether it leaves room for thoughts.
+        system_prompt, template_date, enable_thinking: inputs of a chat template: a system turn before each question
+            (empty for none), the date that it may write (YYYY-MM-DD), whether it leaves room for thoughts.
         dtype: of the forward passes; ``"auto"`` is bfloat16 on a GPU that has it and float32 elsewhere.
         allow_missing_weights: load a checkpoint whose tensors do not fit the architecture; its rows are never ranked.
         shape: ``parameters``, ``layers`` and ``width`` of a pretrained model, for estimates of time and memory.
         original, retained: published checkpoints to use instead of fine-tuning; ``{split}`` in the name
             stands for the benchmark's training table (``full``, ``retain95``).
         lora_rank: above 0, methods train a LoRA adapter of this rank, merged before evaluation.
-        recipe: fine-tuning of the reference models, over the benchmark's own.
-        method_defaults: hyperparameters that suit this model, below whatever a study sets.
+        recipe: fine-tuning of the reference models; overrides the benchmark's own.
+        method_defaults: hyperparameters that suit this model; a study overrides them.
     """
 
     name: str
@@ -193,7 +193,7 @@ class ModelSpec:
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """What a study may set of a model."""
+        """The settings of a model that a study may change."""
         return MODEL_PARAMETERS
 
 
@@ -202,7 +202,7 @@ MODEL_PARAMETERS = parameters_of(ModelSpec)
 
 @dataclass(frozen=True)
 class ExecutorSpec:
-    """Something that runs nodes. ``target`` is called without arguments and gives an ``Executor``."""
+    """A way to run nodes: ``target``, called without arguments, returns an ``Executor``."""
 
     name: str
     target: str
@@ -215,7 +215,7 @@ class ExecutorSpec:
 
 @dataclass(frozen=True)
 class ReporterSpec:
-    """Something that shows results: ``target`` is a ``Reporter``, which ``render --reporter NAME`` calls."""
+    """A way to show results: ``target`` is a ``Reporter``, which ``render --reporter NAME`` calls."""
 
     name: str
     target: str
@@ -230,7 +230,7 @@ Spec = MethodSpec | BenchmarkSpec | ModelSpec | ExecutorSpec | ReporterSpec
 
 
 def resolve(target: str, plugin: str) -> Any:
-    """The object that ``"pkg.mod:Name"`` names. Raises PluginError naming the plugin that promised it."""
+    """The object that ``"pkg.mod:Name"`` names. Raises PluginError naming the plugin that declares it."""
     module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -254,7 +254,7 @@ def _parameters(target: type) -> list[Parameter]:
     if not dataclasses.is_dataclass(target):
         return []
     hints = typing.get_type_hints(target)
-    found = []
+    parameters = []
     for item in dataclasses.fields(target):
         kind = hints[item.name]
         if item.name == "name" or kind not in (bool, int, float, str):
@@ -263,5 +263,5 @@ def _parameters(target: type) -> list[Parameter]:
                     target.__module__, f"{target.__qualname__}.{item.name} must be bool, int, float or str"
                 )
             continue
-        found.append(parameter_of(item, kind))
-    return found
+        parameters.append(parameter_of(item, kind))
+    return parameters

@@ -1,7 +1,7 @@
-"""Specs of methods as a JSON file, so that a plugin lists what its classes declare without importing them.
+"""Stores specs of methods in a JSON file, so that a plugin lists its classes without importing them.
 
-Training hyperparameters are the harness's own. The file only says whether a method has them, so that it holds with any
-version of the harness.
+Training hyperparameters belong to the harness. The file only says whether a method has them, so it suits any version
+of the harness.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ TYPES = {kind.__name__: kind for kind in (bool, int, float, str)}
 
 
 def written_specs(specs: Iterable[MethodSpec]) -> str:
-    """The text of the file: what differs from the defaults of ``MethodSpec``, in the order given."""
+    """The text of the file: for each spec, in the order given, the fields unlike the defaults of ``MethodSpec``."""
     return json.dumps([_stored(spec) for spec in specs], indent=1, ensure_ascii=False) + "\n"
 
 
 def stored_specs(file: Traversable) -> list[MethodSpec]:
-    """The specs that ``written_specs`` has written into a file."""
+    """Read the specs that ``written_specs`` wrote."""
     return [_read(entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
 
 
@@ -47,7 +47,7 @@ def _stored_parameter(parameter: Parameter) -> dict[str, Any]:
 
 def _changed(value: Any) -> dict[str, Any]:
     """The fields of a dataclass that are not at their defaults."""
-    return {item.name: found for item in fields(value) if (found := getattr(value, item.name)) != _default(item)}
+    return {item.name: current for item in fields(value) if (current := getattr(value, item.name)) != _default(item)}
 
 
 def _default(item: Field[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Tables of a study against the models that declare them; a fault is one line that names the key and the remedy."""
+"""Validates tables of a study; a fault is one line that names the key and the remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import UnknownName, UsageError
 
 M = TypeVar("M", bound=BaseModel)
 
-# What pydantic calls a value of the wrong type, and what is expected in place of it.
+# pydantic's names of type errors, and the expected value in words.
 EXPECTED = {
     "bool_type": "bool",
     "int_type": "int",
@@ -26,14 +26,14 @@ BOUNDS = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "a
 
 
 def validated(model: type[M], raw: Any, where: str) -> M:
-    """``raw`` as the model.
+    """Parse ``raw`` as the model.
 
     Args:
-        where: what the table is called in the study, for messages.
+        where: the table's name in the study, for messages.
 
     Raises:
-        UnknownName: a key that the model does not have, with the nearest that it has.
-        UsageError: a value of the wrong type or out of range.
+        UnknownName: the model does not have a key; suggests the nearest that it has.
+        UsageError: a value has the wrong type or is out of range.
     """
     try:
         return model.model_validate(raw)
@@ -66,7 +66,7 @@ def _explained(model: type[BaseModel], fault: Mapping[str, Any], where: str) -> 
 
 
 def _holder(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
-    """The model of the table in which a path ends."""
+    """The model of the table that holds the last key of a path."""
     for part in path[:-1]:
         field = model.model_fields.get(part)
         if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

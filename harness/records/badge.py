@@ -1,18 +1,16 @@
-"""What recomputing a bundle's scores gave, beside the bundle."""
+"""The badge of a bundle: the result of recomputing its scores."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# -- badges -----------------------------------------------------------------------------------------------------------
-
 BADGE_SCHEMA = 1
 
 
 class Badge(BaseModel):
-    """What recomputing a bundle's scores gave: the cells that hold, those that do not, and what is wrong.
+    """The result of recomputing a bundle's scores: cells that hold, cells that do not, and the faults.
 
-    ``date`` and ``unlearnbench`` are those of the verification that left it beside the bundle; empty for one made now.
+    ``date`` and ``unlearnbench`` belong to the verification that wrote the badge; empty for a badge made now.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)

@@ -1,4 +1,4 @@
-"""Two results side by side, as values."""
+"""The comparison of two results, as values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Difference:
     """One metric of one pairing.
 
     ``worsening`` is how much worse the candidate is in the metric's own direction; below 0 it is better. Intervals
-    are 95 %. ``paired`` is False where one side has no samples: then the interval takes the two for independent.
+    are 95 %. ``paired`` is False where one side has no samples; the interval then assumes independent sides.
     """
 
     metric: str
@@ -51,7 +51,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class LoneCell:
-    """A cell that stands on one side alone, and how it stands on the other."""
+    """A cell with a record on one side only, and its status on the other."""
 
     identity: CellId
     status: str
@@ -59,7 +59,7 @@ class LoneCell:
 
 @dataclass(frozen=True)
 class Finding:
-    """One pairing that a gate looked at."""
+    """The verdict of a gate on one pairing."""
 
     gate: Gate
     title: str
@@ -69,7 +69,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What stands on both sides, and what on one alone; and what gates find."""
+    """Cells on both sides, cells on one side only, and the findings of gates."""
 
     baseline: str
     candidate: str
@@ -88,20 +88,20 @@ class Comparison:
     def rows(self) -> Iterator[dict[str, Any]]:
         """A flat row for every metric of every pairing."""
         for pair in self.pairs:
-            for found in pair.metrics:
-                low, high = found.interval or (None, None)
+            for change in pair.metrics:
+                low, high = change.interval or (None, None)
                 yield {
                     **asdict(pair.identity),
-                    "metric": found.metric,
-                    "edition": found.edition,
-                    "baseline": found.baseline,
-                    "candidate": found.candidate,
-                    "difference": found.difference,
+                    "metric": change.metric,
+                    "edition": change.edition,
+                    "baseline": change.baseline,
+                    "candidate": change.candidate,
+                    "difference": change.difference,
                     "low": low,
                     "high": high,
-                    "paired": found.paired,
-                    "worsening": found.worsening,
-                    "n": found.n,
+                    "paired": change.paired,
+                    "worsening": change.worsening,
+                    "n": change.n,
                 }
 
     def to_frame(self) -> pandas.DataFrame:
@@ -111,5 +111,4 @@ class Comparison:
         return pandas.DataFrame(list(self.rows()))
 
     def _repr_html_(self) -> str:
-        found: str = self.to_frame().to_html(index=False, na_rep="–", float_format="{:.4g}".format)
-        return found
+        return str(self.to_frame().to_html(index=False, na_rep="–", float_format="{:.4g}".format))

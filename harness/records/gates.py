@@ -1,4 +1,4 @@
-"""What may not get worse between two runs, as a study says it in ``[[gates]]``."""
+"""Limits on how much results may worsen between two runs, from ``[[gates]]`` of a study."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COSTS = (*sorted(TIMES), "training_tokens", "optimiser_steps", "peak_memory_byte
 
 
 class Gate(Strict):
-    """What may not get worse, and by how much.
+    """A limit on how much a metric or cost may worsen.
 
     Args:
         metric: a metric, or ``cost.NAME``.
@@ -33,7 +33,7 @@ class Gate(Strict):
         max_change: the most that a metric may move either way.
         confidence: above 0, ``max_drop`` trips only where the worsening exceeds it with this one-sided confidence.
         max_ratio: the most that a cost may grow, as a factor.
-        relative_to: a method whose cell in the same run the cost is divided by first; times need one.
+        relative_to: a method; each cost is first divided by that of its cell in the same run. Times need one.
     """
 
     model_config = ConfigDict(strict=True)
@@ -83,7 +83,7 @@ def read_gates(study: Mapping[str, Any]) -> list[Gate]:
     """The gates of a study's tables.
 
     Raises:
-        UsageError: a gate that is no table, has an unknown key or a value out of range, or bounds nothing.
+        UsageError: a gate is no table, has an unknown key or a value out of range, or bounds nothing.
     """
     raw = study.get("gates", [])
     if not isinstance(raw, list) or not all(isinstance(entry, Mapping) for entry in raw):

@@ -1,4 +1,4 @@
-"""What a bundle says of itself."""
+"""The manifest of a bundle."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ REQUIRED = ("contact", "licence", "budget", "selection")
 
 
 class Submission(Strict):
-    """Who hands in what, and how hyperparameters were chosen.
+    """Who submits what, and how they chose hyperparameters.
 
-    A study may say some of it; a bundle says ``REQUIRED``.
+    A study may leave fields empty; a bundle fills those in ``REQUIRED``.
     """
 
     contact: str = Field(default="", max_length=2000, description="whom to ask, for example a mail address")
@@ -32,12 +32,12 @@ class Submission(Strict):
 
     @property
     def lacking(self) -> list[str]:
-        """The names of what a bundle must say and this does not."""
+        """The required fields that are empty."""
         return [name for name in REQUIRED if not getattr(self, name).strip()]
 
 
 class BundledCell(Strict):
-    """A cell of the study, whether it has a record or not."""
+    """A cell of the study, with or without a record."""
 
     key: str
     method: str = Text
@@ -58,17 +58,17 @@ class BundledFile(Strict):
 
 
 class Manifest(Strict):
-    """What a bundle says of itself."""
+    """The contents of a bundle and their origin, as the submitter states them."""
 
     schema_version: int = BUNDLE_SCHEMA
     unlearnbench: str = Text
     study: str = Text
     edition: Literal["paper", "as-released"]
     partial: bool
-    """True where the run had cells that were still to run."""
+    """True where cells of the run were still pending."""
     submission: Submission
     plugins: list[dict[str, str]]
-    """Distributions, versions and source hashes of what was run, as far as the submitter tells."""
+    """Distributions, versions and source hashes of the plugins, as the submitter states them."""
     cells: list[BundledCell]
     files: dict[str, BundledFile]
 

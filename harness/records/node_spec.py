@@ -1,6 +1,6 @@
-"""All that the process of a node is given, typed: planning makes it, ``spec.json`` holds it, a worker reads it.
+"""The typed input of a node's process: planning makes it, ``spec.json`` holds it, a worker reads it.
 
-A node's content key is the hash of what in its spec can change a number (``NodeSpec.content``).
+A node's content key hashes the fields of its spec that can change a number (``NodeSpec.content``).
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ SPEC = "spec.json"
 
 Role = Literal["original", "retained"]
 
-# What of a model cannot change a number: its name, words and estimates; recipes are merged before. Path and revision
-# on the hub are the fingerprint; of a folder it is the hash of its files, wherever they lie.
+# Fields of a model spec that cannot change a number: name, texts and estimates; planning merges recipes before. The
+# fingerprint stands for path and revision: a model on the hub has both in it, a folder the hash of its files.
 BESIDE_NUMBERS = frozenset(
-    ("name", "path", "revision", "summary", "citation", "api_version", "shape", "recipe", "method_defaults", "original",
-     "retained", "allow_pickle")
-)  # fmt: skip
+    (
+        "name path revision summary citation api_version shape recipe method_defaults original retained allow_pickle"
+    ).split()
+)
 
 
 class RunSettings(Strict):
-    """How nodes are run, which changes no number. Of a started node, ``device`` and ``threads`` are its own."""
+    """How nodes run, which changes no number. A started node has ``device`` and ``threads`` of its own."""
 
     model_config = ConfigDict(strict=True)
 
@@ -69,11 +70,11 @@ class PlannedBenchmark(Strict):
     Args:
         source: hash of the code that measures.
         scoring: hash of the code that only scores.
-        values, fixed: fields of the target: those that the study sets, and those that the name sets.
-        training_settings: what changes the rows of the reference models beyond their tables.
+        values, fixed: fields of the target that the study sets, and that the registered name sets.
+        training_settings: settings that change the reference models' training rows beyond their tables.
         fingerprints: an identity for each table.
-        training: for each role the tables that identify what that reference model saw.
-        packages: versions of the distributions that supply what is asked.
+        training: for each role the tables that identify the reference model's training data.
+        packages: versions of the distributions that supply the questions.
     """
 
     name: str
@@ -103,7 +104,7 @@ class PlannedBenchmark(Strict):
 
 
 class PlannedModel(Strict):
-    """A base model with a study's settings; ``fingerprint`` is what its weights are, empty from scratch."""
+    """A base model with a study's settings; ``fingerprint`` identifies its weights, empty from scratch."""
 
     spec: ModelSpec
     shape: dict[str, float]
@@ -115,12 +116,12 @@ class PlannedModel(Strict):
 
     @property
     def from_scratch(self) -> bool:
-        """Whether the model is built here and knows nothing beforehand."""
+        """Whether the harness builds the model with random weights."""
         return bool(self.spec.architecture)
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """All of the model that can change a number."""
+        """The fields of the model that can change a number."""
         kept = {name: value for name, value in vars(self.spec).items() if name not in BESIDE_NUMBERS}
         return {**kept, "fingerprint": self.fingerprint}
 
@@ -146,16 +147,16 @@ class PlannedMethod(Strict):
 
 
 class NodeSpec(Strict):
-    """What reference models and cells share.
+    """Fields that reference models and cells share.
 
     Args:
         source: where tables come from.
         departures: how this run differs from the benchmark's own data and model; its rows are then not ranked.
         recipe: fine-tuning of the reference models.
         engine: hash of the harness's code and of the libraries that compute.
-        device_kind: ``cpu`` or ``cuda``, from which the precision of ``dtype = "auto"`` follows.
-        plugins: who offers the benchmark, the model and the method.
-        cache: folder of prepared reference models, known when the node starts.
+        device_kind: ``cpu`` or ``cuda``, which decides the precision of ``dtype = "auto"``.
+        plugins: the plugins that offer the benchmark, the model and the method.
+        cache: folder of prepared reference models, set when the node starts.
     """
 
     schema_version: Literal[1] = SPEC_SCHEMA
@@ -187,7 +188,7 @@ class NodeSpec(Strict):
         raise NotImplementedError
 
     def key_parts(self) -> Sequence[str]:
-        """The names that the node's folder is called by."""
+        """The parts of the node's folder name."""
         raise NotImplementedError
 
     @cached_property
@@ -197,12 +198,12 @@ class NodeSpec(Strict):
 
     @cached_property
     def key(self) -> str:
-        """The name of the node's folder on any system; the hash at its end tells nodes of like names apart."""
+        """The node's folder name, valid on any system; its final hash distinguishes nodes with like names."""
         safe = "--".join(re.sub(r"[^A-Za-z0-9._+-]", "_", name)[:60] for name in self.key_parts())
         return f"{safe.lstrip('.+-') or '_'}--s{self.seed}--{self.content[:12]}"
 
     def started(self, cache: Path, device: str, threads: int) -> NodeSpec:
-        """The spec of a node that starts in a place of its own."""
+        """The spec with the cache, device and threads with which the node starts."""
         run = self.run.model_copy(update={"device": device, "threads": threads})
         return self.model_copy(update={"cache": str(cache.resolve()), "run": run})
 
@@ -219,12 +220,12 @@ class ReferenceSpec(NodeSpec):
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The tables that identify what the model is trained on."""
+        """The tables that identify the model's training data."""
         return self.benchmark.training.get(self.role, (self.role,))
 
     @property
     def table(self) -> str:
-        """The same as one word, as names of checkpoints have it."""
+        """The tables joined into one word, as checkpoint names spell them."""
         return "+".join(name.replace("/", "_") for name in self.tables)
 
     @property
@@ -262,7 +263,7 @@ class CellSpec(NodeSpec):
     Args:
         templates: refusal answers; empty where the method needs none.
         models: for each role the key of the reference model.
-        references: for each role the key of the cell whose samples scores compare with.
+        references: for each role the key of the cell with whose samples the scores compare.
     """
 
     kind: Literal["cell"] = "cell"

@@ -1,6 +1,6 @@
-"""Scores once more, from the samples that lie beside a record. No model is loaded, no torch is imported.
+"""Recomputes scores from the samples beside a record. Loads no model and imports no torch.
 
-The benchmark is the one that is installed here: what a record names is looked up by name, never imported from it.
+The registry looks up the installed benchmark that a record names; nothing is imported by a path in a record.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ Rows = Sequence[Mapping[str, Any]]
 def scores_of(
     benchmark: Any, identity: Identity, mine: Measurement, references: Mapping[str, Measurement]
 ) -> Iterable[Score]:
-    """The benchmark's scores of a model beside its references; a reference model is its own.
+    """The benchmark's scores of a model against its references; a reference model is its own reference.
 
     Raises:
-        RecordError: the retained model's measurement is not there.
+        RecordError: the retained model's measurement is missing.
     """
     original = mine if identity.method_qualified == "unlearnbench/original" else references.get("original")
     is_retained = identity.reference and identity.requires.start == "retained"
     retained = mine if is_retained else references.get("retained")
     if retained is None:
         raise RecordError(f"{identity.method}: the retained model's samples are not among its references")
-    found: Iterable[Score] = benchmark.score(mine, original, retained)
-    return found
+    scores: Iterable[Score] = benchmark.score(mine, original, retained)
+    return scores
 
 
 def benchmark_of(record: Record, registry: Registry) -> tuple[Component[BenchmarkSpec], Any]:
     """The installed benchmark that a record names, and an instance with the record's settings.
 
     Raises:
-        RecordError: it is of another version here.
-        UnknownName, UsageError: no such benchmark is installed, or a setting is none of its.
+        RecordError: the installed benchmark has another version.
+        UnknownName, UsageError: no such benchmark is installed, or it lacks a setting.
     """
     component = registry.find("benchmark", record.identity.benchmark_qualified)
     spec: BenchmarkSpec = component.spec
@@ -63,7 +63,7 @@ def rescored(record: Record, samples_of: Callable[[str], Rows], registry: Regist
     """Every score of a record, from its samples and its references' samples.
 
     Args:
-        samples_of: the rows of a cell's sample file, by the cell's key.
+        samples_of: returns the rows of a cell's sample file, given the cell's key.
 
     Raises:
         RecordError: samples are missing, or are not what the benchmark measures.
@@ -81,7 +81,7 @@ def rescored(record: Record, samples_of: Callable[[str], Rows], registry: Regist
 
 
 def differences(record: Record, found: Sequence[Score], component: Component[BenchmarkSpec]) -> list[str]:
-    """Where a record departs from its recomputed scores, one line each: value, number of rows, interval, criterion."""
+    """Departures of a record from its recomputed scores, a line each: value, number of rows, interval, criterion."""
     fresh = score_entries(found, component.spec.metrics, record.edition)
     lines = []
     for name in sorted({*fresh, *record.scores}):
@@ -124,7 +124,7 @@ def _entry_differences(where: str, stored: ScoreEntry, again: ScoreEntry) -> lis
 
 
 def agree(stored: object, fresh: object) -> bool:
-    """Equal; numbers to a relative (below 1: absolute) tolerance of 1e-9, and NaN agrees with NaN."""
+    """Whether values are equal: numbers within 1e-9, relative (absolute below 1), and NaN equals NaN."""
     if isinstance(stored, float) and isinstance(fresh, float):
         if math.isnan(stored) or math.isnan(fresh) or math.isinf(stored) or math.isinf(fresh):
             return stored == fresh or (math.isnan(stored) and math.isnan(fresh))

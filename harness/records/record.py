@@ -1,4 +1,4 @@
-"""One record per cell: what was run, what came out, what it cost, and what it may be compared with."""
+"""The record of a cell: its identity, scores, cost, provenance and comparability."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EditionScore(Strict):
 
 
 class ScoreEntry(EditionScore):
-    """A metric's value in the record's edition, with every edition beside it."""
+    """A metric's value in the record's edition, and in all editions."""
 
     edition: str
     label: str
@@ -45,7 +45,7 @@ class ScoreEntry(EditionScore):
 
 
 class Identity(Strict):
-    """Which pairing this is."""
+    """The pairing of a record."""
 
     method: str
     method_qualified: str
@@ -66,19 +66,19 @@ class Identity(Strict):
 
 
 class Samples(Strict):
-    """The file that every score recomputes from, and the retained model's, which forget scores compare with."""
+    """The sample file behind every score, and those of the references with which scores compare."""
 
     file: str
     sha256: str
     rows: int
     shown: str = "public"
-    """What pages show of the texts: ``public``, ``redacted`` (numbers alone) or ``none``."""
+    """How much of the texts pages show: ``public``, ``redacted`` (numbers alone) or ``none``."""
     references: dict[str, str]
-    """Role to the key of the cell, or to the log file, whose samples were compared with."""
+    """For each role the key of the cell, or the log file, with whose samples the scores compare."""
 
 
 class Cost(Strict):
-    """What the cell spent; ``unlearn`` alone is the method's time.
+    """Resources that the cell used; of its stages ``unlearn`` alone is the method's time.
 
     ``cpu_seconds`` is processor time of all threads, which other work on the machine hardly changes.
     """
@@ -87,12 +87,12 @@ class Cost(Strict):
     cpu_seconds: dict[str, float] = {}
     optimiser_steps: int
     fastest_step_cpu_seconds: float | None = None
-    """The least that one optimiser step took: what other work on the machine disturbs least. None on a GPU."""
+    """Processor time of the fastest optimiser step, which other work disturbs least. None on a GPU."""
     training_tokens: int
     peak_memory_bytes: int
     peak_device_memory_bytes: int | None = None
     stage_memory_bytes: dict[str, int] = {}
-    """The most resident memory in each stage that ``seconds`` names."""
+    """Peak resident memory of each stage that ``seconds`` names."""
     stage_device_memory_bytes: dict[str, int] = {}
 
 
@@ -113,7 +113,7 @@ class _Plugin(BaseModel):
 
 
 class _Provenance(BaseModel):
-    """What is read of a record's provenance, as far as it is there; more may stand in it."""
+    """The fields of a record's provenance that the code reads; all are optional, others are allowed."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -131,7 +131,7 @@ class _Provenance(BaseModel):
 
 
 class _Compared(BaseModel):
-    """What is read of a comparability key."""
+    """The fields of a comparability key that the code reads."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -141,7 +141,7 @@ class _Compared(BaseModel):
 
 
 def _refuse_halves(value: Any) -> None:
-    """Raise ValueError where a text holds half of a surrogate pair: no character, and nothing that can be written."""
+    """Raise ValueError where a text holds half of a surrogate pair, which UTF-8 cannot encode."""
     if isinstance(value, str):
         value.encode("utf-8")
     elif isinstance(value, Mapping):
@@ -154,7 +154,7 @@ def _refuse_halves(value: Any) -> None:
 
 
 class Record(Strict):
-    """What a cell leaves behind."""
+    """The stored result of a cell."""
 
     schema_version: int = RECORD_SCHEMA
     cell: str
@@ -169,7 +169,7 @@ class Record(Strict):
     limits: dict[str, Any]
     """Restrictions of this run that a published number would not have; empty where there are none."""
     unranked: list[str] = []
-    """Why no row like this is ranked; empty where it is."""
+    """Why pages do not rank this cell; empty where they do."""
     notes: list[str]
     losses: list[float] = []
 
@@ -191,12 +191,12 @@ class Record(Strict):
         return value
 
     def in_edition(self, edition: str) -> Record:
-        """The same record with another edition asked for; the measurement holds both."""
+        """The same record with the scores of another edition at the top level."""
         if edition == self.edition:
             return self
         scores = {}
         for name, entry in self.scores.items():
-            # A metric that is the same in all editions was stored under one of them.
+            # A metric that is the same in all editions is stored under one of them.
             chosen = entry.editions.get(edition) or next(iter(entry.editions.values()), None)
             if chosen is None:
                 raise RecordError(f"record {self.cell} has no edition {edition!r} of {name}")
@@ -206,9 +206,9 @@ class Record(Strict):
 
 
 class LogRecord(Strict):
-    """What a publisher's evaluation log comes to: scores, samples and comparability as in a cell's record.
+    """The record of a publisher's evaluation log: scores, samples and comparability as in a cell's record.
 
-    The samples are the log itself; nothing is known of what the run cost or how the model was made.
+    The log itself holds the samples; it does not tell the cost of the run or the origin of the model.
     """
 
     schema_version: int = RECORD_SCHEMA
@@ -227,13 +227,13 @@ def comparability(key: Mapping[str, Any]) -> Comparability:
 
 
 def score_entries(scores: Iterable[Score], metrics: Sequence[Metric], edition: str) -> dict[str, ScoreEntry]:
-    """Scores by metric name, the asked edition on top, all of them under ``editions``.
+    """Scores by metric name: ``edition`` at the top level, all editions under ``editions``.
 
     Raises:
-        RecordError: a score of a metric that the benchmark does not declare, or a declared one without a score.
+        RecordError: a score has no declared metric, or a declared metric has no score.
     """
     declared = {metric.name: metric for metric in metrics}
-    found: dict[str, dict[str, EditionScore]] = {}
+    by_metric: dict[str, dict[str, EditionScore]] = {}
     for score in scores:
         if score.metric not in declared:
             raise RecordError(f"score of {score.metric!r}, which the benchmark does not declare")
@@ -243,13 +243,13 @@ def score_entries(scores: Iterable[Score], metrics: Sequence[Metric], edition: s
             value=score.value, n=score.n, interval=score.interval, reason=score.reason, passes=score.passes
         )
         for name in [score.edition] if score.edition else declared[score.metric].editions or [edition]:
-            found.setdefault(score.metric, {})[name] = entry
-    missing = declared.keys() - found.keys()
+            by_metric.setdefault(score.metric, {})[name] = entry
+    missing = declared.keys() - by_metric.keys()
     if missing:
         raise RecordError(f"the benchmark yields no score of {', '.join(sorted(missing))}")
     entries = {}
     for name, metric in declared.items():
-        chosen = found[name].get(edition) or next(iter(found[name].values()))
+        chosen = by_metric[name].get(edition) or next(iter(by_metric[name].values()))
         entries[name] = ScoreEntry(
             **chosen.model_dump(),
             edition=edition,
@@ -260,7 +260,7 @@ def score_entries(scores: Iterable[Score], metrics: Sequence[Metric], edition: s
             criterion=metric.criterion,
             axis=metric.axis,
             scale=metric.scale,
-            editions=found[name],
+            editions=by_metric[name],
         )
     return entries
 

@@ -1,4 +1,4 @@
-"""Results of one source as values: what was read of a run folder, a bundle or printed records."""
+"""Results as values: the cells of a run folder, a bundle or printed records."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Results:
     """Cells of one source.
 
     Args:
-        study: the study that made them, as tables; empty where it is not known.
-        manifest: what a bundle says of itself; None where the source is no bundle.
-        folder: where cells have their folders; None where there are no samples.
-        badge: what recomputing a bundle's scores gave, where that was asked for.
-        fault: why nothing could be read of it.
-        read_rows: how a sample file of this source is read.
+        study: tables of the study that made them; empty where it is unknown.
+        manifest: the manifest of a bundle; None for another source.
+        folder: the folder of the cells' folders; None where there are no samples.
+        badge: the result of recomputing a bundle's scores, where requested.
+        fault: why the source could not be read.
+        read_rows: reads a sample file of this source.
     """
 
     source: str
@@ -55,27 +55,27 @@ class Results:
         path = self.folder / "cells" / key / SAMPLES
         rows = self.read_rows(path)
         known = {cell.record.samples.sha256 for cell in self.finished if cell.key == key}
-        # What a bundle's samples are worth is for ``verify`` to say.
+        # ``verify`` checks the samples of bundles.
         if self.manifest is None and known and file_digest(path) not in known:
             raise RecordError(f"{path} is damaged; run the study again, which measures this cell again")
         return rows
 
 
 class Reporter(Protocol):
-    """Shows results: as pages, a table, a message to somebody. A plugin offers one with ``ReporterSpec``."""
+    """Shows results: as pages, a table or a message. A plugin offers one with ``ReporterSpec``."""
 
     def __call__(self, results: Sequence[Results], out: Path, registry: Registry) -> Path:
-        """Write into the folder ``out`` and return what is to be opened first.
+        """Write into the folder ``out`` and return the file to open first.
 
-        ``registry`` knows what installed plugins say of methods and benchmarks.
+        ``registry`` holds the specs of installed methods and benchmarks.
         """
         ...
 
 
 class ResultSet(Sequence[Results]):
-    """Results that are open: a sequence of ``Results``, one for each source.
+    """Open results: a sequence with one ``Results`` for each source.
 
-    Bundles are unpacked for as long as the set is open; use it as a context manager, or forget it.
+    Bundles stay unpacked until the set is closed, by a context manager or by garbage collection.
     """
 
     def __init__(self, results: tuple[Results, ...], unpacked: ExitStack) -> None:
@@ -99,7 +99,7 @@ class ResultSet(Sequence[Results]):
         self.close()
 
     def close(self) -> None:
-        """Remove what was unpacked; records that were read stay."""
+        """Remove unpacked bundles; records that were read stay valid."""
         self._close()
 
     @property
@@ -151,5 +151,4 @@ class ResultSet(Sequence[Results]):
         return pandas.DataFrame(list(self.scores() if long else self.rows()))
 
     def _repr_html_(self) -> str:
-        found: str = self.to_frame().to_html(index=False, na_rep="–", float_format="{:.4g}".format)
-        return found
+        return str(self.to_frame().to_html(index=False, na_rep="–", float_format="{:.4g}".format))

@@ -1,4 +1,4 @@
-"""A run folder as its files tell it: plan, study, status and record of every cell."""
+"""Reads a run folder: its plan and study, and the status and record of every cell."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StoredNode(BaseModel):
 
 
 class StoredPlan(BaseModel):
-    """What ``plan.json`` holds."""
+    """The content of ``plan.json``."""
 
     schema_version: int = PLAN_SCHEMA
     study: str
@@ -42,21 +42,21 @@ class StoredPlan(BaseModel):
     raw: dict[str, Any] = {}
     """The study's tables."""
     plugins: list[str] = []
-    """Plugin files that the study was run with."""
+    """Plugin files with which the study was run."""
     study_sha256: str = ""
     nodes: list[StoredNode]
 
 
 class NodeStatus(Strict):
-    """How a node ended, as ``status.json`` holds it.
+    """How a node ended: the content of ``status.json``.
 
     Args:
-        content: the content key of what ran.
+        content: the content key of the spec that ran.
         record_sha256, samples_sha256, spec_sha256: hashes of a finished cell's files.
         scoring: hash of the code that scored.
-        incomplete: why the next run of the study asks again.
-        exit_code: what the command that runs the study exits with because of this node.
-        facts: what is known of a prepared model.
+        incomplete: why the next run of the study repeats the cell.
+        exit_code: exit code that this node gives the command that runs the study.
+        facts: facts about a prepared model.
     """
 
     status: CellStatus
@@ -77,7 +77,7 @@ class NodeStatus(Strict):
 
 @dataclass(frozen=True)
 class StoredCell:
-    """A planned cell as its folder tells it."""
+    """A planned cell and the content of its folder."""
 
     key: str
     identity: CellId
@@ -89,13 +89,13 @@ class StoredCell:
 
 @dataclass(frozen=True)
 class FinishedCell(StoredCell):
-    """A cell whose status is done, which has a record."""
+    """A cell whose status is done; it has a record."""
 
     record: Record
 
 
 def cache_folder() -> Path:
-    """Prepared reference models: ``$UNLEARNBENCH_CACHE``, or a folder in the user's cache."""
+    """The folder of prepared reference models: ``$UNLEARNBENCH_CACHE``, or one in the user's cache."""
     named = os.environ.get("UNLEARNBENCH_CACHE")
     if named:
         return Path(named)
@@ -120,10 +120,10 @@ def read_plan(run: Path) -> StoredPlan:
 
 
 def read_own_study(run: Path) -> dict[str, Any]:
-    """The study that a run folder keeps; empty where it keeps none.
+    """The study stored in a run folder; empty where it holds none.
 
     Raises:
-        RecordError: it is not the one that was run.
+        RecordError: the stored study is not the one that was run.
     """
     path = run / STUDY
     if not path.is_file():
@@ -156,7 +156,7 @@ def _stored(run: Path, node: StoredNode, edition: str) -> StoredCell:
 
 
 def _whole_record(folder: Path, status: NodeStatus) -> Record:
-    """The record of a finished cell, held to the hash in its status."""
+    """The record of a finished cell, checked against the hash in its status."""
     path = folder / RECORD
     record = read_record(path)
     if file_digest(path) != status.record_sha256:

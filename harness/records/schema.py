@@ -1,4 +1,4 @@
-"""What the models of files share."""
+"""The base class of the models of files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Strict(BaseModel):
-    """A frozen model without unknown fields; numbers that JSON does not know are written as strings."""
+    """A frozen model that refuses unknown fields and writes NaN and infinities as strings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 def first_fault(error: ValidationError) -> str:
-    """The first thing that does not fit a model, with the field that holds it."""
+    """The first validation fault, with the field that holds it."""
     first = error.errors()[0]
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -1,7 +1,7 @@
-"""A run in one file, to hand in: records, samples, study and a manifest, with the hash of every file.
+"""Packs a run into one file for submission: records, samples, study and a manifest with every file's hash.
 
-A bundle comes from a stranger. It is read by names that are written here, to sizes that are set here; nothing in it is
-imported or run, and what it says of itself is only believed where it can be recomputed.
+Bundles are untrusted: readers accept fixed names and bounded sizes, import and run nothing from a bundle, and believe
+its claims only where they can recompute them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def write_bundle(run: Path, out: Path, submission: Mapping[str, str], version: s
     """Pack a run folder; equal runs give equal bytes.
 
     Raises:
-        UsageError: the submission lacks something, or nothing is done.
+        UsageError: the submission lacks a field, or no cell is done.
         RecordError: the run folder is broken.
     """
     told = validated(Submission, submission, "submission")
@@ -58,19 +58,19 @@ def write_bundle(run: Path, out: Path, submission: Mapping[str, str], version: s
 
 
 def _plugins(records: Sequence[Record]) -> list[dict[str, str]]:
-    found = {}
+    plugins = {}
     for record in records:
         for plugin in record.provenance["plugins"].values():
             entry = {"dist": plugin["dist"], "version": plugin["version"], "name": plugin["name"]}
-            found[tuple(entry.values())] = entry
-    return [found[key] for key in sorted(found)]
+            plugins[tuple(entry.values())] = entry
+    return [plugins[key] for key in sorted(plugins)]
 
 
 def _write_zip(out: Path, texts: Mapping[str, bytes], files: Mapping[str, Path]) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in (*texts, *sorted(files)):
-            # A time stamp of its own would make equal bundles differ.
+            # A fixed time stamp: equal runs give equal bytes.
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
@@ -79,12 +79,12 @@ def _write_zip(out: Path, texts: Mapping[str, bytes], files: Mapping[str, Path])
 
 
 def badge_path(bundle: Path) -> Path:
-    """Where the badge of a bundle lies: beside it."""
+    """The path of a bundle's badge, beside the bundle."""
     return bundle.with_name(bundle.name + ".verified.json")
 
 
 def read_badge(bundle: Path) -> Badge | None:
-    """The badge of a bundle; None where there is none, where it is another file's, of a newer schema or broken."""
+    """The badge of a bundle; None where it is absent, broken, of a newer schema or of another file."""
     path = badge_path(bundle)
     try:
         badge = Badge.model_validate_json(path.read_bytes()) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Reads a bundle, which is a stranger's: by names written here, to sizes set here; nothing in it is imported."""
+"""Reads an untrusted bundle: accepts fixed names and bounded sizes, and imports nothing from it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..records.run_folder import RECORD, STUDY, FinishedCell, StoredCell
 from ..storage import file_digest, read_toml
 
 KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
-# Far above what a study of every method on every benchmark takes, far below what fills a machine.
+# Far above a study of every method on every benchmark, far below the capacity of a machine.
 ENTRIES = 50_000
 CELLS = 20_000
 LARGEST = {MANIFEST: 2**23, STUDY: 2**16, RECORD: 2**21, SAMPLES: 2**25}
 TOTAL = 2**32
-# Of a sample file, before anything of it is parsed: bytes in all and of a line; then rows, their parts, and values.
+# Limits of a sample file: before parsing, bytes in all and of a line; then rows, their parts, and values.
 UNZIPPED = 2**26
 LINE = 2**20
 ROWS = 200_000
@@ -65,13 +65,13 @@ class Bundle:
 
 
 def unpacked(path: Path, folder: Path) -> Bundle:
-    """Unpack a stranger's bundle into an empty folder of ours.
+    """Unpack an untrusted bundle into an empty folder.
 
-    Names are compared with those a bundle may have, sizes counted as they are read, hashes checked; links, names
-    given twice and anything else are refused.
+    Accepts only names that a bundle may have, counts bytes while it reads them and checks hashes; refuses links,
+    duplicate names and anything else.
 
     Raises:
-        BundleError: with what is wrong, and where.
+        BundleError: the bundle breaks a rule; names the rule and the place.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -100,7 +100,7 @@ def _unpack(path: Path, archive: zipfile.ZipFile, folder: Path) -> None:
         if name.casefold() in seen:
             raise BundleError(f"{path}: {_shown(name)} is there twice")
         seen.add(name.casefold())
-        # What the archive claims about sizes is not believed: reading stops one byte after the limit.
+        # The sizes that the archive claims are not trusted: reading stops one byte after the limit.
         with archive.open(entry) as file:
             content = file.read(min(limit, left) + 1)
         if len(content) > limit:
@@ -114,7 +114,7 @@ def _unpack(path: Path, archive: zipfile.ZipFile, folder: Path) -> None:
 
 
 def _limit(path: Path, name: str) -> int:
-    """The most bytes that a file of this name may have. Raises BundleError for any name that a bundle has not."""
+    """The most bytes that a file of this name may have. Raises BundleError for a name that no bundle has."""
     if name in (MANIFEST, STUDY):
         return LARGEST[name]
     parts = name.split("/")
@@ -170,7 +170,7 @@ def _texts(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _compare(path: Path, folder: Path, manifest: Manifest) -> None:
-    """Files against the manifest: all there, no more, and each with its hash; every finished cell complete."""
+    """Check files against the manifest: none missing, none extra, hashes equal, every finished cell complete."""
     there = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} - {MANIFEST}
     listed = set(manifest.files)
     for name in sorted(listed - there)[:1]:
@@ -180,9 +180,9 @@ def _compare(path: Path, folder: Path, manifest: Manifest) -> None:
     if STUDY not in there:
         raise BundleError(f"{path} has no {STUDY}")
     for name, fact in manifest.files.items():
-        found = file_digest(folder / name)
-        if found != fact.sha256:
-            raise BundleError(f"{path}: {name} has the hash {found[:12]}…, the manifest says {fact.sha256[:12]}…")
+        actual = file_digest(folder / name)
+        if actual != fact.sha256:
+            raise BundleError(f"{path}: {name} has the hash {actual[:12]}…, the manifest says {fact.sha256[:12]}…")
     finished = {cell.key for cell in manifest.cells if cell.status == CellStatus.DONE}
     if not finished:
         raise BundleError(f"{path} holds no finished cell")
@@ -193,11 +193,11 @@ def _compare(path: Path, folder: Path, manifest: Manifest) -> None:
 
 
 def _own_record(folder: Path, cell: BundledCell) -> Record:
-    """The record of a bundled cell, with what it says of itself held against the manifest.
+    """The record of a bundled cell, checked against the manifest.
 
     Raises:
-        BundleError: it is another cell's, or names files outside.
-        RecordError: it is no record.
+        BundleError: the record belongs to another cell, or names files outside the bundle.
+        RecordError: the file holds no record.
     """
     _refuse_controls(strict_json((folder / RECORD).read_bytes(), f"{cell.key}/{RECORD}"), cell.key)
     record = read_record(folder / RECORD)
@@ -216,10 +216,10 @@ def _own_record(folder: Path, cell: BundledCell) -> Record:
 
 
 def bundled_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a stranger's sample file, within bounds of size, depth and length of texts.
+    """The rows of an untrusted sample file, within bounds of size, depth and length of texts.
 
     Raises:
-        BundleError: it is not gzipped JSON lines of objects, or too large.
+        BundleError: the file is not gzipped JSON lines of objects, or too large.
     """
     where = f"{path.parent.name}/{path.name}"
     rows: list[dict[str, Any]] = []
@@ -250,7 +250,7 @@ def bundled_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path, where: str) -> Iterator[bytes]:
-    """Lines of a gzip file, none of which is longer, nor all together, than what is read."""
+    """Yield the lines of a gzip file. Raises BundleError beyond ``LINE``, ``UNZIPPED`` or ``ROWS``."""
     total = count = 0
     try:
         with gzip.open(path) as file:
@@ -268,25 +268,25 @@ def _lines(path: Path, where: str) -> Iterator[bytes]:
 
 
 def _values_of(value: Any) -> int:
-    """How many values a JSON value holds, itself included; it is of bounded depth."""
+    """The number of values in a JSON value of bounded depth, itself included."""
     return 1 + sum(map(_values_of, _children(value)))
 
 
 def strict_json(content: bytes, where: str) -> Any:
-    """JSON of bounded depth, without NaN, infinities and names given twice.
+    """Parse JSON of bounded depth without NaN, infinities and duplicate names.
 
     Raises:
-        BundleError: it is anything else.
+        BundleError: the content is anything else.
     """
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        members = dict(pairs)
+        if len(members) < len(pairs):
             raise ValueError("a name is given twice in one object")
-        return found
+        return members
 
     try:
         value = json.loads(content.decode("utf-8", "surrogatepass"), parse_constant=refuse, object_pairs_hook=once)
@@ -301,7 +301,7 @@ def strict_json(content: bytes, where: str) -> Any:
 
 
 def _refuse_controls(value: Any, where: str) -> None:
-    """Raise BundleError where a text in a JSON value, a key included, would do something to a terminal."""
+    """Raise BundleError where a text or key in a JSON value holds control characters."""
     if isinstance(value, str) and UNPRINTABLE.search(value):
         raise BundleError(f"{where}: {_shown(value)} has control characters")
     if isinstance(value, dict):
@@ -322,5 +322,5 @@ def _plain(error: object) -> str:
 
 
 def _shown(text: str) -> str:
-    """A stranger's text for an error line: one line of ASCII, short."""
+    """Untrusted text for an error message: one short line of ASCII."""
     return ascii(text[:80])

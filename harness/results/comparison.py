@@ -1,7 +1,7 @@
-"""Two results row by row: differences with paired intervals, cost included; and the gates of a study over them.
+"""Compares two results row by row: differences with paired intervals, costs, and the gates of a study.
 
 Both models of a pairing answered the same rows, and resamples draw the same rows on both sides (``Score.resamples``),
-so a difference is resampled with what the two have in common left out.
+so variation that both share cancels in a resampled difference.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ READ_COST: Mapping[str, Callable[[Cost], float | None]] = {
 
 
 def compare(baseline: Results, candidate: Results, registry: Registry) -> Comparison:
-    """Every pairing that both sides have a record of.
+    """Compare every pairing with a record on both sides.
 
     Raises:
-        UsageError: two rows may not be compared, and which field of their comparability keys says so.
+        UsageError: two rows may not be compared; names the field in which their comparability keys differ.
         NothingSelected: no pairing is on both sides.
     """
     before, after = _by_pairing(baseline), _by_pairing(candidate)
@@ -75,13 +75,13 @@ def compare(baseline: Results, candidate: Results, registry: Registry) -> Compar
 
 
 def _by_pairing(results: Results) -> dict[CellId, StoredCell]:
-    """Cells by what they pair."""
-    found: dict[CellId, StoredCell] = {}
+    """Cells by pairing."""
+    by_pairing: dict[CellId, StoredCell] = {}
     for cell in results.cells:
-        if cell.identity in found:
+        if cell.identity in by_pairing:
             raise UsageError(f"{results.source} has two cells of {cell.identity}; compare runs that have one of each")
-        found[cell.identity] = cell
-    return found
+        by_pairing[cell.identity] = cell
+    return by_pairing
 
 
 def _benchmarks(cells: Iterable[CellId]) -> str:
@@ -89,7 +89,7 @@ def _benchmarks(cells: Iterable[CellId]) -> str:
 
 
 def _status(cell: StoredCell | None) -> str:
-    """How a cell stands on the side that has no record of it."""
+    """The status of a cell on the side without a record of it."""
     return "not in the candidate" if cell is None else f"{cell.status}: {cell.reason}".rstrip(": ")
 
 
@@ -106,7 +106,7 @@ def _refuse_incomparable(before: FinishedCell, after: FinishedCell) -> None:
 
 
 def _shortest(first: Any, second: Any) -> tuple[str, str]:
-    """Two unlike values; of mappings only what differs in them."""
+    """Two unlike values as text; of mappings only the entries that differ."""
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         unlike = {key for key in (*first, *second) if first.get(key) != second.get(key)}
         first, second = ({key: side[key] for key in side if key in unlike} for side in (first, second))
@@ -114,7 +114,7 @@ def _shortest(first: Any, second: Any) -> tuple[str, str]:
 
 
 class _Scores:
-    """Scores of one side with their resamples, computed when first asked for."""
+    """Scores of one side with their resamples, computed on first use."""
 
     def __init__(self, results: Results, registry: Registry, notes: list[str]) -> None:
         self._results = results
@@ -123,7 +123,7 @@ class _Scores:
         self._found: dict[str, dict[tuple[str, str | None], Score]] = {}
 
     def of(self, record: Record) -> dict[tuple[str, str | None], Score]:
-        """By metric and edition; empty where there are no samples to compute them from."""
+        """Scores by metric and edition; empty where they do not recompute from samples."""
         if record.cell not in self._found:
             scores: Sequence[Score] = ()
             try:
@@ -134,13 +134,13 @@ class _Scores:
         return self._found[record.cell]
 
     def resamples(self, record: Record, metric: str, edition: str) -> Floats | None:
-        """(R,) resampled values of a score that recomputes."""
-        found = self.of(record)
-        score = found.get((metric, edition)) or found.get((metric, None))
+        """(R,) resampled values of a score; None where it has none."""
+        scores = self.of(record)
+        score = scores.get((metric, edition)) or scores.get((metric, None))
         return None if score is None or score.resamples is None else np.asarray(score.resamples, dtype=float)
 
     def target(self, cell: FinishedCell, metric: str) -> _Target:
-        """What a metric aims at: a number, or the retained model's value on this side."""
+        """The target of a metric: a number, or the retained model's value on this side."""
         target = cell.record.scores[metric].target
         if isinstance(target, int | float):
             return _Target(float(target), float(target))
@@ -155,7 +155,7 @@ class _Scores:
 
 @dataclass(frozen=True)
 class _Target:
-    """The value that a metric aims at, and its resamples; NaN where it aims at none."""
+    """The target of a metric and its resamples; NaN where there is none."""
 
     value: float
     resamples: Floats | float
@@ -173,7 +173,7 @@ def _float(value: float | None) -> float | None:
 
 
 def _difference(metric: str, before: FinishedCell, after: FinishedCell, old: _Scores, new: _Scores) -> Difference:
-    """One metric on both sides, resampled together where both have samples of the same number of rows."""
+    """One metric on both sides, resampled jointly where both have samples of equally many rows."""
     mine, other = before.record.scores[metric], after.record.scores[metric]
     edition = before.record.edition
     first, second = old.resamples(before.record, metric, edition), new.resamples(after.record, metric, edition)
@@ -201,7 +201,7 @@ def _difference(metric: str, before: FinishedCell, after: FinishedCell, old: _Sc
 
 
 def _independent(mine: ScoreEntry, other: ScoreEntry) -> tuple[float, float] | None:
-    """The interval of a difference of two scores that are taken for independent."""
+    """The interval of a difference of two scores, assumed independent."""
     if not mine.interval or not other.interval:
         return None
     half = math.hypot(*((high - low) / 2 for low, high in (mine.interval, other.interval)))
@@ -224,10 +224,10 @@ def _worse(better: str, base: Any, new: Any, base_target: Any, new_target: Any) 
 
 
 def judged(comparison: Comparison, gates: Sequence[Gate]) -> list[Finding]:
-    """Every gate over every pairing that it is for; what the candidate lacks trips it.
+    """Judge every gate on its pairings; a value that the candidate lacks trips the gate.
 
     Raises:
-        UsageError: a gate names a metric, method or benchmark that is nowhere in the comparison.
+        UsageError: a gate names a metric, method or benchmark that the comparison lacks.
     """
     return [finding for gate in gates for finding in _judged(comparison, gate)]
 
@@ -237,16 +237,16 @@ def _judged(comparison: Comparison, gate: Gate) -> Iterator[Finding]:
     lost = [cell for cell in comparison.only_baseline if _concerns(gate, cell.identity)]
     if not pairs and not lost:
         raise UsageError(f"gate {gate}: no pairing of the baseline is {gate.method} on {gate.benchmark}")
-    known = sorted({found.metric for pair in pairs for found in pair.metrics})
+    known = sorted({change.metric for pair in pairs for change in pair.metrics})
     if gate.cost:
         yield from _cost_findings(comparison, gate, pairs)
     elif pairs and gate.metric not in known:
         raise UsageError(f"gate {gate}: no such metric there (known: {', '.join(known)})")
     else:
         for pair in pairs:
-            for found in pair.metrics:
-                if found.metric == gate.metric:
-                    yield _metric_finding(gate, pair, found)
+            for change in pair.metrics:
+                if change.metric == gate.metric:
+                    yield _metric_finding(gate, pair, change)
     for cell in lost:
         yield Finding(gate, cell.identity.pairing, True, f"the candidate has no record of it: {cell.status}")
 
@@ -255,24 +255,24 @@ def _concerns(gate: Gate, identity: CellId) -> bool:
     return gate.method in ("*", identity.method) and gate.benchmark in ("*", identity.benchmark)
 
 
-def _metric_finding(gate: Gate, pair: Pair, found: Difference) -> Finding:
-    title = f"{pair.title}: {found.label}"
-    values = f"{found.baseline:.6g} → {found.candidate:.6g}"
-    if math.isnan(found.baseline):
-        return Finding(gate, title, False, f"missing in the baseline ({found.reason})")
-    if math.isnan(found.candidate):
-        return Finding(gate, title, True, f"{values}: missing in the candidate ({found.reason})")
-    if gate.max_change is not None and abs(found.difference) > gate.max_change:
-        return Finding(gate, title, True, f"{values}: moved by {found.difference:+.4g}, allowed ±{gate.max_change:g}")
+def _metric_finding(gate: Gate, pair: Pair, change: Difference) -> Finding:
+    title = f"{pair.title}: {change.label}"
+    values = f"{change.baseline:.6g} → {change.candidate:.6g}"
+    if math.isnan(change.baseline):
+        return Finding(gate, title, False, f"missing in the baseline ({change.reason})")
+    if math.isnan(change.candidate):
+        return Finding(gate, title, True, f"{values}: missing in the candidate ({change.reason})")
+    if gate.max_change is not None and abs(change.difference) > gate.max_change:
+        return Finding(gate, title, True, f"{values}: moved by {change.difference:+.4g}, allowed ±{gate.max_change:g}")
     if gate.max_drop is None:
         return Finding(gate, title, False, values)
-    worse = found.worsening
+    worse = change.worsening
     sure = ""
     if gate.confidence:
-        if found.resampled_worsening is None or np.isnan(found.resampled_worsening).any():
+        if change.resampled_worsening is None or np.isnan(change.resampled_worsening).any():
             return Finding(gate, title, worse > gate.max_drop, f"{values}: no paired interval, judged by the values")
-        share = expanded_share(found.n, 1 - gate.confidence)
-        worse = float(np.quantile(found.resampled_worsening, share, method="lower"))
+        share = expanded_share(change.n, 1 - gate.confidence)
+        worse = float(np.quantile(change.resampled_worsening, share, method="lower"))
         sure = f" by {worse:.4g} at least, with {gate.confidence:.0%} confidence"
     if worse > gate.max_drop:
         return Finding(gate, title, True, f"{values}: worse{sure or f' by {worse:.4g}'}, allowed {gate.max_drop:g}")

@@ -1,4 +1,4 @@
-"""Results to look at: run folders, bundles, and records that ``results --json`` printed, all read alike."""
+"""Opens results alike: run folders, bundles, and records that ``results --json`` printed."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from .bundle_reader import bundled_rows, unpacked
 def opened(paths: Sequence[str | Path], edition: str = "", lenient: bool = False) -> Iterator[list[Results]]:
     """The results at each path: a run folder, a bundle, a folder of bundles, or a JSON file of records.
 
-    Bundles are unpacked for as long as the context lasts.
+    Bundles stay unpacked while the context lasts.
 
     Args:
-        lenient: a bundle of a folder that cannot be read stands there with its ``fault`` and without cells.
+        lenient: an unreadable bundle in a folder of bundles gives a ``fault`` and no cells instead of an error.
 
     Raises:
-        RecordError, BundleError: a source is broken, or not results at all.
+        RecordError, BundleError: a source is broken, or holds no results.
     """
     with ExitStack() as stack:
-        found = []
+        results = []
         for path, of_folder in _each(paths):
             try:
-                found.append(stack.enter_context(_opened(path, edition)))
+                results.append(stack.enter_context(_opened(path, edition)))
             except HarnessError as error:
                 if not (lenient and of_folder):
                     raise
-                found.append(Results(str(path), (), fault=str(error).replace(str(path), path.name)))
-        yield found
+                results.append(Results(str(path), (), fault=str(error).replace(str(path), path.name)))
+        yield results
 
 
 def _each(paths: Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
-    """Every source, and whether it is one of a folder's."""
+    """Yield every source, and whether it lies in a folder of bundles."""
     for path in map(Path, paths):
         bundles = sorted(path.glob("*.zip")) if path.is_dir() and not (path / "plan.json").exists() else []
         yield from ((bundle, True) for bundle in bundles)
@@ -67,7 +67,7 @@ def _opened(path: Path, edition: str) -> Iterator[Results]:
 
 
 def _printed(path: Path, edition: str) -> tuple[list[StoredCell], list[Any]]:
-    """Records as ``results --json`` or ``run --json`` prints them, and the gates of their study."""
+    """Cells of the records that ``results --json`` or ``run --json`` printed, and the gates of their study."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         records = [Record.model_validate(entry) for entry in content["records"]]

@@ -1,4 +1,4 @@
-"""Publishers' evaluation logs into scores, by the same pure functions that score our own measurements."""
+"""Scores publishers' evaluation logs with the pure functions that score our own measurements."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def scored_log(
     spec = component.spec
     read = resolve(spec.log_readers[log_format], component.qualified)
     log: LogFile = read(Path(path), Path(retained) if retained else None, align)
-    found = log.benchmark.score(log.unlearned, None, log.retained)
+    scores = log.benchmark.score(log.unlearned, None, log.retained)
     rows = [[row["part"], row.get("prompt"), row.get("truth")] for row in log.unlearned.rows]
     return LogRecord(
         log_format=log_format,
         edition=edition,
         benchmark=log.name,
-        scores=score_entries(found, spec.metrics, edition),
+        scores=score_entries(scores, spec.metrics, edition),
         samples=Samples(
             file=path,
             sha256=_digest(Path(path)),

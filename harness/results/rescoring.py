@@ -1,4 +1,4 @@
-"""A run's scores once more from its stored samples, where only what scores has changed since."""
+"""Scores a run again from its stored samples after a change of scoring code alone."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .opening import opened
 
 @dataclass(frozen=True)
 class Rescored:
-    """A cell that was scored again, and what is other than before."""
+    """A cell that was scored again, and the changes to its scores."""
 
     key: str
     changes: tuple[str, ...]
 
 
 def rescore(run: Path, registry: Registry) -> list[Rescored]:
-    """Score every finished cell of a run folder again, with the benchmarks that are installed, and keep that.
+    """Score every finished cell of a run folder again with the installed benchmarks, and store the scores.
 
-    What was measured stays as it is: nothing is trained or asked.
+    Trains and queries no model: the stored measurements stay unchanged.
 
     Raises:
         RecordError: samples or records are damaged, or the benchmark is of another version.
@@ -36,10 +36,10 @@ def rescore(run: Path, registry: Registry) -> list[Rescored]:
     with locked(run), opened([run]) as (results,):
         made = []
         for cell in results.finished:
-            record, found = cell.record, rescored(cell.record, results.samples_of, registry)
+            record, fresh = cell.record, rescored(cell.record, results.samples_of, registry)
             component, _ = benchmark_of(record, registry)
-            changes = tuple(differences(record, found, component))
-            scores = score_entries(found, component.spec.metrics, record.edition)
+            changes = tuple(differences(record, fresh, component))
+            scores = score_entries(fresh, component.spec.metrics, record.edition)
             _keep(cell.folder, record.model_copy(update={"scores": scores}), modules_digest(component.spec.scoring))
             made.append(Rescored(cell.key, changes))
         return made

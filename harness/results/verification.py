@@ -1,6 +1,6 @@
-"""What a submission is worth before anybody trains again: every score recomputed, every question held against its data.
+"""Verifies a submission without training: recomputes every score, and compares every question with the data.
 
-Recomputing shows that scores follow from the samples. It cannot tell whether a model wrote them: that takes a rerun.
+Recomputing shows that scores follow from the samples. Only a rerun shows whether a model wrote these.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from ..storage import digest, file_digest, write_json
 from .bundle import badge_path, read_badge
 
 LISTED_FAULTS = 100
-# Two texts of the longest that a bundle may hold take seconds to compare.
+# Comparing two texts of the greatest length that a bundle may hold takes seconds.
 SECONDS_A_CELL = 300
 Pins = Mapping[str, Mapping[str, Sequence[str]]]
-"""By part: ``fields``, which tell its rows apart, and ``rows``, a hash of these fields each, in order."""
+"""By part: ``fields`` that identify a row, and ``rows``, a hash of these fields for each row, in order."""
 
 
 @dataclass
 class Verification:
-    """What was found: faults are the submitter's, notes are for the reader."""
+    """The result of ``verify``: faults of the submission, and notes for the reader."""
 
     source: str
     of_bundle: bool = False
@@ -46,7 +46,7 @@ class Verification:
     rows: int = 0
     faults: list[str] = field(default_factory=list)
     refuted: dict[str, str] = field(default_factory=dict)
-    """The cells with a fault, by key, and the first of their faults."""
+    """The first fault of each cell that has one, by key."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -55,76 +55,76 @@ class Verification:
 
     @property
     def sound(self) -> list[str]:
-        """The cells that were looked at and have no fault."""
+        """The cells that were checked and have no fault."""
         return [key for key in self.cells if key not in self.refuted]
 
 
 def verify(results: Results, registry: Registry, data: DataSource | None = None) -> Verification:
-    """Recompute every score of a bundle or run folder, and compare what was asked with the data.
+    """Recompute every score of a bundle or run folder, and compare its questions with the data.
 
     Args:
-        data: a folder with the benchmark's tables; without it generated tables are made again, and published ones are
-            known by their hashes.
+        data: a folder with the benchmark's tables; without it, generated tables are generated again, and rows of
+            published tables compare by hash.
     """
-    found = Verification(results.source, of_bundle=results.manifest is not None)
+    result = Verification(results.source, of_bundle=results.manifest is not None)
     done = results.finished
     if not done:
-        found.faults.append(f"{results.source} holds no finished cell")
+        result.faults.append(f"{results.source} holds no finished cell")
     for cell in results.cells:
         if not cell.status.settled:
-            found.notes.append(f"{cell.key}: {cell.status}{': ' + cell.reason if cell.reason else ''}"[:300])
+            result.notes.append(f"{cell.key}: {cell.status}{': ' + cell.reason if cell.reason else ''}"[:300])
     if results.manifest and results.manifest.partial:
-        found.notes.append("the run was not finished when it was bundled: partial")
+        result.notes.append("the run was not finished when it was bundled: partial")
     known = {cell.key for cell in done}
     for cell in done:
         record = cell.record
-        before = len(found.faults)
+        before = len(result.faults)
         absent = sorted(set(record.samples.references.values()) - known)
         if absent:
-            found.faults.append(f"{cell.key}: the samples of its reference {absent[0]} are not in {results.source}")
-            found.refuted[cell.key] = found.faults[-1]
+            result.faults.append(f"{cell.key}: the samples of its reference {absent[0]} are not in {results.source}")
+            result.refuted[cell.key] = result.faults[-1]
             continue
         try:
             with _time_limit(SECONDS_A_CELL):
-                _verify_cell(record, results, registry, data, found)
+                _verify_cell(record, results, registry, data, result)
         except HarnessError as error:
-            found.faults.append(str(error))
-        if len(found.faults) > before:
-            found.refuted[cell.key] = found.faults[before]
-    found.faults, found.notes = ([printable(line) for line in lines] for lines in (found.faults, found.notes))
-    return found
+            result.faults.append(str(error))
+        if len(result.faults) > before:
+            result.refuted[cell.key] = result.faults[before]
+    result.faults, result.notes = ([printable(line) for line in lines] for lines in (result.faults, result.notes))
+    return result
 
 
 def _verify_cell(
-    record: Record, results: Results, registry: Registry, data: DataSource | None, found: Verification
+    record: Record, results: Results, registry: Registry, data: DataSource | None, result: Verification
 ) -> None:
     component, _ = benchmark_of(record, registry)
     rows = results.samples_of(record.cell)
     if len(rows) != record.samples.rows:
-        found.faults.append(f"{record.cell}: {len(rows)} samples, its record says {record.samples.rows}")
+        result.faults.append(f"{record.cell}: {len(rows)} samples, its record says {record.samples.rows}")
     if results.folder and file_digest(results.folder / "cells" / record.cell / record.samples.file) != (
         record.samples.sha256
     ):
-        found.faults.append(f"{record.cell}: its samples do not have the hash in its record")
+        result.faults.append(f"{record.cell}: its samples do not have the hash in its record")
     if digest(record.comparability.key) != record.comparability.sha256:
-        found.faults.append(f"{record.cell}: the comparability key does not have the hash beside it")
+        result.faults.append(f"{record.cell}: the comparability key does not have the hash beside it")
     scores = rescored(record, results.samples_of, registry)
-    found.faults += differences(record, scores, component)
-    found.faults += _limits_shown(record, component)
+    result.faults += differences(record, scores, component)
+    result.faults += _limits_shown(record, component)
     pins, where = _pins(record, component, data)
     if pins is None:
-        found.notes.append(f"{record.cell}: {where}")
+        result.notes.append(f"{record.cell}: {where}")
     else:
         limit = record.limits.get("limit", 0)
         limit = limit if type(limit) is int and limit > 0 else 0
-        found.faults += [f"{record.cell}: {line}" for line in unlike(rows, pins, where, limit)]
-    found.cells.append(record.cell)
-    found.scores += sum(len(entry.editions) for entry in record.scores.values())
-    found.rows += len(rows)
+        result.faults += [f"{record.cell}: {line}" for line in unlike(rows, pins, where, limit)]
+    result.cells.append(record.cell)
+    result.scores += sum(len(entry.editions) for entry in record.scores.values())
+    result.rows += len(rows)
 
 
 def _limits_shown(record: Record, component: Component[BenchmarkSpec]) -> Iterator[str]:
-    """A record whose settings are not the benchmark's own must say so."""
+    """Yield a fault for each setting other than the default that a record's limits do not show."""
     settings = record.comparability.key.get("benchmark_settings")
     given = settings if isinstance(settings, Mapping) else {}
     for parameter in component.spec.parameters:
@@ -137,11 +137,11 @@ def _limits_shown(record: Record, component: Component[BenchmarkSpec]) -> Iterat
         yield f"{record.cell}: its data are {source}, and its limits do not say so"
 
 
-# -- what was asked ---------------------------------------------------------------------------------------------------
+# -- questions --------------------------------------------------------------------------------------------------------
 
 
 def _pins(record: Record, component: Component[BenchmarkSpec], data: DataSource | None) -> tuple[Pins | None, str]:
-    """The rows that the benchmark asks, and what they were made from; None and why they are not known."""
+    """The rows that the benchmark asks and their origin, or None and why they are unknown."""
     spec = component.spec
     if not spec.questions:
         return None, f"{spec.name} names no rows to hold the samples against"
@@ -182,7 +182,7 @@ def _row_hash(row: Mapping[str, Any], fields: Sequence[str]) -> str:
 
 
 def unlike(rows: Sequence[Mapping[str, Any]], pins: Pins, where: str, limit: int = 0) -> Iterator[str]:
-    """Samples that are not the benchmark's questions, in its order, from the first on."""
+    """Yield a fault for each part whose samples are not the benchmark's questions in order."""
     for part, pinned in pins.items():
         fields, hashes = pinned["fields"], pinned["rows"]
         mine = [row for row in rows if row.get("part") == part]
@@ -200,33 +200,36 @@ def unlike(rows: Sequence[Mapping[str, Any]], pins: Pins, where: str, limit: int
 
 
 def write_badge(bundle: Path, found: Verification, version: str) -> Path:
-    """Say beside a bundle what recomputing its scores gave, here and now; where they do not hold, what is wrong."""
+    """Write the result of a verification beside its bundle, faults included."""
     path = badge_path(bundle)
-    write_json(path, {
-        "schema_version": BADGE_SCHEMA,
-        "level": "recomputed" if found.holds else "refuted",
-        "bundle_sha256": file_digest(bundle),
-        "date": datetime.now(UTC).date().isoformat(),
-        "unlearnbench": version,
-        "cells": found.sound,
-        "refuted": found.refuted,
-        "faults": found.faults[:LISTED_FAULTS],
-        "notes": found.notes,
-    })  # fmt: skip
+    write_json(
+        path,
+        {
+            "schema_version": BADGE_SCHEMA,
+            "level": "recomputed" if found.holds else "refuted",
+            "bundle_sha256": file_digest(bundle),
+            "date": datetime.now(UTC).date().isoformat(),
+            "unlearnbench": version,
+            "cells": found.sound,
+            "refuted": found.refuted,
+            "faults": found.faults[:LISTED_FAULTS],
+            "notes": found.notes,
+        },
+    )
     return path
 
 
 def held(results: Results, registry: Registry) -> Results:
-    """What may be shown of a source: a bundle's cells whose scores do not recompute have their fault in their place.
+    """The results that pages may show: a bundle's cells whose scores do not recompute hold their fault instead.
 
-    A bundle without a badge is verified now. What was run here, or printed without samples, is taken as it is.
+    Verifies a bundle without a badge. Returns a run folder, or records printed without samples, unchanged.
     """
     if results.manifest is None:
         return results
     badge = read_badge(Path(results.source))
     if badge is None:
-        found = verify(results, registry)
-        badge = Badge(cells=found.sound, refuted=found.refuted, faults=found.faults[:LISTED_FAULTS])
+        result = verify(results, registry)
+        badge = Badge(cells=result.sound, refuted=result.refuted, faults=result.faults[:LISTED_FAULTS])
     cells = tuple(
         StoredCell(cell.key, cell.identity, CellStatus.REFUTED, badge.refuted[cell.key], cell.folder)
         if cell.key in badge.refuted
@@ -252,44 +255,50 @@ def study_of(record: Record, registry: Registry, data_dir: str = "") -> dict[str
     if data_dir:
         source |= {"source": "local", "dir": data_dir}
     return {
-        "study": {"name": "rerun", "methods": [identity.method_qualified], "benchmarks": [identity.benchmark_qualified],
-                  "models": [identity.model], "seeds": [identity.seed], "edition": record.edition},
+        "study": {
+            "name": "rerun",
+            "methods": [identity.method_qualified],
+            "benchmarks": [identity.benchmark_qualified],
+            "models": [identity.model],
+            "seeds": [identity.seed],
+            "edition": record.edition,
+        },
         "data": source,
         "recipe": record.provenance.get("recipe", {}),
         "methods": {identity.method_qualified: free},
         "benchmarks": {identity.benchmark_qualified: settings},
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a rerun came out from what is stored, in half widths of the stored interval."""
+    """The distance of a rerun from the stored value, in half widths of the stored interval."""
 
     metric: str
     stored: float
     rerun: float
     half_widths: float
-    """NaN where there is no interval, or one of no width that the rerun does not repeat."""
+    """NaN without an interval, or where a rerun differs from an interval of no width."""
 
 
 def distances(stored: Record, rerun: Record) -> list[Distance]:
-    """Every metric of a cell beside its rerun."""
-    found = []
+    """The distance of every metric of a cell from its rerun."""
+    per_metric = []
     for name, entry in stored.scores.items():
         again = rerun.scores[name].value if name in rerun.scores else math.nan
         low, high = entry.interval or (math.nan, math.nan)
         width = (high - low) / 2
         apart = abs(again - entry.value)
         units = 0.0 if agree(entry.value, again) else apart / width if width > 0 else math.nan
-        found.append(Distance(name, entry.value, again, units))
-    return found
+        per_metric.append(Distance(name, entry.value, again, units))
+    return per_metric
 
 
 @contextmanager
 def _time_limit(seconds: int) -> Iterator[None]:
-    """Stop pure Python work that a stranger's samples make endless."""
+    """Interrupt pure Python work that untrusted samples make endless."""
 
-    # Alarms are the main thread's, and not of every system.
+    # Only the main thread can set an alarm, and not on every system.
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield
         return

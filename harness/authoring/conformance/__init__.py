@@ -1,6 +1,6 @@
-"""What a method or a benchmark must keep to, tried out on a model of a few thousand weights, in seconds.
+"""Conformance checks of methods and benchmarks, on a model of 30,000 weights, in seconds.
 
-``unlearnbench check NAME`` prints it; ``unlearnbench.authoring.pytest_plugin`` offers it to pytest.
+``unlearnbench check NAME`` prints them; ``unlearnbench.authoring.pytest_plugin`` offers them to pytest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ transformers.utils.logging.disable_progress_bar()
 
 
 def check(component: Component[Any], data_dir: str = "") -> Iterator[Check]:
-    """Every promise of a method or benchmark, one after another; a broken one does not stop those that can go on."""
+    """Run every check of a method or benchmark in turn; a broken one stops only the checks that depend on it."""
     if isinstance(component.spec, MethodSpec):
         yield from check_method(component)
     else:

@@ -1,4 +1,4 @@
-"""What a benchmark must keep to."""
+"""Conformance checks of benchmarks."""
 
 from __future__ import annotations
 
@@ -25,66 +25,80 @@ from .methods import GlobalState, method_spec, typed
 from .trial import SEED, TINY, tiny_model
 
 SMALL: Mapping[str, Any] = {"limit": 4, "max_new_tokens": 4}
-
-
-# -- benchmarks -------------------------------------------------------------------------------------------------------
+MINE, RETAINED = 0, 1
+"""Seeds of the tiny models that stand for the unlearned and the retained model."""
 
 
 def check_benchmark(component: Component[BenchmarkSpec], data_dir: str = "") -> Iterator[Check]:
-    """The promises of a benchmark, on its generated tables or a folder's."""
+    """Run the checks of a benchmark on its generated tables or a folder's."""
     spec = component.spec
     yield attempt("the spec is that of its class", lambda: method_spec(component))
     yield attempt("parameters are typed, and their defaults are in range", lambda: typed(spec.parameters))
     yield attempt("metrics say what they are", lambda: _metrics(spec))
-    source = DataSource("local", data_dir) if data_dir else DataSource("generated", scale="quick")
-    got: dict[str, Any] = {}
-
-    def read() -> str:
-        got["tables"] = read_tables(spec.data, source)
-        return f"{sum(len(rows) for rows in got['tables'].values())} rows"
-
-    yield attempt("tables are read", read)
-    if "tables" not in got:
+    trial = _Trial(component, data_dir)
+    yield attempt("tables are read", trial.read)
+    if trial.tables is None:
         return
-    given = {name: value for name, value in SMALL.items() if name in {p.name for p in spec.parameters}}
-    values = parse_parameters(spec.parameters, given, f"benchmarks.{spec.name}")
-    benchmark = resolve(spec.target, component.qualified)(**values, **spec.fixed)
+    trial.build()
+    yield attempt("a task is prepared", trial.prepare)
+    if trial.task is None:
+        return
+    state = GlobalState()
+    yield attempt("a model is measured", trial.measure)
+    if len(trial.measured) < 2:
+        return
+    yield attempt("no global state is left changed", state.refuse_changes)
+    mine, retained = trial.measured
+    yield attempt("rows are JSON, with a part and an index", lambda: _json_rows(mine))
+    yield attempt("measuring again gives the same rows", lambda: _same_rows(mine, trial.measured_by(MINE)))
+    yield attempt("every metric is scored in every edition", lambda: _scored(trial, mine, retained))
+    yield attempt("the retained model is scored beside itself", lambda: _scored(trial, retained, retained))
+    yield attempt("scores follow from the rows alone", lambda: _recomputes(trial, mine, retained))
+    if spec.questions:
+        yield attempt("rows are the questions of the tables", lambda: _asked(trial, mine))
 
-    def prepare() -> str:
-        make = {"encoder": lambda corpus: models.make_encoder(TINY, corpus)}
-        task = benchmark.prepare(Preparation(got["tables"], make["encoder"], False, not data_dir))
+
+class _Trial:
+    """One pass of a benchmark over small settings; each step fills the fields that the next one reads."""
+
+    def __init__(self, component: Component[BenchmarkSpec], data_dir: str) -> None:
+        self.component, self.data_dir = component, data_dir
+        self.spec = component.spec
+        self.given = {name: value for name, value in SMALL.items() if name in {p.name for p in self.spec.parameters}}
+        self.context = Context("conformance", SEED, Engine(), lambda _: None)
+        self.benchmark: Any = None
+        self.tables: Any = None
+        self.task: Any = None
+        self.measured: list[Measurement] = []
+
+    def read(self) -> str:
+        source = DataSource("local", self.data_dir) if self.data_dir else DataSource("generated", scale="quick")
+        self.tables = read_tables(self.spec.data, source)
+        return f"{sum(len(rows) for rows in self.tables.values())} rows"
+
+    def build(self) -> None:
+        values = parse_parameters(self.spec.parameters, self.given, f"benchmarks.{self.spec.name}")
+        self.benchmark = resolve(self.spec.target, self.component.qualified)(**values, **self.spec.fixed)
+
+    def prepare(self) -> str:
+        ctx = Preparation(self.tables, lambda corpus: models.make_encoder(TINY, corpus), False, not self.data_dir)
+        task = self.benchmark.prepare(ctx)
         if not task.forget:
             raise Broken("task.forget has no rows, so there is nothing to unlearn")
         for role in ("original", "retained"):
             if role not in task.training:
                 raise Broken(f"task.training has no rows for the {role} model")
-        got["task"] = task
+        self.task = task
         return f"{len(task.forget)} rows to forget, {len(task.retain)} to retain"
 
-    yield attempt("a task is prepared", prepare)
-    if "task" not in got:
-        return
-    task, ctx = got["task"], Context("conformance", SEED, Engine(), lambda _: None)
-    state = GlobalState()
+    def measure(self) -> str:
+        self.measured += [self.measured_by(seed) for seed in (MINE, RETAINED)]
+        return f"{len(self.measured[0].rows)} rows"
 
-    def measure() -> str:
-        for name, seed in (("mine", 0), ("retained", 1)):
-            got[name] = benchmark.measure(tiny_model(task.encoder, seed), task, ctx)
-        return f"{len(got['mine'].rows)} rows"
-
-    yield attempt("a model is measured", measure)
-    if "retained" not in got:
-        return
-    yield attempt("no global state is left changed", state.refuse_changes)
-    mine, retained = got["mine"], got["retained"]
-    yield attempt("rows are JSON, with a part and an index", lambda: _json_rows(mine))
-    yield attempt("measuring again gives the same rows",
-                   lambda: _same_rows(mine, benchmark.measure(tiny_model(task.encoder, 0), task, ctx)))  # fmt: skip
-    yield attempt("every metric is scored in every edition", lambda: _scored(spec, benchmark, mine, retained))
-    yield attempt("the retained model is scored beside itself", lambda: _scored(spec, benchmark, retained, retained))
-    yield attempt("scores follow from the rows alone", lambda: _recomputes(spec, benchmark, mine, retained))
-    if spec.questions:
-        yield attempt("rows are the questions of the tables", lambda: _asked(component, got["tables"], mine, given))
+    def measured_by(self, seed: int) -> Measurement:
+        """The measurement of the tiny model made from a seed."""
+        measured: Measurement = self.benchmark.measure(tiny_model(self.task.encoder, seed), self.task, self.context)
+        return measured
 
 
 def _metrics(spec: BenchmarkSpec) -> str:
@@ -98,9 +112,9 @@ def _metrics(spec: BenchmarkSpec) -> str:
     return ", ".join(metric.name for metric in spec.metrics)
 
 
-def _json_rows(found: Measurement) -> None:
-    json.dumps([dict(row) for row in found.rows], allow_nan=True)
-    for number, row in enumerate(found.rows):
+def _json_rows(measured: Measurement) -> None:
+    json.dumps([dict(row) for row in measured.rows], allow_nan=True)
+    for number, row in enumerate(measured.rows):
         if not isinstance(row.get("part"), str) or type(row.get("index")) is not int:
             raise Broken(f"row {number} has no part (text) or no index (whole number)")
 
@@ -111,9 +125,9 @@ def _same_rows(first: Measurement, second: Measurement) -> None:
             raise Broken(f"row {number} differs between two measurements of one model")
 
 
-def _scored(spec: BenchmarkSpec, benchmark: Any, mine: Measurement, retained: Measurement) -> str:
-    scores = list(benchmark.score(mine, None if mine is retained else mine, retained))
-    entries = score_entries(scores, spec.metrics, "paper")
+def _scored(trial: _Trial, mine: Measurement, retained: Measurement) -> str:
+    scores = list(trial.benchmark.score(mine, None if mine is retained else mine, retained))
+    entries = score_entries(scores, trial.spec.metrics, "paper")
     for score in scores:
         low, high = score.interval or (score.value, score.value)
         if low > high:
@@ -122,13 +136,13 @@ def _scored(spec: BenchmarkSpec, benchmark: Any, mine: Measurement, retained: Me
     return f"missing: {'; '.join(missing)}" if missing else f"{len(scores)} scores"
 
 
-def _recomputes(spec: BenchmarkSpec, benchmark: Any, mine: Measurement, retained: Measurement) -> None:
+def _recomputes(trial: _Trial, mine: Measurement, retained: Measurement) -> None:
     with tempfile.TemporaryDirectory() as folder:
         stored = []
-        for name, found in (("mine", mine), ("retained", retained)):
-            (Path(folder) / name).write_bytes(rows_as_bytes(found.rows))
+        for name, measured in (("mine", mine), ("retained", retained)):
+            (Path(folder) / name).write_bytes(rows_as_bytes(measured.rows))
             stored.append(Measurement(tuple(read_rows(Path(folder) / name))))
-    tables = [list(benchmark.score(own, own, other)) for own, other in ((mine, retained), tuple(stored))]
+    tables = [list(trial.benchmark.score(own, own, other)) for own, other in ((mine, retained), tuple(stored))]
 
     def key(score: Score) -> tuple[Any, ...]:
         return score.metric, score.edition, repr(score.value), score.n, repr(score.interval)
@@ -138,7 +152,8 @@ def _recomputes(spec: BenchmarkSpec, benchmark: Any, mine: Measurement, retained
             raise Broken(f"{before.metric} is {before.value!r}, and {after.value!r} from the stored rows")
 
 
-def _asked(component: Component[Any], tables: Any, mine: Measurement, given: Mapping[str, Any]) -> None:
-    faults = list(unlike(mine.rows, pins_of(component, tables), "the tables", int(given.get("limit", 0))))
+def _asked(trial: _Trial, mine: Measurement) -> None:
+    pins = pins_of(trial.component, trial.tables)
+    faults = list(unlike(mine.rows, pins, "the tables", int(trial.given.get("limit", 0))))
     if faults:
         raise Broken(faults[0])

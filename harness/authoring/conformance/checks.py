@@ -1,4 +1,4 @@
-"""One promise tried out, and what came of it."""
+"""One conformance check and its result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...errors import HarnessError
 
 @dataclass(frozen=True)
 class Check:
-    """One promise, and whether it was kept; ``message`` says what was found."""
+    """The result of one check: whether the promise was kept, and details in ``message``."""
 
     name: str
     kept: bool
@@ -21,7 +21,7 @@ class Check:
 
 
 class Broken(Exception):
-    """A promise that was not kept, in words."""
+    """A promise is not kept; the message says how."""
 
 
 def attempt(name: str, work: Callable[[], str | None]) -> Check:
@@ -30,7 +30,7 @@ def attempt(name: str, work: Callable[[], str | None]) -> Check:
         message, kept = work() or "", True
     except (Broken, HarnessError) as error:
         message, kept = str(error), False
-    except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
+    except Exception as error:  # noqa: BLE001 - third-party code may raise anything
         last = traceback.extract_tb(error.__traceback__)[-1]
         message, kept = f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})", False
     return Check(name, kept, message, time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""What a method must keep to."""
+"""Conformance checks of methods."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from .trial import FORGET, MEMORY, RETAIN, SECONDS, TINY, Trial, tiny_encoder, t
 
 
 def check_method(component: Component[MethodSpec]) -> Iterator[Check]:
-    """The promises of a method."""
+    """Run the checks of a method."""
     spec = component.spec
     yield attempt("the spec is that of its class", lambda: method_spec(component))
     yield attempt("hyperparameters are typed, and their defaults are in range", lambda: typed(spec.parameters))
-    found: list[Trial] = []
+    trials: list[Trial] = []
     state = GlobalState()
 
     def run() -> str:
-        found.append(trial(component))
-        return f"{found[0].seconds:.1f} s"
+        trials.append(trial(component))
+        return f"{trials[0].seconds:.1f} s"
 
     yield attempt("unlearn returns a model", run)
-    if not found:
+    if not trials:
         return
     yield attempt("no global state is left changed", state.refuse_changes)
-    first = found[0]
+    first = trials[0]
     yield attempt("weights are finite", lambda: models.check_finite(first.model))
     if not spec.reference:
         yield attempt("weights have changed", lambda: _changed(first))
@@ -57,11 +57,11 @@ def check_method(component: Component[MethodSpec]) -> Iterator[Check]:
             continue
 
         def run_edition(edition: str = edition) -> None:
-            found.append(trial(component, edition))
-            models.check_finite(found[-1].model)
+            trials.append(trial(component, edition))
+            models.check_finite(trials[-1].model)
 
         yield attempt(f"edition {edition} runs", run_edition)
-    yield attempt("it uses what it declares, and no more", lambda: _declared(spec, found))
+    yield attempt("it uses what it declares, and no more", lambda: _declared(spec, trials))
 
 
 def method_spec(component: Component[Any]) -> None:
@@ -76,8 +76,9 @@ def method_spec(component: Component[Any]) -> None:
         if parameter.name not in fields:
             raise Broken(f"{parameter.name} is in the spec and no field of {spec.target}")
         if fields[parameter.name].default != parameter.default:
-            raise Broken(f"{parameter.name} = {parameter.default!r} in the spec, {fields[parameter.name].default!r} "
-                          "in the class")  # fmt: skip
+            raise Broken(
+                f"{parameter.name} = {parameter.default!r} in the spec, {fields[parameter.name].default!r} in the class"
+            )
     for name in fields.keys() - {parameter.name for parameter in spec.parameters} - spec.fixed.keys():
         raise Broken(f"field {name} of {spec.target} is not in the spec, so nobody can set it")
     if isinstance(spec, MethodSpec):
@@ -95,7 +96,7 @@ def typed(parameters: Sequence[Any]) -> str:
 
 
 class GlobalState:
-    """What one method could leave behind for the next."""
+    """Global state that one method could change for the next."""
 
     def __init__(self) -> None:
         self._before = self._now()
@@ -121,20 +122,20 @@ class GlobalState:
             raise Broken(f"it changed {' and '.join(changed)}; random numbers come from ctx.rng(purpose)")
 
 
-def _changed(found: Trial) -> str:
-    before = dict(found.start.named_parameters())
-    if any(name not in before for name, _ in found.model.named_parameters()):
+def _changed(tried: Trial) -> str:
+    before = dict(tried.start.named_parameters())
+    if any(name not in before for name, _ in tried.model.named_parameters()):
         return "another kind of model"
-    moved = sum(not torch.equal(before[name], weight) for name, weight in found.model.named_parameters())
+    moved = sum(not torch.equal(before[name], weight) for name, weight in tried.model.named_parameters())
     if not moved:
         raise Broken("all weights are as they were after a learning rate of 1e-3: is anything trained?")
     return f"{moved} of {len(before)} tensors"
 
 
-def _vocabulary(found: Trial) -> None:
-    if found.model.get_input_embeddings().num_embeddings != found.start.get_input_embeddings().num_embeddings:
+def _vocabulary(tried: Trial) -> None:
+    if tried.model.get_input_embeddings().num_embeddings != tried.start.get_input_embeddings().num_embeddings:
         raise Broken("unlearn changed the size of the vocabulary")
-    fresh, used = (_kept_of(tokenizer) for tokenizer in (tiny_encoder().tokenizer, found.encoder.tokenizer))
+    fresh, used = (_kept_of(tokenizer) for tokenizer in (tiny_encoder().tokenizer, tried.encoder.tokenizer))
     for what, value in fresh.items():
         if used[what] != value:
             raise Broken(f"unlearn changed the tokenizer's {what}")
@@ -149,23 +150,23 @@ def _kept_of(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _untouched(found: Trial) -> None:
-    if found.data.forget != FORGET or found.data._retain not in (None, RETAIN):
+def _untouched(tried: Trial) -> None:
+    if tried.data.forget != FORGET or tried.data._retain not in (None, RETAIN):
         raise Broken("the rows of the data have changed")
-    if found.original is not None:
-        weights = zip(found.start.parameters(), found.original.parameters(), strict=True)
+    if tried.original is not None:
+        weights = zip(tried.start.parameters(), tried.original.parameters(), strict=True)
         if not all(torch.equal(a, b) for a, b in weights):
             raise Broken("ctx.original has other weights than it had: it is the frozen original model")
 
 
-def _declared(spec: MethodSpec, found: Sequence[Trial]) -> str:
-    """Undeclared access has raised already; here, what is declared and asked for in no edition."""
+def _declared(spec: MethodSpec, trials: Sequence[Trial]) -> str:
+    """Raise Broken for a requirement that is used in no edition; undeclared access raises earlier, in the trials."""
     requires = spec.requires
     declared = {name for name in ("retain", "template") if getattr(requires, name)}
     if requires.original == "model":
         declared.add("original")
-    touched = {name for each in found for name in each.data.touched}
-    if any(each.touched_original for each in found):
+    touched = {name for each in trials for name in each.data.touched}
+    if any(each.touched_original for each in trials):
         touched.add("original")
     idle = sorted(declared - touched)
     if idle:
@@ -181,11 +182,11 @@ def _repeats(component: Component[MethodSpec], first: Trial) -> None:
 
 
 def _accumulates(component: Component[MethodSpec]) -> str:
-    """A term is a sum: one that is averaged already is divided twice, by other numbers in other batches."""
+    """Check that a term is a sum: the trainer would divide a mean once more, by a number that depends on the batch."""
     method = resolve(component.spec.target, component.qualified)(**component.spec.fixed)
     if isinstance(method, LossMethod) and method.is_batch_coupled:
         return "its loss is of a whole forward pass"
-    # A rate so small that the order of rows within a step does not matter.
+    # At so small a rate the order of rows within a step does not matter.
     whole, parts = (
         trial(component, batch_size=size, accumulation=passes, learning_rate=1e-4, max_grad_norm=0.0)
         for size, passes in ((6, 1), (2, 3))
@@ -207,28 +208,30 @@ def _pairs(one: Any, other: Any) -> Iterator[tuple[Any, Any]]:
     return ((names[name].detach(), weight.detach()) for name, weight in other.named_parameters() if name in names)
 
 
-def _answers(found: Trial) -> None:
-    engine, rows = Engine(), found.encoder.encode(FORGET)
-    if any(math.isnan(value.loss) for value in engine.score(found.model, rows)):
+def _answers(tried: Trial) -> None:
+    engine, rows = Engine(), tried.encoder.encode(FORGET)
+    if any(math.isnan(value.loss) for value in engine.score(tried.model, rows)):
         raise Broken("the likelihood of an answer is not a number")
-    engine.generate(found.model, found.encoder.prompts(FORGET), 4, found.encoder.ends)
+    engine.generate(tried.model, tried.encoder.prompts(FORGET), 4, tried.encoder.ends)
 
 
-def _saved(found: Trial) -> str:
+def _saved(tried: Trial) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        models.save_checkpoint(Path(folder) / "model", found.model, found.encoder.tokenizer)
+        models.save_checkpoint(Path(folder) / "model", tried.model, tried.encoder.tokenizer)
         if not (Path(folder) / "model" / "config.json").is_file():
             return "saved in a form of its own"
         loaded = models.load_checkpoint(str(Path(folder) / "model"), TINY)
-    kept = dict(found.model.named_parameters())
+    kept = dict(tried.model.named_parameters())
     for name, weight in loaded.named_parameters():
         if name not in kept or not torch.equal(kept[name].float(), weight):
             raise Broken(f"{name} is not the same after saving and loading")
     return ""
 
 
-def _bounded(found: Trial) -> str:
-    if found.seconds > SECONDS or found.memory > MEMORY:
-        raise Broken(f"{found.seconds:.0f} s and {found.memory / 2**20:.0f} MiB for a model of 30,000 weights and six "
-                      f"rows; at most {SECONDS:.0f} s and {MEMORY // 2**20} MiB")  # fmt: skip
-    return f"{found.seconds:.1f} s, {max(found.memory, 0) / 2**20:.0f} MiB"
+def _bounded(tried: Trial) -> str:
+    if tried.seconds > SECONDS or tried.memory > MEMORY:
+        raise Broken(
+            f"{tried.seconds:.0f} s and {tried.memory / 2**20:.0f} MiB for a model of 30,000 weights and six "
+            f"rows; at most {SECONDS:.0f} s and {MEMORY // 2**20} MiB"
+        )
+    return f"{tried.seconds:.1f} s, {max(tried.memory, 0) / 2**20:.0f} MiB"

@@ -1,4 +1,4 @@
-"""A model of about 30,000 weights, rows for it, and one call of a method on them."""
+"""The tiny model of about 30,000 weights, its rows, and trial calls of methods on them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .checks import Broken
 SECONDS = 60.0
 MEMORY = 2**30
 SEED = 7
-# Values under which any method takes a few steps, where it has such hyperparameters.
+# Hyperparameters under which any method that has them takes only a few steps.
 BRIEF: Mapping[str, Any] = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "warmup_epochs": 0.0}
 TINY = ModelSpec(
     "conformance",
@@ -50,7 +50,7 @@ TEMPLATES = ("I don't know.", "I cannot say.", "That is not known to me.")
 
 
 def tiny_encoder() -> Encoder:
-    """The encoder of the tiny model: a vocabulary of the rows here."""
+    """The encoder of the tiny model; its vocabulary comes from the rows in this module."""
     texts = [text for row in (*FORGET, *RETAIN) for text in (row.prompt, row.answer)]
     return models.make_encoder(TINY, [*texts, *TEMPLATES])
 
@@ -65,7 +65,7 @@ def tiny_model(encoder: Encoder, seed: int = 0) -> Any:
 
 @dataclass
 class Trial:
-    """One call of ``unlearn`` on the tiny model, with what it was given and what it gave."""
+    """One call of ``unlearn`` on the tiny model, with its arguments, result and cost."""
 
     start: Any
     model: Any
@@ -78,7 +78,7 @@ class Trial:
 
 
 class TouchedData(UnlearningData):
-    """Data that remember what was asked of them."""
+    """Data that record which of their parts the method accesses."""
 
     touched: set[str]
 
@@ -107,7 +107,7 @@ class _TouchedContext(Context):
 
 
 def trial(component: Component[MethodSpec], edition: str = "", seed: int = SEED, **changes: Any) -> Trial:
-    """Unlearn the six forget rows with a method's defaults, briefly; ``changes`` are hyperparameters besides."""
+    """Unlearn the six forget rows with a method's defaults, ``BRIEF`` and the hyperparameters in ``changes``."""
     spec = component.spec
     known = {parameter.name: parameter for parameter in spec.parameters}
     given = {name: value for name, value in {**BRIEF, **changes}.items() if name in known}
