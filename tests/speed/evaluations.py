@@ -188,7 +188,7 @@ def small_tofu(limit: int = 0) -> Work:
     return Work(untrained(), *prepared("tofu-forget01", max_new_tokens=32, limit=limit))
 
 
-# -- the same evaluations with rows as long as the published ones, of random tokens ------------------------------------
+# -- the same evaluations with longer rows, of random tokens -----------------------------------------------------------
 
 LENGTHS = {
     "TOFU": "20 questions of 12 to 30 words with an answer and a paraphrase of 20 to 60, and 5 wrong answers that "
