@@ -4,6 +4,7 @@ the order of the rows, a reference model beside the one that is trained. Nothing
 from __future__ import annotations
 
 import copy
+from itertools import takewhile
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,12 @@ def losses(model, rows, batch=16):
 
 @torch.no_grad()
 def generations(model, prompts, max_new_tokens, eos, batch=32):
-    """Greedy continuations by ``generate``, batches in the order of the prompts, up to their end."""
+    """Greedy continuations by ``generate``, batches in the order of the prompts, up to their end.
+
+    Args:
+        eos: the token that ends a continuation, or several.
+    """
+    ends = [eos] if isinstance(eos, int) else list(eos)
     found = []
     for at in range(0, len(prompts), batch):
         chosen = prompts[at : at + batch]
@@ -48,10 +54,14 @@ def generations(model, prompts, max_new_tokens, eos, batch=32):
         ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in chosen])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in chosen])
         out = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=eos,
-            eos_token_id=eos,
-        )  # fmt: skip
-        found += [tokens[: tokens.index(eos)] if eos in tokens else tokens for tokens in out[:, width:].tolist()]
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=ends[0],
+            eos_token_id=ends,
+        )
+        found += [list(takewhile(lambda token: token not in ends, tokens)) for tokens in out[:, width:].tolist()]
     return found
 
 

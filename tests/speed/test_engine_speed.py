@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import random
 
+import evaluations
 import plain
 import pytest
 import torch
-from workload import Work, prepared, untrained
+from evaluations import close, equal, plainly, same_texts
 
 from unlearnbench.benchmarks.tofu.benchmark import _answers
 from unlearnbench.contracts import Context, UnlearningData
@@ -19,21 +20,6 @@ from unlearnbench.engine.engine import Engine
 from unlearnbench.methods import dpo, flat, ga, gd, kl, llmu, mismatch, npo, po
 from unlearnbench.training.loss_method import FineTune
 from unlearnbench.training.models import fine_tune
-
-
-def close(found, expected):
-    """Summed log-likelihoods agree to float32's noise."""
-    assert found == pytest.approx(expected, rel=1e-3, abs=1e-2)
-
-
-def same_texts(found, expected):
-    """All continuations but those that a near tie of two tokens decides."""
-    unlike = sum(mine != theirs for mine, theirs in zip(found, expected, strict=True))
-    assert unlike <= 0.01 * len(expected), f"{unlike} of {len(expected)} differ"
-
-
-def plainly(rows):
-    return [(list(row.ids), row.start) for row in rows]
 
 
 def random_rows(count, vocabulary, shortest=20, longest=80):
@@ -198,77 +184,26 @@ def test_preparation_of_a_reference_model(race, tofu_work):
 # -- whole evaluations -------------------------------------------------------------------------------------------------
 
 
-def test_a_whole_evaluation_of_tofu(race, tofu_work):
-    encoder, limit = tofu_work.task.encoder, tofu_work.benchmark.max_new_tokens
-    parts = {}
-    for question in tofu_work.task.evaluation.asked:
-        rows = plainly(encoder.encode([question.example.answered(answer) for answer in _answers(question)]))
-        answer, *wrong = rows
-        paraphrase = wrong.pop(0) if question.paraphrase is not None else None
-        (prompt,) = encoder.prompts([question.example])
-        parts.setdefault(question.part, []).append(
-            {"answer": answer, "paraphrase": paraphrase, "perturbed": wrong, "prompt": prompt}
-        )
-
-    def ours():
-        return tofu_work.benchmark.measure(tofu_work.model, tofu_work.task, Context("measure", 0, Engine())).rows
-
-    def equal(rows, found):
-        losses, written = found
-        for part in parts:
-            mine = [row for row in rows if row["part"] == part]
-            close([row["answer"][0] * row["answer"][1] for row in mine], losses[part, "answer"])
-            close([loss * tokens for row in mine for loss, tokens in row["perturbed"]], losses[part, "perturbed"])
-            same_texts([row["generation"] for row in mine], [encoder.decode(ids) for ids in written[part]])
-
-    race("evaluation of TOFU", ours, lambda: plain.tofu(tofu_work.model, parts, limit, tofu_work.eos), equal)
+EVALUATIONS = {
+    "TOFU": lambda work: evaluations.tofu(work),
+    "MUSE-News": lambda _: evaluations.muse(evaluations.small_muse()),
+    "a book": lambda _: evaluations.book(evaluations.small_book()),
+}
 
 
-def test_a_whole_evaluation_of_muse(race):
-    benchmark, task = prepared("muse-news", verbatim_tokens=32, answer_tokens=16)
-    work = Work(untrained(), benchmark, task)
-    asked = task.evaluation
-
-    def ours():
-        rows = benchmark.measure(work.model, task, Context("measure", 0, Engine())).rows
-        return [row["generation"] for row in rows if "generation" in row], [r["min40"] for r in rows if "min40" in r]
-
-    def plainly_asked():
-        written = plain.generations(work.model, [row.ids for row in asked.continuations], 32, work.eos)
-        for part in ("knowmem_f", "knowmem_r"):
-            prompts = [row.ids for row in asked.answers if row.part == part]
-            written += plain.generations(work.model, prompts, 16, work.eos)
-        scores = []
-        with torch.no_grad():
-            for text in asked.texts:
-                ids = torch.tensor([text.ids])
-                logp = work.model(input_ids=ids, labels=ids).logits[0, :-1].log_softmax(-1)
-                lowest = logp.gather(-1, ids[0, 1:, None]).flatten().sort().values[: int(0.4 * (len(text.ids) - 1))]
-                scores.append(-float(lowest.mean()))
-        cleaned = [task.encoder.tokenizer.clean_up_tokenization(task.encoder.decode(ids)) for ids in written]
-        return cleaned, scores
-
-    def equal(found, expected):
-        same_texts(found[0], expected[0])
-        close(found[1], expected[1])
-
-    race("evaluation of MUSE-News", ours, plainly_asked, equal)
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_a_whole_evaluation_of(race, tofu_work, name):
+    evaluation = EVALUATIONS[name](tofu_work)
+    race(f"evaluation of {name}", lambda: evaluation.measured(Engine()), evaluation.plain, equal)
 
 
-def test_a_whole_evaluation_of_a_book(race):
-    benchmark, task = prepared("hp", max_new_tokens=24, tasks="none", chunk_tokens=128, prefix_words=40,
-                               response_words=40, released_tokens=0 + 2, limit=24)  # fmt: skip
-    work = Work(untrained(), benchmark, task)
-    excerpts = task.evaluation.excerpts
+TUNED = ["TOFU"]
 
-    def ours():
-        rows = benchmark.measure(work.model, task, Context("measure", 0, Engine())).rows
-        return [row["generation"] for row in rows]
 
-    race("evaluation of a book", ours,
-         lambda: [task.encoder.decode(ids) for ids in
-                  plain.generations(work.model, [excerpt.ids for excerpt in excerpts], 24, work.eos)],
-         same_texts)  # fmt: skip
+@pytest.mark.parametrize("name", TUNED)
+def test_a_whole_evaluation_against_the_tuned_baseline(race, tofu_work, name):
+    evaluation = EVALUATIONS[name](tofu_work)
+    race(f"evaluation of {name}, tuned", lambda: evaluation.measured(Engine()), evaluation.tuned, equal)
 
 
 def test_the_prompt_of_every_row_is_what_is_generated_from(tofu_work):
