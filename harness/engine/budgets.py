@@ -24,7 +24,7 @@ class Budgets:
         graph_columns: columns that a recorded CUDA graph writes before the cache is resized.
         graph_steps: for fewer steps a recording gains nothing.
         head_piece: logits that the chunked output head computes at a time on a CPU.
-        head_block: tokens of the vocabulary that it searches together.
+        head_block: its pieces are multiples of so many tokens.
         tree_tokens: tokens of the rows of one prefix tree, and of a row that is put into one.
         packed_nodes: nodes of one sequence of packed trees; attention to masked nodes stays below the cost of padding.
         tree_saving: share of the padded positions that trees must leave out to be used.

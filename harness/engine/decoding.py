@@ -16,7 +16,6 @@ from .batch import placed
 from .capabilities import text_config
 from .cuda_graph import RecordedSteps, can_record
 from .kv_cache import new_cache
-from .lm_head import capture_head_input
 from .runtime import Runtime
 from .shared_prefix import shared_attention
 
@@ -87,9 +86,6 @@ class _Decoder:
         self.runtime, self.model, self.last, self.eos = runtime, model, last, eos
         self.prefix = len(prefix)
         self._start = self._read_prefix(prefix) if prefix else None
-        self._head = runtime.lm_head(model)
-        way = "in pieces of the vocabulary" if self._head else "all at once"
-        runtime.counters.count("logits of a generation", way)
 
     def new_cache(self) -> Any:
         """An empty cache of rows, which come after the shared prefix where there is one."""
@@ -101,10 +97,6 @@ class _Decoder:
         positions = (mask.cumsum(-1) + self.prefix - 1).clamp(min=0, max=self.last)[:, -ids.shape[1] :]
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         options = {cache_keyword(self.model): cache, "use_cache": True, "logits_to_keep": 1}
-        if self._head:
-            with capture_head_input(self.model) as seen:
-                self.model(**inputs, **options)
-            return self._head.argmax(seen[0][:, -1])[:, None]
         chosen: Tensor = self.model(**inputs, **options).logits[:, -1].argmax(-1, keepdim=True)
         return chosen
 

@@ -43,23 +43,6 @@ class LMHead:
         """(M, D) → (M, V)."""
         return torch.cat([piece.t() for _, piece in self._pieces(_padded(states))], dim=1)[: len(states)]
 
-    def argmax(self, states: Tensor) -> Tensor:
-        """(M, D) → (M,) the token of the greatest logit, the first of several."""
-        count, states = len(states), _padded(states)
-        best = states.new_full((len(states),), -math.inf)
-        found = torch.zeros(len(states), dtype=torch.long)
-        for begin, piece in self._pieces(states):
-            # argmax over the whole piece is slow; only the winning block is searched.
-            rows = self.budgets.head_block if len(piece) % self.budgets.head_block == 0 else len(piece)
-            blocks = piece.view(-1, rows, len(states))
-            highest, block = blocks.amax(1).max(0)
-            better = (highest > best).nonzero()[:, 0]
-            if len(better):
-                inside = blocks[block[better], :, better].argmax(-1)
-                found[better] = begin + block[better] * rows + inside
-                best[better] = highest[better]
-        return found[:count]
-
     def token_logprobs(self, states: Tensor, targets: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of tokens, in nats, and whether each token is the argmax and alone in that: (P,) each.
 

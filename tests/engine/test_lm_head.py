@@ -28,7 +28,6 @@ def test_pieces_give_what_all_logits_give(head, count, piece):
     states = torch.randn(count, 16, generator=made, dtype=torch.float64)
     logits = torch.nn.functional.linear(states, head.weight, head.bias)
     assert torch.allclose(head.logits(states), logits, atol=1e-12)
-    assert head.argmax(states).tolist() == logits.argmax(-1).tolist()
     # A token of every piece, several of one row, and the likeliest of each.
     places = torch.arange(count).repeat(12)
     targets = torch.cat([torch.randint(700, (11 * count,), generator=made), logits.argmax(-1)])
@@ -45,7 +44,6 @@ def test_a_token_as_likely_as_another_is_not_the_likeliest(head, other):
     tied = LMHead(weight, None, Budgets(head_piece=1, head_block=64))
     _, likeliest = tied.token_logprobs(states, torch.tensor([0, other, 5]), torch.arange(3))
     assert likeliest.tolist() == [False, False, False]
-    assert tied.argmax(states).tolist() == [0, 0, 0]
 
 
 def test_scores_and_texts_are_those_of_the_model_s_own_logits(tiny_model):

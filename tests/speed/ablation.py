@@ -34,9 +34,7 @@ MECHANISMS = {
     "prefix_trees": "Rows with one prompt share its forward pass.",
     "narrowed_head": "The output head runs at answer positions alone. Without it the chunked head is off too.",
     "chunked_head": "The output head runs over pieces of the vocabulary, and no block of logits is kept.",
-    "refilled_batch": "Waiting rows join a batch that others have left.",
     "shared_prefix": "A beginning that all prompts share is computed, kept and read once.",
-    "similar_lengths": "Prompts that join together are read in groups of similar length.",
     "growing_cache": "Keys and values grow within a block of memory.",
 }
 ON, OFF, KNOWN = "all on", "all off", "all on, the model known"
@@ -61,9 +59,8 @@ SETS = {
 TITLES = {"suite": "On the rows of the speed suite", "long": "On longer rows"}
 
 NOTES = {
-    "suite": "All rows fit one batch, none ends early, and prompts differ by a few tokens: `refilled_batch` and "
-    "`similar_lengths` have nothing to do here. The few-shot examples that MUSE's questions share have some 40 tokens, "
-    "so that `shared_prefix` has little to do.",
+    "suite": "All rows fit one batch, and none ends early. The few-shot examples that MUSE's questions share have some "
+    "40 tokens, so that `shared_prefix` has little to do.",
     "long": "The tokens are random, and some of them end a row. The lengths are set by hand, not counted in published "
     "data, and there are fewer rows than published. An evaluation that has no column was not measured.",
 }
