@@ -24,8 +24,6 @@ from .records.comparison import Comparison
 from .records.gates import Gate, read_gates
 from .records.results import Reporter, ResultSet
 from .records.run_folder import cache_folder
-from .results.comparison import compare as compare_results
-from .results.comparison import judged
 from .results.opening import opened
 from .results.verification import Verification, held
 from .results.verification import verify as verify_results
@@ -147,6 +145,10 @@ def compare(
         UsageError: rows that may not be compared, or a gate that is for nothing there.
         NothingSelected: no pairing is on both sides.
     """
+    # What resamples imports scipy's statistics, which takes half a second.
+    from .results.comparison import compare as compare_results
+    from .results.comparison import judged
+
     with open_results(baseline, candidate, edition=edition) as results:
         if len(results) != 2:
             raise UsageError(f"{baseline} and {candidate} hold {len(results)} results; compare two")

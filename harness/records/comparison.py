@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..domain import CellId
-from ..metrics.statistics import Floats
 from .gates import Gate
 
 if TYPE_CHECKING:
     import pandas
+
+    from ..metrics.statistics import Floats
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,18 @@ class Model:
         return line
 
 
-@pytest.fixture(params=sorted(ARCHITECTURES))
+# One or two of every way that an architecture may need; the others are tests of the slow kind.
+QUICK = frozenset(
+    "llama gpt2 gpt-neo-window mistral-window gemma2 bloom llama-dynamic mamba deepseek-v3 opt jamba xlnet llama4-text "
+    "bart-decoder mixtral".split()
+)
+
+
+def _marked(name):
+    return name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=[_marked(name) for name in sorted(ARCHITECTURES)])
 def architecture(request):
     with torch.random.fork_rng():
         return request.param, Model(request.param)

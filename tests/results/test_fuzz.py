@@ -796,6 +796,7 @@ def faults(work):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
 def test_a_changed_file_is_an_error_of_ours_or_harmless(reader, corpus, tmp_path):
     found, first = Counter(), {}
@@ -887,6 +888,7 @@ LARGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", range(5))
 @pytest.mark.parametrize("name", LARGE)
 def test_a_bundle_that_is_odd_or_large_costs_little(name, use, corpus, tmp_path):

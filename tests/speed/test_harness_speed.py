@@ -89,7 +89,7 @@ def test_a_plan_of_ten_thousand_cells(benchmark, gate, plan, tmp_path):
 
     seconds = []
     benchmark.pedantic(lambda: seconds.append(timed(ours)), rounds=2)
-    specs = [dict(node.spec) for node in made[0].nodes]
+    specs = [node.spec.model_dump(mode="json") for node in made[0].nodes]
     plain = timed(lambda: [json.dumps(spec, sort_keys=True) for spec in specs])
     assert len(made[0].cells) >= CELLS
     gate("plan of 10,000 cells", plain / min(seconds), f"plan of 10,000 cells: {min(seconds):.2f} s", benchmark)
