@@ -32,7 +32,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One method with its hyperparameters on one benchmark and model; a cell per seed."""
 
     method: str
@@ -72,8 +72,8 @@ class Table:
     comparability: dict[str, object]
     metrics: tuple[ScoreEntry, ...]
     names: tuple[str, ...]
-    references: tuple[Row, ...]
-    rows: tuple[Row, ...]
+    references: tuple[TableRow, ...]
+    rows: tuple[TableRow, ...]
     limits: dict[str, object]
     unranked: tuple[str, ...] = ()
     """Why the table's rows are not ranked; empty where they are."""
@@ -95,7 +95,7 @@ class Table:
         return self.model if len(self.model) <= 60 else self.model[:59] + "…"
 
     @cached_property
-    def placed(self) -> tuple[Row, ...]:
+    def placed(self) -> tuple[TableRow, ...]:
         """The ranked rows, the best first."""
         return tuple(row for row in self.rows if row.place)
 
@@ -142,7 +142,7 @@ def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:
     return made
 
 
-def _rows(cells: Sequence[StoredCell]) -> list[Row]:
+def _rows(cells: Sequence[StoredCell]) -> list[TableRow]:
     # A row averages seeds, never two results of one seed: their difference must stay visible.
     groups: dict[tuple[str, int], dict[int, StoredCell]] = {}
     times: Counter[tuple[str, int]] = Counter()
@@ -157,7 +157,7 @@ def _rows(cells: Sequence[StoredCell]) -> list[Row]:
         first = records[0].identity if records else None
         names = records[0].scores if records else {}
         rows.append(
-            Row(
+            TableRow(
                 members[0].identity.method,
                 first.method_edition if first else "",
                 first.reference if first else members[0].identity.method in ("original", "retained"),
@@ -231,7 +231,7 @@ def _spread(values: Sequence[float]) -> float:
         return math.inf
 
 
-def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
+def _table(references: list[TableRow], rows: list[TableRow], loss_edition: str) -> Table:
     record = next(row.record for row in (*references, *rows) if row.record)
     names = tuple(record.scores)
     metrics = tuple(record.scores.values())
@@ -255,13 +255,13 @@ def _table(references: list[Row], rows: list[Row], loss_edition: str) -> Table:
     )
 
 
-def _with_limits(row: Row, shared: Mapping[str, object]) -> Row:
+def _with_limits(row: TableRow, shared: Mapping[str, object]) -> TableRow:
     own = row.record.limits if row.record else {}
     limits: dict[str, object] = {name: fact for name, fact in own.items() if name not in shared}
     return replace(row, limits=limits | ({"seeds": row.seeds_shown} if row.seeds_shown else {}))
 
 
-def _own_originals(references: Sequence[Row], rows: Sequence[Row]) -> dict[str, Record]:
+def _own_originals(references: Sequence[TableRow], rows: Sequence[TableRow]) -> dict[str, Record]:
     """Original model of each cell, by the cell's key, where the table has originals with different scores.
 
     Two sources may have trained different original models. A method then ranks by its change from its own original;
@@ -279,7 +279,7 @@ def _own_originals(references: Sequence[Row], rows: Sequence[Row]) -> dict[str, 
     }
 
 
-def _on_common_seeds(rows: Sequence[Row]) -> list[Row]:
+def _on_common_seeds(rows: Sequence[TableRow]) -> list[TableRow]:
     """Rows restricted to the seeds that all of them have, or to the most frequent seed where they share none.
 
     A mean over three seeds and the value of a single seed are not comparable.
@@ -303,7 +303,9 @@ def _on_common_seeds(rows: Sequence[Row]) -> list[Row]:
     return restricted
 
 
-def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry], originals: Mapping[str, Record]) -> list[Row]:
+def _ranked(
+    rows: Sequence[TableRow], metrics: Mapping[str, ScoreEntry], originals: Mapping[str, Record]
+) -> list[TableRow]:
     """Rows with places, the best first, and with the two best values of every column marked.
 
     The place follows the Pareto layer in forgetting and utility, then the mean of the ranks in the paper's columns.
@@ -326,7 +328,7 @@ def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry], originals: M
     if {"forget", "utility"} <= axes.keys():
         layers = pareto_layers(list(zip(columns[axes["utility"]], columns[axes["forget"]], strict=True)))
     order = sorted(range(len(whole)), key=lambda i: (layers[i], means[i]))
-    placed: list[Row] = []
+    placed: list[TableRow] = []
     for count, i in enumerate(order, 1):
         last = placed[-1] if placed else None
         tied = last is not None and (last.layer, last.mean_rank) == (layers[i], means[i])
@@ -340,7 +342,7 @@ def _ranked(rows: Sequence[Row], metrics: Mapping[str, ScoreEntry], originals: M
     return [*marked, *rest]
 
 
-def _placing(row: Row, name: str, metric: ScoreEntry, originals: Mapping[str, Record]) -> float:
+def _placing(row: TableRow, name: str, metric: ScoreEntry, originals: Mapping[str, Record]) -> float:
     """A row's value in a column, or its change from its own original's value; more is better."""
     changes = []
     for cell in row.cells:

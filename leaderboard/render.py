@@ -27,7 +27,7 @@ from unlearnbench.storage import as_storage_error, file_digest
 
 from .downloads import as_bibtex, as_csv, as_latex
 from .published import PublishedTable, published_for
-from .ranking import ARROWS, Row, Table, formatted
+from .ranking import ARROWS, Table, TableRow, formatted
 from .samples import Samples, Shown, shown_parts, texts_of
 from .scatter import scatter
 from .site import Entry, MethodEntry, Part, Site
@@ -229,7 +229,7 @@ def _references(entry: Entry) -> list[tuple[str, str]]:
     return sorted(entry.cell.record.samples.references.items()) if entry.cell.record else []
 
 
-def _first(row: Row) -> str:
+def _first(row: TableRow) -> str:
     """The key of the cell to which a row links."""
     return next(cell.key for cell in row.cells if cell.record)
 

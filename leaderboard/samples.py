@@ -18,7 +18,7 @@ LONGEST = 400
 """Most words of a text that is compared with the truth."""
 
 Place = tuple[str, int]
-Rows = Mapping[Place, Mapping[str, Any]]
+SampleRows = Mapping[Place, Mapping[str, Any]]
 
 
 class Shown(NamedTuple):
@@ -36,9 +36,9 @@ class Samples:
     """A cache of the sample files used last, so that references are not read again for every cell."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], Rows] = {}
+        self._kept: dict[tuple[str, str], SampleRows] = {}
 
-    def of(self, results: Results, key: str) -> Rows:
+    def of(self, results: Results, key: str) -> SampleRows:
         """The rows of a cell by part and index. Raises a HarnessError where its file is missing or broken."""
         place = (results.source, key)
         cached = self._kept.pop(place, None)
@@ -57,7 +57,7 @@ def _place(row: Mapping[str, Any], number: int) -> int:
 
 
 def shown_parts(
-    mine: Rows, references: Mapping[str, Rows], shown: str
+    mine: SampleRows, references: Mapping[str, SampleRows], shown: str
 ) -> tuple[dict[str, list[Shown]], dict[str, int]]:
     """The first rows of each part as pages show them, and how many rows each part has.
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from unlearnbench.records.record import ScoreEntry
 
-from .ranking import ARROWS, Row, Table, formatted, oriented
+from .ranking import ARROWS, Table, TableRow, formatted, oriented
 
 WIDTH, HEIGHT = 640, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 48
@@ -67,7 +67,7 @@ class Scatter:
     box: tuple[int, int, int, int] = (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
 
 
-def scatter(table: Table, rows: Sequence[Row], link: Callable[[Row], str]) -> Scatter | None:
+def scatter(table: Table, rows: Sequence[TableRow], link: Callable[[TableRow], str]) -> Scatter | None:
     """The plot of these rows of a table; None where the benchmark declares no axes or no row has both values."""
     if table.axes is None:
         return None
@@ -129,13 +129,13 @@ def scatter(table: Table, rows: Sequence[Row], link: Callable[[Row], str]) -> Sc
     )
 
 
-def _ends(row: Row, name: str) -> list[float]:
+def _ends(row: TableRow, name: str) -> list[float]:
     value = row.values[name]
     ends = [value.value, *_interval(row, name)]
     return [end for end in ends if math.isfinite(end)]
 
 
-def _interval(row: Row, name: str) -> tuple[float, float] | tuple[()]:
+def _interval(row: TableRow, name: str) -> tuple[float, float] | tuple[()]:
     """The spread over seeds where there are several, else the interval over rows."""
     value = row.values[name]
     if value.spread is not None:
@@ -143,7 +143,7 @@ def _interval(row: Row, name: str) -> tuple[float, float] | tuple[()]:
     return value.interval or ()
 
 
-def _whisker(row: Row, name: str, scale: _Scale) -> tuple[float, float] | None:
+def _whisker(row: TableRow, name: str, scale: _Scale) -> tuple[float, float] | None:
     ends = _interval(row, name)
     return (scale(ends[0]), scale(ends[1])) if len(ends) == 2 and all(map(math.isfinite, ends)) else None
 
@@ -223,7 +223,7 @@ def _staircase(front: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:g},{y:g}" for x, y in steps)
 
 
-def _collapse(rows: Sequence[Row], name: str, metric: ScoreEntry, scale: _Scale) -> float | None:
+def _collapse(rows: Sequence[TableRow], name: str, metric: ScoreEntry, scale: _Scale) -> float | None:
     """The x at ``COLLAPSED`` of the retained model's utility; None unless this is positive and higher is better."""
     retained = [row.values[name].value for row in rows if row.reference and row.method == "retained"]
     if not retained or metric.better != "higher" or retained[0] <= 0:

@@ -19,7 +19,7 @@ from unlearnbench.records.record import Record
 from unlearnbench.records.results import Results
 from unlearnbench.records.run_folder import StoredCell
 
-from .ranking import Row, Table, tables
+from .ranking import Table, TableRow, tables
 
 ROWS_PER_PAGE = 300
 """Most rows of a benchmark on one page, which keeps pages below 2 MB."""
@@ -60,7 +60,7 @@ class Part:
 
     table: Table
     anchor: str
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     first: int
 
 
@@ -72,7 +72,7 @@ class MethodEntry:
     qualified: str
     spec: MethodSpec | None
     page: str
-    rows: list[tuple[Table, Row]] = field(default_factory=list)
+    rows: list[tuple[Table, TableRow]] = field(default_factory=list)
 
     @property
     def record(self) -> Record:
@@ -177,7 +177,7 @@ class Site:
         names = [entry.name for entry in self.methods.values()]
         return frozenset(name for name in names if names.count(name) > 1)
 
-    def shown(self, row: Row) -> str:
+    def shown(self, row: TableRow) -> str:
         """A row's name as tables show it."""
         full = row.record.identity.method_qualified if row.record else row.method
         return full if row.method in self.ambiguous else row.method

@@ -12,7 +12,7 @@ from rich.text import Text
 from unlearnbench.errors import printable
 from unlearnbench.records.run_folder import StoredCell
 
-from .ranking import ARROWS, Row, Table, formatted, tables
+from .ranking import ARROWS, Table, TableRow, formatted, tables
 
 
 def print_tables(cells: Iterable[StoredCell]) -> None:
@@ -54,7 +54,7 @@ def _caption(table: Table) -> str:
     return f"** best, * second best; references are not ranked{marks}"
 
 
-def _cells(row: Row, table: Table) -> list[Text]:
+def _cells(row: TableRow, table: Table) -> list[Text]:
     name = plain(row.method, style="italic" if row.reference else "")
     if not row.record:
         first = row.failures[0]

@@ -11,7 +11,7 @@ from ..errors import ModelError, UsageError
 from .prompts import ANSWER, QUESTION, PromptFormat, named
 
 # Tokens reserved for another answer to half a chunk, beyond the chunk's own length.
-ROOM = 64
+ANSWER_ROOM = 64
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Encoder:
 
     def chunk_size(self, tokens: int) -> int:
         """``tokens``, or fewer, so that the context has room for another answer to half a chunk."""
-        return min(tokens, self.context - ROOM)
+        return min(tokens, self.context - ANSWER_ROOM)
 
     def chunks(self, texts: Iterable[str], tokens: int, separator: str = "\n\n") -> list[Example]:
         """Join the texts into one stream and cut it into chunks of ``tokens`` tokens, a BOS included.

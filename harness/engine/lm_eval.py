@@ -16,7 +16,7 @@ from typing import Any
 from ..data.encoder import Encoder
 from .engine import Engine
 
-Row = dict[str, Any]
+TaskRow = dict[str, Any]
 
 
 def ask_tasks(
@@ -25,7 +25,7 @@ def ask_tasks(
     tasks: Mapping[str, Any],
     engine: Engine,
     limit: int = 0,
-) -> Iterator[Row]:
+) -> Iterator[TaskRow]:
     """Rows of every task, by name: an error in place of a task is a row with the reason that it is missing.
 
     A multiple-choice document gives ``loglikelihoods`` of its choices and ``right``, the places of right ones; a
@@ -55,7 +55,7 @@ def ask_tasks(
             yield {"part": name, "index": 0, "missing": task}
 
 
-def _row(task: Any, doc: Any, values: Sequence[Any], rolling: bool) -> Row:
+def _row(task: Any, doc: Any, values: Sequence[Any], rolling: bool) -> TaskRow:
     if rolling:
         _, words = task.process_results(doc, [values[0]])["word_perplexity"]
         return {"loglikelihood": float(values[0]), "words": int(words)}

@@ -17,7 +17,7 @@ from ..plugin.specs import BenchmarkSpec, resolve
 from .record import Identity, Record, ScoreEntry, score_entries
 
 TOLERANCE = 1e-9
-Rows = Sequence[Mapping[str, Any]]
+SampleRows = Sequence[Mapping[str, Any]]
 
 
 def scores_of(
@@ -59,7 +59,7 @@ def benchmark_of(record: Record, registry: Registry) -> tuple[Component[Benchmar
     return component, resolve(spec.target, component.qualified)(**values, **spec.fixed)
 
 
-def rescored(record: Record, samples_of: Callable[[str], Rows], registry: Registry) -> list[Score]:
+def rescored(record: Record, samples_of: Callable[[str], SampleRows], registry: Registry) -> list[Score]:
     """Every score of a record, from its samples and its references' samples.
 
     Args:
