@@ -6,15 +6,17 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from .data.encoder import Encoder
 from .data.sources import Row
 from .domain import Example, Measurement, Requires, Score
-from .engine.engine import Engine
 from .errors import UndeclaredAccess
+
+if TYPE_CHECKING:
+    import torch
+
+    from .engine.engine import Engine
 
 
 class UnlearningData:
@@ -104,10 +106,6 @@ class Benchmark(Protocol):
     def score(self, unlearned: Measurement, original: Measurement | None, retained: Measurement) -> Iterable[Score]:
         """Scores in every edition. ``original`` is None while the retained model itself is scored."""
         ...
-
-
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Mixed precisions by accelerate's names: float32 weights, forward passes in the compute type."""
 
 
 def derived_seed(seed: int, *purpose: str) -> int:

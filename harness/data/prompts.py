@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from transformers.utils import chat_template_utils
-
 from ..errors import ModelError, UnknownName
 from ..plugin.specs import TEMPLATE_DATE
 
@@ -88,7 +86,7 @@ class ChatFormat(PromptFormat):
         day = datetime.fromisoformat(self.date)
         try:
             # A template reads the clock through ``strftime_now`` alone; Llama's looks for ``date_string`` first.
-            with _clock(self.date, {chat_template_utils.__name__}):
+            with _clock(self.date, {"transformers.utils.chat_template_utils"}):
                 return str(
                     tokenizer.apply_chat_template(
                         turns,

@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.encoder import Encoder
-from .engine import Engine
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 TaskRow = dict[str, Any]
 

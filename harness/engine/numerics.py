@@ -93,3 +93,7 @@ def states_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor) -> Tensor
     with capture_head_input(model) as seen:
         model(**inputs)
     return seen[0][where]
+
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Mixed precisions by accelerate's names: float32 weights, forward passes in the compute type."""

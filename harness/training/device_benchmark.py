@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from ..contracts import PRECISIONS, Context
+from ..contracts import Context
 from ..data.encoder import EncodedRow
 from ..engine.engine import Engine
 from ..engine.memory import release
+from ..engine.numerics import PRECISIONS
 from .loop import train
 from .loss import Batch
 from .loss_method import FineTune

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..contracts import PRECISIONS, Context, UnlearningData
+from ..contracts import Context, UnlearningData
 from ..data.encoder import EncodedRow
 from ..domain import Example, Requires
 from ..engine.logprobs import answer_logprobs
+from ..engine.numerics import PRECISIONS
 from .loop import train
 from .loss import Batch, Objective, Term
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..contracts import PRECISIONS, Benchmark, Preparation, Task
+from ..contracts import Benchmark, Preparation, Task
 from ..data.sources import read_tables
 from ..engine import process_group
+from ..engine.numerics import PRECISIONS
 from ..errors import UsageError
 from ..plugin.registry import import_file
 from ..plugin.specs import ModelSpec, resolve

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -174,3 +176,18 @@ def test_a_benchmark_must_score_what_it_declares_and_nothing_else():
         score_entries([Score("a", math.nan, 1)], [metric], "paper")
     kept = score_entries([Score.missing("a", "nothing to score")], [metric], "paper")
     assert kept["a"].reason == "nothing to score"
+
+
+def test_scores_recompute_without_torch():
+    """Looking at results must stay quick: what scores imports no torch."""
+    code = (
+        "import sys\n"
+        "from unlearnbench.plugin.registry import load_plugins\n"
+        "from unlearnbench.plugin.specs import resolve\n"
+        "import unlearnbench.results.comparison, unlearnbench.results.verification\n"
+        "for component in load_plugins().of_kind('benchmark'):\n"
+        "    resolve(component.spec.target, component.qualified)\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
