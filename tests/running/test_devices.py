@@ -140,6 +140,7 @@ def test_a_machine_without_a_gpu_is_told_so(command):
     assert "no GPU is visible here" in done.err
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_a_model_give_what_one_gives(command):
     """The reference models too are trained by both; a batch of one row leaves a process without a row of its own."""
     chosen = ("-m", "ga", "-m", "llmu", "-m", "flat-tv", "-b", "tofu-forget05", "--json")

@@ -145,7 +145,10 @@ def running_cell(run, name):
     return bool(folders) and not (folders[0].parent / "status.json").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 2), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 2), pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
+)
 def test_an_interrupted_run_resumes(command, bad_methods, number, code):
     words = command.study("-m", "ga", "-m", "hanging", "--plugin", bad_methods, "-b", "tofu-forget05", "--name", "cut")
     run = command.folder / "runs" / "cut"
@@ -172,7 +175,7 @@ def test_an_interrupted_run_resumes(command, bad_methods, number, code):
     assert "ga × tofu-forget05 × nano seed 0: done (kept)" in done.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_killed_run_leaves_no_process_of_a_shared_cell(command, bad_methods, number):
     """The launcher of several processes gives each a group of its own; they end with the run nevertheless."""
     words = command.study("-m", "hanging", "--plugin", bad_methods, "-b", "tofu-forget05", "--name", "cut")
