@@ -20,6 +20,7 @@ from .data.sources import Tables as Tables
 from .domain import API_VERSION as API_VERSION
 from .domain import EDITIONS as EDITIONS
 from .domain import IGNORE as IGNORE
+from .domain import RESAMPLES as RESAMPLES
 from .domain import CellId as CellId
 from .domain import CellStatus as CellStatus
 from .domain import Direction as Direction
@@ -63,7 +64,6 @@ from .metrics.overlap import bleu as bleu
 from .metrics.overlap import rouge_l_f as rouge_l_f
 from .metrics.overlap import rouge_l_recall as rouge_l_recall
 from .metrics.statistics import LEVEL as LEVEL
-from .metrics.statistics import RESAMPLES as RESAMPLES
 from .metrics.statistics import Floats as Floats
 from .metrics.statistics import auc as auc
 from .metrics.statistics import bootstrap as bootstrap
@@ -77,6 +77,7 @@ from .metrics.statistics import mean as mean
 from .metrics.statistics import mean_score as mean_score
 from .metrics.statistics import percentile_interval as percentile_interval
 from .metrics.statistics import resampled_auc as resampled_auc
+from .metrics.statistics import resampled_means as resampled_means
 from .planning.nodes import Plan as Plan
 from .planning.study import Study as Study
 from .plugin.hookspecs import hookimpl as hookimpl

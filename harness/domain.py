@@ -16,6 +16,10 @@ IGNORE = -100
 """Label of a position that is not scored (the value ``torch.nn.functional.cross_entropy`` skips)."""
 
 
+RESAMPLES = 1000
+"""Number of resamples behind every interval and every place."""
+
+
 Edition = Literal["paper", "as-released"]
 EDITIONS: tuple[Edition, ...] = ("paper", "as-released")
 """``paper``: the definition as written. ``as-released``: what the published code computes."""
@@ -80,8 +84,12 @@ class Metric:
     """The editions in which the definition differs; empty where all agree."""
     criterion: str = ""
     """The condition behind the paper's ✓ for this metric; empty where there is none."""
-    axis: Literal["", "forget", "utility"] = ""
-    """Pages weigh forgetting against utility: at most one metric of a benchmark stands for each."""
+    part_of: Literal["", "forgetting", "utility"] = ""
+    """Which of the two numbers behind a row's score the metric is part of (``unlearnbench.metrics.balance``)."""
+    span: float = 1.0
+    """The metric's greatest value minus its least; a part of forgetting is divided by it."""
+    two_sided: bool = False
+    """Whether a part of forgetting falls again beyond the retained model's value (over-forgetting)."""
     scale: Literal["linear", "log"] = "linear"
     """The scale of a plot's axis; p-values take ``log``."""
 

@@ -10,10 +10,17 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 
-from .ranking import Table, Value, formatted
+from unlearnbench.records.record import Record
+
+from .numbers import NUMBERS, Number
+from .ranking import Table, TableRow, Value, formatted, formatted_share
 
 HEADER = tuple(
     "benchmark model method loss_edition seed metric edition value low high n passes reason comparability cell".split()
+)
+PLACES = tuple(
+    "benchmark model method loss_edition seeds place best worst group score score_low score_high forgetting "
+    "forgetting_low forgetting_high utility utility_low utility_high remark reason comparability cells".split()
 )
 
 
@@ -40,13 +47,39 @@ def as_csv(tables: Iterable[Table]) -> str:
     return out.getvalue()
 
 
+def places_as_csv(tables: Iterable[Table]) -> str:
+    """A line for each row of the tables: its place with its range and group, and the three numbers behind it."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(PLACES)
+    for table in tables:
+        for row in (*table.references, *table.rows):
+            if row.record:
+                writer.writerow(map(_plain, _place_line(table, row, row.record)))
+    return out.getvalue()
+
+
+def _place_line(table: Table, row: TableRow, record: Record) -> list[object]:
+    place = row.place
+    seeds = " ".join(str(cell.identity.seed) for cell in row.scored)
+    line: list[object] = [table.benchmark, table.model, row.method, row.edition, seeds]
+    line += [place.place, place.best, place.worst, place.group] if place else ["", "", "", ""]
+    for name in NUMBERS:
+        line += [row.numbers[name].value, *(row.numbers[name].interval or ("", ""))]
+    line += [row.remark, row.numbers["score"].reason, record.comparability.sha256]
+    return [*line, " ".join(cell.key for cell in row.scored)]
+
+
 def _plain(value: object) -> object:
     """Put an apostrophe before text that a spreadsheet would read as a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def as_latex(tables: Iterable[Table]) -> str:
-    """Each table in the layout of the paper's, with booktabs: the best value in bold, the second underlined."""
+    """Each table in the layout of the paper's after places and scores, with booktabs.
+
+    Scores that cannot be told from the best are bold, and from the best of the rest underlined.
+    """
     return "\n".join(line for table in tables for line in _latex(table)) + "\n"
 
 
@@ -58,25 +91,32 @@ def _latex(table: Table) -> Iterable[str]:
     limits = "".join(f"; {name} {fact}" for name, fact in table.limits.items())
     yield r"\begin{table}\centering"
     yield rf"\caption{{{_tex(title + limits)}. References are not ranked.}}"
-    yield rf"\begin{{tabular}}{{l{'r' * len(table.headline)}}}"
+    yield rf"\begin{{tabular}}{{rl{'r' * (len(NUMBERS) + len(table.headline))}}}"
     yield r"\toprule"
     heads = [f"{_tex(table.metric(name).label)} {LATEX_ARROWS[table.metric(name).better]}" for name in table.headline]
-    yield " & ".join(["Method", *heads]) + r" \\"
+    yield " & ".join(["Place", "Method", *NUMBERS.values(), *heads]) + r" \\"
     yield r"\midrule"
     for number, row in enumerate((*table.references, *table.rows)):
         if number == len(table.references):
             yield r"\midrule"
         if row.record:
-            yield " & ".join([_tex(row.method), *(_latex_value(row.values[name]) for name in table.headline)]) + r" \\"
+            place = _tex(row.place.range) if row.place else ""
+            numbers = [_latex_number(row, name, number) for name, number in row.numbers.items()]
+            columns = [_latex_value(row.values[name]) for name in table.headline]
+            yield " & ".join([place, _tex(row.method), *numbers, *columns]) + r" \\"
     yield r"\bottomrule"
     yield r"\end{tabular}\end{table}"
 
 
+def _latex_number(row: TableRow, name: str, number: Number) -> str:
+    text = _tex(formatted_share(number.value))
+    group = row.place.group if row.place and name == "score" else 0
+    return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(group, text)
+
+
 def _latex_value(value: Value) -> str:
-    text = _tex(formatted(value.value))
-    text = {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(value.rank, text)
     spread = "" if value.spread is None else rf" {{\small $\pm$ {_tex(formatted(value.spread))}}}"
-    return text + spread
+    return _tex(formatted(value.value)) + spread
 
 
 TEX = {

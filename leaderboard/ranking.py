@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from statistics import fmean, mean, stdev
 
+import numpy as np
+
+from unlearnbench.metrics.places import Place, places
 from unlearnbench.records.record import Record, ScoreEntry
 from unlearnbench.records.run_folder import StoredCell
 from unlearnbench.storage import digest
+
+from .numbers import COLLAPSED, Number, References, numbers_of, pooled
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,6 @@ class Value:
     reason: str = ""
     passes: bool | None = None
     """Whether the paper's criterion holds in all seeds; None where there is no criterion."""
-    rank: int = 0
-    """1 and 2 for the two best of the ranked rows (ties share a rank); 0 otherwise."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,10 @@ class TableRow:
     values: dict[str, Value]
     limits: dict[str, object] = field(default_factory=dict)
     """Limits of this row that some rows of its table do not share."""
-    place: int = 0
-    """1 for the best of the ranked rows; equal rows share a place; 0 for a row that is not ranked."""
-    layer: int = 0
-    """1 on the Pareto front of forgetting and utility, 2 on the front of the remaining rows, …; 0 without axes."""
-    mean_rank: float = math.nan
-    """The mean of the row's ranks in the paper's columns."""
+    numbers: Mapping[str, Number] = field(default_factory=dict)
+    """Score, forgetting and utility."""
+    place: Place | None = None
+    """The place by score, with its range and group; None for a row that is not ranked."""
     seeds: frozenset[int] | None = None
     """The seeds behind the row's values, where it has more seeds than all ranked rows share."""
     seeds_shown: str = ""
@@ -56,6 +56,24 @@ class TableRow:
     @property
     def record(self) -> Record | None:
         return next((cell.record for cell in self.cells if cell.record), None)
+
+    @property
+    def scored(self) -> list[StoredCell]:
+        """The cells behind the row's values."""
+        return [cell for cell in self.cells if cell.record and (self.seeds is None or cell.identity.seed in self.seeds)]
+
+    @property
+    def remark(self) -> str:
+        """What the row fails at, in words; empty where it forgets and keeps its utility, and for references."""
+        if self.reference:
+            return ""
+        forgetting, utility = self.numbers.get("forgetting"), self.numbers.get("utility")
+        words = []
+        if forgetting and forgetting.interval and forgetting.interval[0] <= 0:
+            words.append("does not forget: not told apart from the original")
+        if utility and utility.value < COLLAPSED:
+            words.append("utility lost")
+        return "; ".join(words)
 
     @property
     def failures(self) -> tuple[StoredCell, ...]:
@@ -84,10 +102,15 @@ class Table:
         return tuple(n for n, metric in zip(self.names, self.metrics, strict=True) if metric.headline)
 
     @property
-    def axes(self) -> tuple[str, str] | None:
-        """The metrics of forgetting and of utility; None where the benchmark does not declare both."""
-        by_axis = {metric.axis: name for name, metric in zip(self.names, self.metrics, strict=True) if metric.axis}
-        return (by_axis["forget"], by_axis["utility"]) if {"forget", "utility"} <= by_axis.keys() else None
+    def unplaced(self) -> str:
+        """Why no row has a score; empty where one has."""
+        reasons = [row.numbers["score"].reason for row in self.rows if "score" in row.numbers]
+        return reasons[0] if reasons and all(reasons) else ""
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether places rest on one seed, so that they say nothing about another."""
+        return len({(cell.identity.seed) for row in self.placed for cell in row.cells if cell.record}) == 1
 
     @property
     def model_short(self) -> str:
@@ -130,6 +153,7 @@ def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:
     # Records with other metrics, from another version of the benchmark, get a table of their own.
     known = {c.key: (c.record.comparability.sha256, tuple(sorted(c.record.scores))) for c in cells if c.record}
     keys = list(dict.fromkeys(known.values()))
+    references = References(cells)
     made = []
     for key in keys:
         # A cell without a record has no comparability key: it joins the first table of its pairing.
@@ -138,7 +162,7 @@ def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:
         editions = list(dict.fromkeys(row.edition for row in rows if not row.reference and row.edition)) or [""]
         for edition in editions:
             mine = [row for row in rows if not row.reference and row.edition in (edition, "")]
-            made.append(_table([row for row in rows if row.reference], mine, edition))
+            made.append(_table([row for row in rows if row.reference], mine, edition, references))
     return made
 
 
@@ -231,15 +255,15 @@ def _spread(values: Sequence[float]) -> float:
         return math.inf
 
 
-def _table(references: list[TableRow], rows: list[TableRow], loss_edition: str) -> Table:
+def _table(references: list[TableRow], rows: list[TableRow], loss_edition: str, peers: References) -> Table:
     record = next(row.record for row in (*references, *rows) if row.record)
     names = tuple(record.scores)
     metrics = tuple(record.scores.values())
     # References are not unlearned, so limits of unlearning do not apply to them.
     limits = [row.record.limits for row in (rows or references) if row.record] or [record.limits]
     shared = {name: fact for name, fact in limits[0].items() if all(some.get(name) == fact for some in limits)}
-    references = [_with_limits(row, shared) for row in references]
-    ranked = rows if record.unranked else _ranked(rows, record.scores, _own_originals(references, rows))
+    references = _with_numbers([_with_limits(row, shared) for row in references], peers)
+    ranked = _with_numbers(rows, peers) if record.unranked else _ranked(rows, peers)
     ranked = [_with_limits(row, shared) for row in ranked]
     return Table(
         benchmark=record.identity.benchmark,
@@ -259,24 +283,6 @@ def _with_limits(row: TableRow, shared: Mapping[str, object]) -> TableRow:
     own = row.record.limits if row.record else {}
     limits: dict[str, object] = {name: fact for name, fact in own.items() if name not in shared}
     return replace(row, limits=limits | ({"seeds": row.seeds_shown} if row.seeds_shown else {}))
-
-
-def _own_originals(references: Sequence[TableRow], rows: Sequence[TableRow]) -> dict[str, Record]:
-    """Original model of each cell, by the cell's key, where the table has originals with different scores.
-
-    Two sources may have trained different original models. A method then ranks by its change from its own original;
-    otherwise the original would decide its place.
-    """
-    originals = [cell for row in references if row.method == "original" for cell in row.cells if cell.record]
-    if len({digest({n: s.value for n, s in cell.record.scores.items()}) for cell in originals if cell.record}) < 2:
-        return {}
-    known = {(cell.folder.parent, cell.record.cell): cell.record for cell in originals if cell.record}
-    return {
-        cell.key: known[place]
-        for row in rows
-        for cell in row.cells
-        if cell.record and (place := (cell.folder.parent, cell.record.samples.references.get("original"))) in known
-    }
 
 
 def _on_common_seeds(rows: Sequence[TableRow]) -> list[TableRow]:
@@ -303,109 +309,33 @@ def _on_common_seeds(rows: Sequence[TableRow]) -> list[TableRow]:
     return restricted
 
 
-def _ranked(
-    rows: Sequence[TableRow], metrics: Mapping[str, ScoreEntry], originals: Mapping[str, Record]
-) -> list[TableRow]:
-    """Rows with places, the best first, and with the two best values of every column marked.
-
-    The place follows the Pareto layer in forgetting and utility, then the mean of the ranks in the paper's columns.
-    A row that lacks a seed or a value in these columns gets no place and comes last.
-    """
-    judged = [name for name, metric in metrics.items() if metric.headline and oriented(0.0, metric) is not None]
-    whole = [
-        row
-        for row in rows
-        if row.record and not row.failures and not any(math.isnan(row.values[name].value) for name in judged)
+def _with_numbers(rows: Iterable[TableRow], references: References) -> list[TableRow]:
+    """Rows with their score, forgetting and utility."""
+    chosen = [
+        (row, [cell for cell in row.cells if row.seeds is None or cell.identity.seed in row.seeds]) for row in rows
     ]
-    kept = {id(row) for row in whole}
-    rest = [row for row in rows if id(row) not in kept]
-    whole = _on_common_seeds(whole)
-    columns = [[_placing(row, name, metrics[name], originals) for row in whole] for name in judged]
-    ranks = [_mid_ranks(column) for column in columns]
-    means = [fmean(of_row) if of_row else 0.0 for of_row in zip(*ranks, strict=True)] or [0.0] * len(whole)
-    axes = {metric.axis: judged.index(name) for name, metric in metrics.items() if metric.axis and name in judged}
-    layers = [0] * len(whole)
-    if {"forget", "utility"} <= axes.keys():
-        layers = pareto_layers(list(zip(columns[axes["utility"]], columns[axes["forget"]], strict=True)))
-    order = sorted(range(len(whole)), key=lambda i: (layers[i], means[i]))
-    placed: list[TableRow] = []
-    for count, i in enumerate(order, 1):
-        last = placed[-1] if placed else None
-        tied = last is not None and (last.layer, last.mean_rank) == (layers[i], means[i])
-        place = last.place if last is not None and tied else count
-        placed.append(replace(whole[i], place=place, layer=layers[i], mean_rank=means[i]))
-    # Only rows with a place can be marked as best.
-    marks = {name: _best_two(metric, [row.values[name].value for row in placed]) for name, metric in metrics.items()}
-    marked = [
-        replace(row, values={n: replace(v, rank=marks[n](v.value)) for n, v in row.values.items()}) for row in placed
-    ]
-    return [*marked, *rest]
+    return [replace(row, numbers=numbers_of(cells, references)) if row.record else row for row, cells in chosen]
 
 
-def _placing(row: TableRow, name: str, metric: ScoreEntry, originals: Mapping[str, Record]) -> float:
-    """A row's value in a column, or its change from its own original's value; more is better."""
-    changes = []
-    for cell in row.cells:
-        original = originals.get(cell.key)
-        if cell.record and original and (row.seeds is None or cell.identity.seed in row.seeds):
-            mine, theirs = (_read(record.scores[name].value, metric) for record in (cell.record, original))
-            changes.append(mine - theirs)
-    if changes and not any(map(math.isnan, changes)):
-        return fmean(changes)
-    return _read(row.values[name].value, metric)
-
-
-def _read(value: float, metric: ScoreEntry) -> float:
-    """A value such that more is better; p-values as powers of ten."""
-    better = oriented(value, metric)
-    if metric.scale == "log":
-        return math.log10(value) if value > 0 else -math.inf
-    return 0.0 if better is None else better
-
-
-def oriented(value: float, metric: ScoreEntry) -> float | None:
-    """The value such that more is better; None for a metric whose target is the retained model's value."""
-    if metric.better == "target":
-        return -abs(value - metric.target) if isinstance(metric.target, float) else None
-    return -value if metric.better == "lower" else value
-
-
-def _best_two(metric: ScoreEntry, values: Sequence[float]) -> Callable[[float], int]:
-    """A function from a value of this column to its mark: 1, 2 or 0. A column of equal values has no best."""
-    better = [oriented(value, metric) for value in values if not math.isnan(value)]
-    best = sorted({value for value in better if value is not None}, reverse=True)[:2]
-    if len(best) < 2 < len(values) or None in better:
-        best = []
-    places = {value: place for place, value in enumerate(best, 1)}
-    return lambda value: 0 if math.isnan(value) else places.get(oriented(value, metric), 0)  # type: ignore[arg-type]
-
-
-def _mid_ranks(values: Sequence[float]) -> list[float]:
-    """The rank of each value, 1 for the greatest; equal values share the middle of their ranks."""
-    # Half a second of import, which pages alone need.
-    from scipy.stats import rankdata
-
-    return [float(rank) for rank in rankdata([-value for value in values])]
-
-
-def pareto_layers(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The Pareto layer of each point, larger being better: 1 is dominated by none, k + 1 by some point of layer k.
-
-    A point dominates another where it is at least equal in both and better in one; equal points share a layer.
-    """
-    layers = [0] * len(points)
-    tops: list[float] = []  # the negated greatest second coordinate of each layer so far, ascending
-    last: tuple[tuple[float, float], int] | None = None
-    for i in sorted(range(len(points)), key=lambda i: points[i], reverse=True):
-        point = points[i]
-        if last and last[0] == point:
-            layers[i] = last[1]
-            continue
-        layer = bisect_right(tops, -point[1])
-        tops[layer : layer + 1] = [-point[1]]
-        layers[i] = layer + 1
-        last = (point, layer + 1)
-    return layers
+def _ranked(rows: Sequence[TableRow], references: References) -> list[TableRow]:
+    """Rows with places by score, the best first; a row without a score, or that lacks a seed, comes last."""
+    complete = [row for row in rows if row.record and not row.failures]
+    rest = [row for row in rows if not row.record or row.failures]
+    whole = _with_numbers(_on_common_seeds(complete), references)
+    scored = [row for row in whole if not math.isnan(row.numbers["score"].value)]
+    rest = [*(row for row in whole if math.isnan(row.numbers["score"].value)), *_with_numbers(rest, references)]
+    if not scored:
+        return rest
+    found = pooled([row.numbers["score"] for row in scored])
+    ranked = places(
+        [number.value for number in found],
+        np.asarray([number.resamples for number in found]),
+        [number.seed_variance for number in found],
+        min(number.freedom for number in found),
+    )
+    placed = sorted(zip(ranked, scored, found, strict=True), key=lambda entry: entry[0].place)
+    rows = [replace(row, place=place, numbers={**row.numbers, "score": score}) for place, row, score in placed]
+    return [*rows, *rest]
 
 
 def formatted(value: float) -> str:
@@ -417,6 +347,11 @@ def formatted(value: float) -> str:
     if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e5):
         return f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def formatted_share(value: float) -> str:
+    """Score, forgetting or utility as tables show it: three decimals, a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:.3f}"
 
 
 ARROWS = {"higher": "↑", "lower": "↓", "target": "→"}

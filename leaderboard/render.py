@@ -25,9 +25,10 @@ from unlearnbench.plugin.registry import Registry
 from unlearnbench.records.results import Results
 from unlearnbench.storage import as_storage_error, file_digest
 
-from .downloads import as_bibtex, as_csv, as_latex
+from .downloads import as_bibtex, as_csv, as_latex, places_as_csv
+from .numbers import NUMBERS
 from .published import PublishedTable, published_for
-from .ranking import ARROWS, Table, TableRow, formatted
+from .ranking import ARROWS, Table, TableRow, formatted, formatted_share
 from .samples import Samples, Shown, shown_parts, texts_of
 from .scatter import scatter
 from .site import Entry, MethodEntry, Part, Site
@@ -196,6 +197,7 @@ class _Pages:
             mine = [table for table in site.tables if table.benchmark == benchmark]
             name = Path(site.benchmark_page(benchmark)).stem
             self._put(f"data/{name}.csv", [as_csv(mine)])
+            self._put(f"data/{name}-places.csv", [places_as_csv(mine)])
             self._put(f"data/{name}.tex", [as_latex(mine)])
         self._put("data/records.json", self._records())
         citations = {entry.name: entry.spec.citation for entry in site.methods.values() if entry.spec}
@@ -244,7 +246,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["number"] = formatted
-    environment.globals.update(arrows=ARROWS, editions=EDITIONS, first_cell=_first, question=_question)
+    environment.filters["share"] = formatted_share
+    environment.globals.update(numbers=NUMBERS, arrows=ARROWS, editions=EDITIONS, first_cell=_first, question=_question)
     return environment
 
 

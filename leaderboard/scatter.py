@@ -1,4 +1,4 @@
-"""The SVG plot of forgetting against utility: rows, their intervals, the Pareto front, the references' lines."""
+"""The SVG plot of forgetting against utility, both from 0 to 1: rows, their intervals, the front, the references."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from unlearnbench.records.record import ScoreEntry
-
-from .ranking import ARROWS, Table, TableRow, formatted, oriented
+from .numbers import COLLAPSED, Number
+from .ranking import Table, TableRow, formatted
 
 WIDTH, HEIGHT = 640, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 48
-COLLAPSED = 0.5
-"""The share of the retained model's utility below which a model counts as collapsed."""
 Box = tuple[float, float, float, float]
 OFFSETS = (
     (9, 4, "start"),
@@ -49,153 +46,82 @@ class Point:
 
 @dataclass(frozen=True)
 class Scatter:
-    """All that the template draws. Right and up are better, whatever the metric's direction."""
+    """All that the template draws. Right and up are better."""
 
-    x_label: str
-    y_label: str
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
+    ticks: tuple[tuple[float, float, str], ...]
+    """Of both axes: the pixel across, the pixel up, and the label."""
     points: tuple[Point, ...]
     front: str
     references: tuple[tuple[str, float, float], ...]
-    collapse: float | None
+    collapse: float
     """The x up to which the plot is shaded, in pixels."""
     left_out: int
-    """Number of rows that cannot be drawn, because a value is missing or not finite."""
+    """Number of rows that cannot be drawn, because they have no score."""
     width: int = WIDTH
     height: int = HEIGHT
     box: tuple[int, int, int, int] = (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
 
 
 def scatter(table: Table, rows: Sequence[TableRow], link: Callable[[TableRow], str]) -> Scatter | None:
-    """The plot of these rows of a table; None where the benchmark declares no axes or no row has both values."""
-    if table.axes is None:
-        return None
-    forget, utility = (table.metric(name) for name in table.axes)
-    names = table.axes
+    """The plot of these rows of a table; None where no row has both numbers."""
     everything = [row for row in (*table.references, *rows) if row.record]
-    shown = [row for row in everything if all(math.isfinite(row.values[name].value) for name in names)]
-    if not any(not row.reference for row in shown):
-        return None
-    ends = [[end for row in shown for end in _ends(row, name)] for name in names]
-    y_scale, x_scale = (
-        _Scale(metric, values, low, high)
-        for metric, values, (low, high) in zip(
-            (forget, utility), ends, ((HEIGHT - BOTTOM, TOP), (LEFT, WIDTH - RIGHT)), strict=True
-        )
-    )
-    if not all(math.isfinite(scale.most - scale.least) for scale in (x_scale, y_scale)):
-        # The range overflows a float, e.g. between −1e308 and 1e308.
-        return None
+    shown = [row for row in everything if math.isfinite(row.numbers["score"].value)]
     drawn = [row for row in shown if not row.reference]
-    taken: list[Box] = []
-    places = [(x_scale(row.values[names[1]].value), y_scale(row.values[names[0]].value)) for row in drawn]
-    taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
-    points = []
-    for number, (row, (x, y)) in enumerate(zip(drawn, places, strict=True)):
-        values = [row.values[name] for name in names]
-        facts = (
-            f"{row.method}: {utility.label} {formatted(values[1].value)}, {forget.label} {formatted(values[0].value)}"
+    if not drawn:
+        return None
+    places = [(_across(row.numbers["utility"].value), _up(row.numbers["forgetting"].value)) for row in drawn]
+    taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+    best = front_of([(row.numbers["utility"].value, row.numbers["forgetting"].value) for row in drawn])
+    points = [
+        Point(
+            label=row.method,
+            link=link(row),
+            facts=f"{row.method}: " + ", ".join(f"{name} {formatted(n.value)}" for name, n in row.numbers.items()),
+            x=x,
+            y=y,
+            across=_whisker(row.numbers["utility"], _across),
+            up=_whisker(row.numbers["forgetting"], _up),
+            front=place in best,
+            marker=MARKERS[place % len(MARKERS)],
+            text=_label(row.method, x, y, taken),
         )
-        points.append(
-            Point(
-                label=row.method,
-                link=link(row),
-                facts=facts,
-                x=x,
-                y=y,
-                across=_whisker(row, names[1], x_scale),
-                up=_whisker(row, names[0], y_scale),
-                front=row.layer == 1,
-                marker=MARKERS[number % len(MARKERS)],
-                text=_label(row.method, x, y, taken),
-            )
-        )
-    front = sorted((point.x, point.y) for point in points if point.front)
+        for place, (row, (x, y)) in enumerate(zip(drawn, places, strict=True))
+    ]
     return Scatter(
-        x_label=_axis_label(utility),
-        y_label=_axis_label(forget),
-        x_ticks=x_scale.ticks(5),
-        y_ticks=y_scale.ticks(5),
+        ticks=tuple((_across(share), _up(share), f"{share:g}") for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
         points=tuple(points),
-        front=_staircase(front),
+        front=_staircase(sorted({(point.x, point.y) for point in points if point.front})),
         references=tuple(
-            (row.method, x_scale(row.values[names[1]].value), y_scale(row.values[names[0]].value))
+            (row.method, _across(row.numbers["utility"].value), _up(row.numbers["forgetting"].value))
             for row in shown
             if row.reference
         ),
-        collapse=_collapse(shown, names[1], utility, x_scale),
+        collapse=_across(COLLAPSED),
         left_out=len(everything) - len(shown),
     )
 
 
-def _ends(row: TableRow, name: str) -> list[float]:
-    value = row.values[name]
-    ends = [value.value, *_interval(row, name)]
-    return [end for end in ends if math.isfinite(end)]
+def front_of(points: Sequence[tuple[float, float]]) -> set[int]:
+    """The Pareto front: places of the points that no other point beats in one number and equals in the other."""
+    best: set[int] = set()
+    highest, last = -math.inf, None
+    for place in sorted(range(len(points)), key=lambda i: points[i], reverse=True):
+        if points[place][1] > highest or points[place] == last:
+            best.add(place)
+            highest, last = points[place][1], points[place]
+    return best
 
 
-def _interval(row: TableRow, name: str) -> tuple[float, float] | tuple[()]:
-    """The spread over seeds where there are several, else the interval over rows."""
-    value = row.values[name]
-    if value.spread is not None:
-        return (value.value - value.spread, value.value + value.spread)
-    return value.interval or ()
+def _across(utility: float) -> float:
+    return round(LEFT + utility * (WIDTH - RIGHT - LEFT), 1)
 
 
-def _whisker(row: TableRow, name: str, scale: _Scale) -> tuple[float, float] | None:
-    ends = _interval(row, name)
-    return (scale(ends[0]), scale(ends[1])) if len(ends) == 2 and all(map(math.isfinite, ends)) else None
+def _up(forgetting: float) -> float:
+    return round(HEIGHT - BOTTOM - forgetting * (HEIGHT - BOTTOM - TOP), 1)
 
 
-class _Scale:
-    """Maps a metric's values to pixels, the better end at ``high``."""
-
-    def __init__(self, metric: ScoreEntry, values: Sequence[float], low: float, high: float) -> None:
-        self.metric, self.low, self.high = metric, low, high
-        # A p-value of 0 has no power of ten: draw it one power below the least of the others.
-        self._least_power = min((math.log10(value) for value in values if value > 0), default=0.0) - 1
-        inner = [self._inner(value) for value in values]
-        self.least, self.most = min(inner), max(inner)
-        margin = (self.most - self.least) * 0.06 or 0.5
-        self.least, self.most = self.least - margin, self.most + margin
-
-    def _inner(self, value: float) -> float:
-        """The position on the axis in the metric's units, larger towards the better end."""
-        if self.metric.scale == "log":
-            value = math.log10(value) if value > 0 else self._least_power
-        better = oriented(value, self.metric)
-        return value if better is None else better
-
-    def __call__(self, value: float) -> float:
-        share = (self._inner(value) - self.least) / (self.most - self.least)
-        return round(self.low + min(max(share, 0.0), 1.0) * (self.high - self.low), 1)
-
-    def ticks(self, about: int) -> tuple[tuple[float, str], ...]:
-        """Pixel positions and labels of round values; whole powers of ten on a logarithmic axis."""
-        step = 10 ** math.floor(math.log10((self.most - self.least) / about))
-        step *= min((1, 2, 5, 10), key=lambda factor: abs((self.most - self.least) / (factor * step) - about))
-        if self.metric.scale == "log":
-            step = max(1, round(step))
-        first = math.ceil(self.least / step)
-        ticks = []
-        for number in range(first, math.floor(self.most / step) + 1):
-            inner = number * step
-            share = (inner - self.least) / (self.most - self.least)
-            ticks.append((round(self.low + share * (self.high - self.low), 1), self._text(inner)))
-        return tuple(ticks)
-
-    def _text(self, inner: float) -> str:
-        value = -inner if self.metric.better == "lower" else inner
-        if self.metric.better == "target" and isinstance(self.metric.target, float):
-            return f"{-value:g} off"
-        if self.metric.scale == "log":
-            return f"1e{value:g}" if value else "1"
-        return f"{value:.4g}".replace("-", "−")
-
-
-def _axis_label(metric: ScoreEntry) -> str:
-    return f"{metric.label} {ARROWS[metric.better]}" + (", logarithmic" if metric.scale == "log" else "")
+def _whisker(number: Number, scale: Callable[[float], float]) -> tuple[float, float] | None:
+    return number.interval and (scale(number.interval[0]), scale(number.interval[1]))
 
 
 def _label(text: str, x: float, y: float, taken: list[Box]) -> tuple[float, float, str] | None:
@@ -221,12 +147,3 @@ def _staircase(front: Sequence[tuple[float, float]]) -> str:
         steps += [(x, ny), (nx, ny)]
     steps.append((front[-1][0], HEIGHT - BOTTOM))
     return " ".join(f"{x:g},{y:g}" for x, y in steps)
-
-
-def _collapse(rows: Sequence[TableRow], name: str, metric: ScoreEntry, scale: _Scale) -> float | None:
-    """The x at ``COLLAPSED`` of the retained model's utility; None unless this is positive and higher is better."""
-    retained = [row.values[name].value for row in rows if row.reference and row.method == "retained"]
-    if not retained or metric.better != "higher" or retained[0] <= 0:
-        return None
-    edge = scale(COLLAPSED * retained[0])
-    return edge if edge > LEFT else None

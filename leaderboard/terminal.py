@@ -12,11 +12,12 @@ from rich.text import Text
 from unlearnbench.errors import printable
 from unlearnbench.records.run_folder import StoredCell
 
-from .ranking import ARROWS, Table, TableRow, formatted, tables
+from .numbers import NUMBERS
+from .ranking import ARROWS, Table, TableRow, formatted, formatted_share, tables
 
 
 def print_tables(cells: Iterable[StoredCell]) -> None:
-    """Print one table per benchmark: the paper's columns, the best two marked, references above."""
+    """Print one table per benchmark: places and scores, then the paper's columns, references above."""
     console = Console()
     if not console.is_terminal:
         # Piped output goes to programs, which need a fixed width.
@@ -37,7 +38,10 @@ def _rich(table: Table) -> RichTable:
     if table.loss_edition not in ("", "paper"):
         title += f" · losses {table.loss_edition}"
     grid = RichTable(title=plain(title), title_justify="left", caption=plain(_caption(table)))
+    grid.add_column("place", justify="right")
     grid.add_column("method")
+    for heading in NUMBERS.values():
+        grid.add_column(heading, justify="right")
     for name in table.headline:
         metric = table.metric(name)
         grid.add_column(plain(f"{metric.label} {ARROWS[metric.better]}"), justify="right")
@@ -50,25 +54,30 @@ def _rich(table: Table) -> RichTable:
 def _caption(table: Table) -> str:
     if table.unranked:
         return f"not ranked: {'; '.join(table.unranked)}"
+    if table.unplaced:
+        return f"no places: {table.unplaced}"
     marks = "; ✓ ✗ the paper's criteria" if any(metric.criterion for metric in table.metrics) else ""
-    return f"** best, * second best; references are not ranked{marks}"
+    seeds = "; one seed" if table.one_seed else ""
+    return f"** cannot be told from the best, * from the best of the rest; references are not ranked{marks}{seeds}"
 
 
 def _cells(row: TableRow, table: Table) -> list[Text]:
+    place = plain(row.place.range if row.place else "")
     name = plain(row.method, style="italic" if row.reference else "")
     if not row.record:
         first = row.failures[0]
-        return [name, plain(f"{first.status}: {first.reason}"[:100], style="red")]
-    values = []
+        return [place, name, plain(f"{first.status}: {first.reason}"[:100], style="red")]
+    group = row.place.group if row.place else 0
+    mark, style = {1: ("**", "bold"), 2: ("*", "underline")}.get(group, ("", ""))
+    numbers = [formatted_share(number.value) for number in row.numbers.values()]
+    values = [plain(mark + numbers[0], style=style), *map(plain, numbers[1:])]
     for column in table.headline:
         value = row.values[column]
-        mark = {1: "**", 2: "*"}.get(value.rank, "")
         spread = f" ± {formatted(value.spread)}" if value.spread is not None else ""
-        style = {1: "bold", 2: "underline"}.get(value.rank, "")
         judged = {True: " ✓", False: " ✗", None: ""}[value.passes]
-        values.append(plain(f"{mark}{formatted(value.value)}{spread}{judged}", style=style))
+        values.append(plain(f"{formatted(value.value)}{spread}{judged}"))
     seconds = row.record.cost.seconds.get("unlearn", 0.0)
-    return [name, *values, plain("" if row.reference else f"{seconds:.1f} s")]
+    return [place, name, *values, plain("" if row.reference else f"{seconds:.1f} s")]
 
 
 def plain(text: str, **style: Any) -> Text:

@@ -20,7 +20,6 @@ def metrics() -> tuple[Metric, ...]:
             ),
             headline=True,
             editions=EDITIONS,
-            axis="forget",
         ),
         Metric(
             name="ppl",
@@ -31,6 +30,7 @@ def metrics() -> tuple[Metric, ...]:
                 "word perplexity of the perplexity task (Wikitext-2 test; local_prose with generated data), lm-eval"
             ),
             headline=True,
+            part_of="utility",
         ),
         Metric(
             name="avg_acc",
@@ -43,7 +43,7 @@ def metrics() -> tuple[Metric, ...]:
             ),
             headline=True,
             editions=EDITIONS,
-            axis="utility",
+            part_of="utility",
         ),
         Metric(
             name="bleu",
@@ -53,6 +53,9 @@ def metrics() -> tuple[Metric, ...]:
             definition="BLEU (13a tokens, smoothing exp) of the greedy continuation of an excerpt, mean, 0–100",
             target="retained",
             editions=EDITIONS,
+            part_of="forgetting",
+            span=100.0,
+            two_sided=True,
         ),
         Metric(
             name="rouge_l",
@@ -62,5 +65,7 @@ def metrics() -> tuple[Metric, ...]:
             definition="ROUGE-L recall of the same continuation, stemmed, mean, 0–1",
             target="retained",
             editions=EDITIONS,
+            part_of="forgetting",
+            two_sided=True,
         ),
     )

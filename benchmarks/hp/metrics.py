@@ -31,6 +31,7 @@ from unlearnbench import (
     mean,
     mean_score,
     percentile_interval,
+    resampled_means,
     rouge_l_recall,
 )
 
@@ -156,7 +157,7 @@ def _perplexity(rows: Sequence[Row], task: str) -> Score:
 
     resampled = None
     if len(rows) > 1:
-        chosen = bootstrap_draws(len(rows))
+        chosen = bootstrap_draws(len(rows), 1)
         with np.errstate(over="ignore"):
             resampled = np.exp(-logs[chosen].sum(axis=1) / words[chosen].sum(axis=1))
     spread = None if resampled is None else _perplexity_interval(logs, words)
@@ -198,6 +199,7 @@ def _accuracy(tasks: Mapping[str, Sequence[Row]], edition: str) -> Score:
     # Resample each task by itself, and average the resamples over tasks.
     resampled, bounded = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
     for seed, per_document in enumerate(values.values()):
-        resampled += per_document[bootstrap_draws(len(per_document), seed)].mean(axis=1) / len(values)
+        # Excerpts and the perplexity's texts have seeds 0 and 1.
+        resampled += resampled_means(per_document, seed + 2) / len(values)
         bounded += bounded_means(per_document, (0.0, 1.0), seed) / len(values)
     return Score("avg_acc", mean(means), n, (), percentile_interval(bounded), edition, resamples=resampled)

@@ -20,6 +20,8 @@ def metrics() -> tuple[Metric, ...]:
             definition="ROUGE-L F of the greedy continuation (128 tokens) of forget texts, × 100",
             headline=True,
             criterion=AT_MOST_RETAINED,
+            part_of="forgetting",
+            span=100.0,
         ),
         Metric(
             name="knowmem_f",
@@ -29,7 +31,8 @@ def metrics() -> tuple[Metric, ...]:
             definition=f"{knowledge}, questions on forget texts, × 100",
             headline=True,
             criterion=AT_MOST_RETAINED,
-            axis="forget",
+            part_of="forgetting",
+            span=100.0,
         ),
         Metric(
             name="knowmem_r",
@@ -39,7 +42,7 @@ def metrics() -> tuple[Metric, ...]:
             definition=f"{knowledge}, questions on retain texts, × 100",
             headline=True,
             criterion="above 0",
-            axis="utility",
+            part_of="utility",
         ),
         Metric(
             name="privleak",
@@ -64,5 +67,7 @@ def metrics() -> tuple[Metric, ...]:
                 "of the 40 % least likely tokens' log-probabilities (Min-40 %; Shi et al. 2023, arXiv:2310.16789)"
             ),
             target="retained",
+            part_of="forgetting",
+            two_sided=True,
         ),
     )

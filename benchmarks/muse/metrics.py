@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unlearnbench import (
     NO_WORDS,
@@ -30,6 +31,8 @@ from unlearnbench import (
 
 Row = Mapping[str, Any]
 
+OVERLAPS = ("verbmem_f", "knowmem_f", "knowmem_r")
+"""The parts with generated texts. The place of a part is the seed of its resamples: its rows are no other part's."""
 SHARE = 0.4
 ENDS = ("\n\n", "\nQuestion", "Question:")
 
@@ -61,7 +64,7 @@ def scores(unlearned: Measurement, original: Measurement | None, retained: Measu
     if retained is not None:
         refuse_different_rows(unlearned, retained)
     judged = retained if original is not None and original is not unlearned else None
-    for part in ("verbmem_f", "knowmem_f", "knowmem_r"):
+    for part in OVERLAPS:
         score = _overlap(part, unlearned)
         passes = None
         if judged is not None:
@@ -99,7 +102,7 @@ def _overlap(part: str, measured: Measurement) -> Score:
         return Score.missing(part, "no rows of this part were scored")
     answer = str if part == "verbmem_f" else first_answer
     values = tuple(100 * rouge_l_f(row["truth"], answer(row["generation"])) for row in rows)
-    return mean_score(part, values, bounds=(0.0, 100.0), undefined=NO_WORDS)
+    return mean_score(part, values, bounds=(0.0, 100.0), undefined=NO_WORDS, seed=OVERLAPS.index(part))
 
 
 def _min_k(measured: Measurement, part: str) -> list[float]:
@@ -126,9 +129,15 @@ def _auc(measured: Measurement) -> Score:
         return Score.missing("auc", _undefined(measured), len(forget))
     resampled = spread = None
     if len(forget) > 1 and len(holdout) > 1:
-        resampled = resampled_auc(forget, holdout, bootstrap_draws(len(forget), 0), bootstrap_draws(len(holdout), 1))
+        resampled = resampled_auc(forget, holdout, *_draws(forget, holdout))
         spread = percentile_interval(_bounded_auc(forget, holdout))
     return Score("auc", value, len(forget), tuple(forget), spread, reason=_left_out(measured), resamples=resampled)
+
+
+def _draws(forget: Sequence[float], holdout: Sequence[float]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Resampled forget and holdout texts, with seeds that no other part has."""
+    first = len(OVERLAPS)
+    return bootstrap_draws(len(forget), first), bootstrap_draws(len(holdout), first + 1)
 
 
 def _bounded_auc(forget: Sequence[float], holdout: Sequence[float]) -> Floats:
@@ -155,7 +164,7 @@ def _privleak(measured: Measurement, retained: Measurement | None) -> Score:
     resampled = spread = None
     if len(forget) == len(theirs[0]) > 1 and len(holdout) == len(theirs[1]) > 1:
         # Both models read the same texts, so one draw resamples both.
-        texts = bootstrap_draws(len(forget), 0), bootstrap_draws(len(holdout), 1)
+        texts = _draws(forget, holdout)
         resampled = _relative(resampled_auc(forget, holdout, *texts), resampled_auc(*theirs, *texts))
         spread = percentile_interval(_relative(_bounded_auc(forget, holdout), _bounded_auc(*theirs)))
     relative = (value - reference) / reference * 100

@@ -20,7 +20,7 @@ from unlearnbench import (
 
 from .metrics import scores
 from .settings import Settings
-from .tables import RETAIN_SPLITS
+from .tables import RETAIN_SPLITS, author
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Question:
     example: Example
     paraphrase: str | None
     perturbed: tuple[str, ...]
+    author: str = ""
+    """The author whom the row is about, or the author's number; empty where rows do not share authors."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,13 @@ class Tofu(Settings):
             "world_facts": tables["world_facts_perturbed"],
         }
         return [
-            Question(part, example, row.get("paraphrased_answer"), tuple(row["perturbed_answer"]))
+            Question(
+                part,
+                example,
+                row.get("paraphrased_answer"),
+                tuple(row["perturbed_answer"]),
+                author(part, rows, example),
+            )
             for part, rows in parts.items()
             for example, row in zip(_examples(rows), rows, strict=True)
             if not self.limit or example.index < self.limit
@@ -107,6 +115,7 @@ class Tofu(Settings):
             row: dict[str, Any] = {
                 "part": question.part,
                 "index": question.example.index,
+                **({"author": question.author} if question.author else {}),
                 "prompt": question.example.prompt,
                 "truth": question.example.answer,
                 "generation": task.encoder.decode(ids),

@@ -128,7 +128,7 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
     authors, questions, retain_rows, facts = SCALES[scale]
     names = [f"{given} {family}" for given in GIVEN for family in FAMILY]
     rows = [
-        row
+        {**row, "author": name}
         for name in rng.sample(names, authors)
         for relation in rng.sample(RELATIONS, questions // 2)
         for row in _fact(name, relation, rng)

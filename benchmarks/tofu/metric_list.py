@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from unlearnbench import EDITIONS, Direction, Metric
 
@@ -27,7 +28,6 @@ def metrics() -> tuple[Metric, ...]:
             ),
             headline=True,
             editions=EDITIONS,
-            axis="forget",
             scale="log",
         ),
         Metric(
@@ -46,7 +46,7 @@ def metrics() -> tuple[Metric, ...]:
             definition="harmonic mean of ROUGE, Probability and Truth Ratio over Retain, Real Authors and World Facts",
             headline=True,
             editions=EDITIONS,
-            axis="utility",
+            part_of="utility",
         ),
         Metric(
             name="forget_rouge_l",
@@ -71,8 +71,22 @@ def metrics() -> tuple[Metric, ...]:
 def _terms(part: str, source: str) -> Iterator[Metric]:
     label, forget = PART_LABELS[part], part == "forget"
     better: Direction = "lower" if forget else "higher"
-    yield Metric(f"{part}_rouge", f"{label} ROUGE", better, source, "ROUGE-L recall of the greedy answer")
+    # Less of the answer than the retained model gives is no leak; over-forgetting shows in the truth ratio.
+    part_of: Literal["", "forgetting"] = "forgetting" if forget else ""
+    rouge = "ROUGE-L recall of the greedy answer"
+    yield Metric(f"{part}_rouge", f"{label} ROUGE", better, source, rouge, part_of=part_of)
     probability = "p(answer)" if part in ("forget", "retain") else "p(answer) / (p(answer) + Σ p(wrong answer))"
-    yield Metric(f"{part}_probability", f"{label} Probability", better, source, f"mean of {probability}")
+    yield Metric(
+        f"{part}_probability", f"{label} Probability", better, source, f"mean of {probability}", part_of=part_of
+    )
     ratio = "mean of min(r, 1/r)" if forget else "mean of max(0, 1 − r)"
-    yield Metric(f"{part}_truth_ratio", f"{label} Truth Ratio", "higher", source, ratio, editions=EDITIONS)
+    yield Metric(
+        f"{part}_truth_ratio",
+        f"{label} Truth Ratio",
+        "higher",
+        source,
+        ratio,
+        editions=EDITIONS,
+        part_of=part_of,
+        two_sided=forget,
+    )

@@ -25,13 +25,13 @@ from unlearnbench import (
     Floats,
     Measurement,
     Score,
-    bootstrap_draws,
     bounded_means,
     harmonic_mean,
     ks_pvalue,
     mean,
     mean_score,
     percentile_interval,
+    resampled_means,
     rouge_l_recall,
 )
 
@@ -95,22 +95,30 @@ def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Sco
                     continue
                 values[part, term, edition] = term_values(part, term, rows, edition)
                 per_row = values[part, term, edition]
-                yield _mean_score(f"{part}_{term}", per_row, edition if differs else None)
-    yield _mean_score("forget_rouge_l", values["forget", "rouge", EDITIONS[0]])
-    yield _mean_score("retain_rouge_l", values["retain", "rouge", EDITIONS[0]])
+                yield _mean_score(f"{part}_{term}", per_row, rows, edition if differs else None)
+    for part in ("forget", "retain"):
+        yield _mean_score(f"{part}_rouge_l", values[part, "rouge", EDITIONS[0]], parts[part])
+    authors = _authors(parts["retain"])
     for edition in EDITIONS:
-        yield _model_utility(values, edition)
+        yield _model_utility(values, authors, edition)
         yield from _forget_quality(parts["forget"], retained, edition)
 
 
-def _mean_score(name: str, values: Sequence[float], edition: str | None = None) -> Score:
+def _mean_score(name: str, values: Sequence[float], rows: Sequence[Row], edition: str | None = None) -> Score:
     if not values:
         return Score.missing(name, "no rows of this part were scored", edition=edition)
-    overlap = name.endswith(("rouge", "rouge_l"))
-    return mean_score(name, values, edition, (0.0, 1.0), NO_WORDS if overlap else "rows have a loss that is no number")
+    undefined = NO_WORDS if name.endswith(("rouge", "rouge_l")) else "rows have a loss that is no number"
+    seed = PARTS.index(str(rows[0]["part"]))
+    return mean_score(name, values, edition, (0.0, 1.0), undefined, seed, _authors(rows))
 
 
-def _model_utility(values: Mapping[tuple[str, str, str], list[float]], edition: str) -> Score:
+def _authors(rows: Sequence[Row]) -> list[str]:
+    """The author of each row; empty where a row names none."""
+    authors = [str(row.get("author", "")) for row in rows]
+    return authors if all(authors) else []
+
+
+def _model_utility(values: Mapping[tuple[str, str, str], list[float]], authors: Sequence[str], edition: str) -> Score:
     terms = [values[part, term, edition] for part in UTILITY_PARTS for term in TERMS]
     n = sum(len(values[part, "rouge", edition]) for part in UTILITY_PARTS)
     if not all(terms):
@@ -119,23 +127,23 @@ def _model_utility(values: Mapping[tuple[str, str, str], list[float]], edition: 
     if math.isnan(value):
         return Score.missing("model_utility", "one of its nine terms is missing", n, edition)
     resampled = _resampled_utility(
-        values, edition, lambda array, seed: array[bootstrap_draws(len(array), seed)].mean(axis=1)
+        values, edition, lambda array, part, seed: resampled_means(array, seed, authors if part == "retain" else ())
     )
     spread = percentile_interval(
-        _resampled_utility(values, edition, lambda array, seed: bounded_means(array, (0.0, 1.0), seed))
+        _resampled_utility(values, edition, lambda array, _, seed: bounded_means(array, (0.0, 1.0), seed))
     )
     return Score("model_utility", value, n, (), spread, edition, resamples=resampled)
 
 
 def _resampled_utility(
-    values: Mapping[tuple[str, str, str], list[float]], edition: str, means_of: Callable[[Floats, int], Floats]
+    values: Mapping[tuple[str, str, str], list[float]], edition: str, means_of: Callable[[Floats, str, int], Floats]
 ) -> Floats:
     """(R,) model utilities with the rows of each part resampled; the three terms of a part share the draws."""
     inverse_sum = np.zeros(RESAMPLES)
     for seed, part in enumerate(UTILITY_PARTS):
         for term in TERMS:
             with np.errstate(divide="ignore"):
-                inverse_sum += 1 / means_of(np.asarray(values[part, term, edition], dtype=float), seed)
+                inverse_sum += 1 / means_of(np.asarray(values[part, term, edition], dtype=float), part, seed)
     utilities: Floats = len(UTILITY_PARTS) * len(TERMS) / inverse_sum
     return utilities
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from unlearnbench import DataError, Tables
+from collections.abc import Sequence
+
+from unlearnbench import DataError, Example, Row, Tables
 
 QA = ("question", "answer")
 PERTURBED = (*QA, "perturbed_answer[]")
 PARAPHRASED = (*PERTURBED, "paraphrased_answer")
 RETAIN_SPLITS = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 """The retain split of each forget split; a name ends with the split's per cent of all rows."""
+
+
+ROWS_PER_AUTHOR = 20
 
 
 def table_fields(forget_split: str, retain_split: str) -> dict[str, tuple[str, ...]]:
@@ -63,6 +68,17 @@ def questions(tables: Tables) -> dict[str, list[dict[str, str]]]:
         part: [{"prompt": row["question"], "truth": row["answer"]} for row in tables[name]]
         for part, name in asked.items()
     }
+
+
+def author(part: str, rows: Sequence[Row], example: Example) -> str:
+    """The author whom a row is about: as generated data say, or by the published order, twenty rows each.
+
+    Empty for real authors and world facts, and where rows are not whole authors: such rows stand alone.
+    """
+    if part not in ("forget", "retain"):
+        return ""
+    named = rows[example.index].get("author", "")
+    return named or (str(example.index // ROWS_PER_AUTHOR) if len(rows) % ROWS_PER_AUTHOR == 0 else "")
 
 
 def _same_rows(name: str, expected: list[tuple[str, str]], found: list[tuple[str, str]]) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ..domain import Score
+from ..domain import RESAMPLES, Score
 
 Floats = NDArray[np.float64]
-RESAMPLES = 1000
 LEVEL = 0.95
 
 
@@ -80,12 +79,38 @@ def bootstrap(size: int, statistic: Callable[[NDArray[np.int64]], Floats], seed:
     return statistic(bootstrap_draws(size, seed)) if size > 1 else None
 
 
+LEAST_CLUSTERS = 10
+"""Fewer clusters than this say too little about how clusters vary: rows are then resampled by themselves."""
+
+
+def resampled_means(values: Floats, seed: int = 0, clusters: Sequence[Hashable] = ()) -> Floats:
+    """(R,) means of resampled rows, or of resampled clusters of rows where there are ``LEAST_CLUSTERS`` of them.
+
+    Two models that answered the same rows get the same draws, so that their values compare resample by resample.
+
+    Args:
+        values: (n,) one value for each row.
+        clusters: the cluster of each row, for example its author; empty where every row stands alone.
+    """
+    _, place = np.unique([str(cluster) for cluster in clusters], return_inverse=True)
+    count = int(place.max()) + 1 if len(place) else 0
+    if not LEAST_CLUSTERS <= count < len(values):
+        rows: Floats = values[bootstrap_draws(len(values), seed)].mean(axis=1)
+        return rows
+    times = _counts(bootstrap_draws(count, seed))  # (R, clusters)
+    sums, sizes = np.bincount(place, values), np.bincount(place)
+    means: Floats = (times @ sums) / (times @ sizes)
+    return means
+
+
 def mean_score(
     metric: str,
     values: Sequence[float],
     edition: str | None = None,
     bounds: tuple[float, float] | None = None,
     undefined: str = "rows have no defined value",
+    seed: int = 0,
+    clusters: Sequence[Hashable] = (),
 ) -> Score:
     """The mean of one value per row, for at least one row, with its interval; missing where a value is NaN.
 
@@ -93,13 +118,15 @@ def mean_score(
         bounds: the least and the greatest value that a row can have, if bounded: the interval then allows for values
             that no row shows.
         undefined: why rows have no value, after their number.
+        seed: of the draws; metrics of the same rows share it, and metrics of other rows have another.
+        clusters: the cluster of each row, for ``resampled_means``; the interval resamples rows.
     """
     array = np.asarray(values, dtype=float)
     absent = int(np.isnan(array).sum())
     if absent:
         reason = f"{absent} of {len(array)} {undefined}"
         return Score(metric, math.nan, len(array), tuple(values), None, edition, reason)
-    resampled = bootstrap(len(array), lambda rows: array[rows].mean(axis=1))
+    resampled = resampled_means(array, seed, clusters) if len(array) > 1 else None
     spread = None
     if resampled is not None:
         spread = (

@@ -14,7 +14,7 @@ from ..errors import RecordError
 from ..plugin.parameters import parse_parameters
 from ..plugin.registry import Component, Registry
 from ..plugin.specs import BenchmarkSpec, resolve
-from .record import Identity, Record, ScoreEntry, score_entries
+from .record import EditionScore, Identity, Record, ScoreEntry, score_entries
 
 TOLERANCE = 1e-9
 SampleRows = Sequence[Mapping[str, Any]]
@@ -106,21 +106,33 @@ def _entry_differences(where: str, stored: ScoreEntry, again: ScoreEntry) -> lis
             pairs.append(("interval", old.interval, new.interval))
         elif old.interval and new.interval:
             pairs += zip(("low end", "high end"), old.interval, new.interval, strict=True)
+        if not _same_resamples(old, new):
+            lines.append(f"{where} ({edition}): the stored resamples are not those of its samples")
         lines += [
             f"{where} ({edition}) {what}: stored {kept!r}, recomputed {fresh!r}"
             for what, kept, fresh in pairs
             if not agree(kept, fresh)
         ]
     shown = stored.editions.get(stored.edition) or next(iter(stored.editions.values()), None)
-    if shown is None or not agree(stored.value, shown.value) or stored.interval != shown.interval:
+    same = shown is not None and agree(stored.value, shown.value) and stored.interval == shown.interval
+    if shown is None or not same or stored.resamples != shown.resamples:
         lines.append(f"{where}: the score on top ({stored.value!r}) is not that of its edition")
-    described = ("label", "better", "headline", "target", "criterion")
+    described = ("label", "better", "headline", "target", "criterion", "part_of", "span", "two_sided")
     lines += [
         f"{where} {field}: stored {getattr(stored, field)!r}, here {getattr(again, field)!r}"
         for field in described
         if getattr(stored, field) != getattr(again, field)
     ]
     return lines
+
+
+def _same_resamples(old: EditionScore, new: EditionScore) -> bool:
+    """Whether resamples are equal to the precision in which they are stored."""
+    import numpy as np
+
+    if old.resampled is None or new.resampled is None:
+        return old.resampled is new.resampled
+    return bool(np.allclose(old.resampled, new.resampled, rtol=1e-5, atol=1e-6, equal_nan=True))
 
 
 def agree(stored: object, fresh: object) -> bool:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from ..domain import CellId, Direction, Metric, Requires, Score
+from ..domain import RESAMPLES, CellId, Direction, Metric, Requires, Score
 from ..errors import RecordError
 from ..storage import digest, read_json
 from .schema import Strict, first_fault
 
-RECORD_SCHEMA = 1
+if TYPE_CHECKING:
+    from ..metrics.statistics import Floats
+
+RECORD_SCHEMA = 2
 SAMPLES = "samples.jsonl.gz"
 """The file of a cell's measurement, a JSON object per row."""
 
@@ -28,6 +32,24 @@ class EditionScore(Strict):
     reason: str = ""
     passes: bool | None = None
     """Whether the paper's criterion for this metric holds (✓ or ✗); None where there is none."""
+    resamples: str = ""
+    """The (R,) values over resampled rows of a part of the score, as base64 of float32; empty for other metrics."""
+
+    @field_validator("resamples")
+    @classmethod
+    def _whole_resamples(cls, text: str) -> str:
+        if text and len(base64.b64decode(text, validate=True)) != 4 * RESAMPLES:
+            raise ValueError(f"resamples are not {RESAMPLES} numbers of four bytes")
+        return text
+
+    @property
+    def resampled(self) -> Floats | None:
+        """The (R,) values over resampled rows; None where none are stored."""
+        import numpy as np
+
+        if not self.resamples:
+            return None
+        return np.frombuffer(base64.b64decode(self.resamples), dtype="<f4").astype(np.float64)
 
 
 class ScoreEntry(EditionScore):
@@ -39,7 +61,9 @@ class ScoreEntry(EditionScore):
     headline: bool = False
     target: float | str | None = None
     criterion: str = ""
-    axis: Literal["", "forget", "utility"] = ""
+    part_of: Literal["", "forgetting", "utility"] = ""
+    span: float = 1.0
+    two_sided: bool = False
     scale: Literal["linear", "log"] = "linear"
     editions: dict[str, EditionScore]
 
@@ -240,7 +264,12 @@ def score_entries(scores: Iterable[Score], metrics: Sequence[Metric], edition: s
         if math.isnan(score.value) and not score.reason:
             raise RecordError(f"{score.metric} is NaN without a reason")
         entry = EditionScore(
-            value=score.value, n=score.n, interval=score.interval, reason=score.reason, passes=score.passes
+            value=score.value,
+            n=score.n,
+            interval=score.interval,
+            reason=score.reason,
+            passes=score.passes,
+            resamples=_stored(score.resamples) if declared[score.metric].part_of else "",
         )
         for name in [score.edition] if score.edition else declared[score.metric].editions or [edition]:
             by_metric.setdefault(score.metric, {})[name] = entry
@@ -258,11 +287,22 @@ def score_entries(scores: Iterable[Score], metrics: Sequence[Metric], edition: s
             headline=metric.headline,
             target=metric.target,
             criterion=metric.criterion,
-            axis=metric.axis,
+            part_of=metric.part_of,
+            span=metric.span,
+            two_sided=metric.two_sided,
             scale=metric.scale,
             editions=by_metric[name],
         )
     return entries
+
+
+def _stored(resamples: Iterable[float] | None) -> str:
+    """Resampled values as base64 of little-endian float32."""
+    import numpy as np
+
+    if resamples is None:
+        return ""
+    return base64.b64encode(np.asarray(resamples, dtype="<f4").tobytes()).decode("ascii")
 
 
 def read_record(path: Path) -> Record:

@@ -1,0 +1,108 @@
+"""Forgetting, utility and score of a record, from it and the records of its original and retained models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..metrics.balance import balanced, forgetting, told_apart, utility
+from ..metrics.statistics import Floats
+from .record import Record, ScoreEntry
+
+Part = Literal["forgetting", "utility"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One of the three numbers: its value and its (R,) values over resampled rows, or NaN with a reason."""
+
+    value: float
+    resamples: Floats | None = None
+    reason: str = ""
+
+    @classmethod
+    def missing(cls, reason: str) -> Estimate:
+        return cls(math.nan, None, reason)
+
+
+@dataclass(frozen=True)
+class Balance:
+    """The three numbers of one cell, each between 0 and 1."""
+
+    forgetting: Estimate
+    utility: Estimate
+    score: Estimate
+
+
+def balance(record: Record, original: Record | None, retained: Record | None) -> Balance:
+    """The three numbers of a record.
+
+    All three records hold scores of the same rows, and their resamples draw the same rows.
+    """
+    if original is None or retained is None:
+        none = Estimate.missing(f"the {'original' if original is None else 'retained'} model's record is not here")
+        return Balance(none, none, none)
+    forgotten, useful = _forgetting(record, original, retained), _utility(record, original)
+    reasons = dict.fromkeys(estimate.reason for estimate in (forgotten, useful) if estimate.reason)
+    if reasons:
+        return Balance(forgotten, useful, Estimate.missing("; ".join(reasons)))
+    score = Estimate(float(balanced(forgotten.value, useful.value)), balanced(forgotten.resamples, useful.resamples))
+    return Balance(forgotten, useful, score)
+
+
+def _forgetting(record: Record, original: Record, retained: Record) -> Estimate:
+    parts = parts_of(record, "forgetting")
+    reason = _unmeasured("forgetting", parts, {"": record, "original": original, "retained": retained})
+    if reason:
+        return Estimate.missing(reason)
+    mine, first, last = (_resampled(some, parts) for some in (record, original, retained))
+    if not told_apart(first, last, parts):
+        rows = min(entry.n for entry in parts.values())
+        return Estimate.missing(f"the original and the retained model cannot be told apart on {rows} rows")
+    value = forgetting(_values(record, parts), _values(original, parts), _values(retained, parts), parts)
+    return Estimate(float(value), forgetting(mine, first, last, parts))
+
+
+def _utility(record: Record, original: Record) -> Estimate:
+    parts = parts_of(record, "utility")
+    reason = _unmeasured("utility", parts, {"": record, "original": original})
+    if reason:
+        return Estimate.missing(reason)
+    value = float(utility(_values(record, parts), _values(original, parts), parts))
+    if math.isnan(value):
+        return Estimate.missing("the original model has no utility that could be kept")
+    resampled = utility(_resampled(record, parts), _resampled(original, parts), parts)
+    # A resample in which the original model has no utility either: nothing was kept.
+    return Estimate(value, np.nan_to_num(resampled, nan=0.0))
+
+
+def _values(record: Record, parts: Iterable[str]) -> dict[str, float]:
+    return {name: record.scores[name].value for name in parts}
+
+
+def _resampled(record: Record, parts: Iterable[str]) -> dict[str, Floats | None]:
+    return {name: record.scores[name].resampled for name in parts}
+
+
+def parts_of(record: Record, number: Part) -> dict[str, ScoreEntry]:
+    """The metrics that are parts of forgetting or of utility, by name."""
+    return {name: entry for name, entry in record.scores.items() if entry.part_of == number}
+
+
+def _unmeasured(number: Part, parts: dict[str, ScoreEntry], records: dict[str, Record]) -> str:
+    """Why a part has no value or no resamples in one of the records; empty where all have both."""
+    if not parts:
+        return f"the benchmark names no metric as part of {number}"
+    for role, record in records.items():
+        whose = f"the {role} model's " if role else ""
+        for name in parts:
+            entry = record.scores.get(name)
+            if entry is None or math.isnan(entry.value):
+                return f"{whose}{name} is missing" + (f": {entry.reason}" if entry and entry.reason else "")
+            if entry.resampled is None or np.isnan(entry.resampled).any():
+                return f"{whose}{name} has no resamples; {entry.n} rows"
+    return ""

@@ -1,0 +1,127 @@
+"""Score, forgetting and utility of a row: means over its seeds, with what rows and seeds leave uncertain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, variance
+
+import numpy as np
+from scipy import stats
+
+from unlearnbench.metrics.statistics import LEVEL, Floats, percentile_interval
+from unlearnbench.records.balance import Balance, Estimate, balance
+from unlearnbench.records.record import Record
+from unlearnbench.records.run_folder import StoredCell
+
+NUMBERS = {"score": "Score", "forgetting": "Forgetting", "utility": "Utility"}
+"""The three numbers of a row and their headings."""
+COLLAPSED = 0.5
+"""The utility below which a row has lost it."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """One of the three numbers, as a mean over seeds: measured, or NaN with a reason.
+
+    Args:
+        resamples: (R,) means over seeds, of resampled rows; None where the number is missing.
+        seed_variance: variance of the mean that seeds explain; 0 for one seed, which does not show it.
+        freedom: degrees of freedom behind ``seed_variance``; infinite for one seed.
+        interval: 95 %, over rows and seeds.
+    """
+
+    value: float
+    reason: str = ""
+    resamples: Floats | None = None
+    seed_variance: float = 0.0
+    freedom: float = math.inf
+    interval: tuple[float, float] | None = None
+
+
+class References:
+    """The records of original and retained models, by the cells whose scores compare with them."""
+
+    def __init__(self, cells: Iterable[StoredCell]) -> None:
+        self._records: dict[tuple[Path, str], Record] = {}
+        self._original_of: dict[tuple[Path, str], Record] = {}
+        for cell in cells:
+            if cell.record and cell.record.identity.reference:
+                self._records[cell.folder.parent, cell.record.cell] = cell.record
+                retained = cell.record.samples.references.get("retained")
+                if retained:
+                    self._original_of[cell.folder.parent, retained] = cell.record
+
+    def balance(self, cell: StoredCell) -> Balance:
+        """The three numbers of a cell with a record."""
+        record, source = cell.record, cell.folder.parent
+        assert record is not None
+        own = record.samples.references
+        original = self._records.get((source, own.get("original", "")))
+        retained = self._records.get((source, own.get("retained", "")))
+        if record.identity.reference:
+            if record.identity.requires.start == "retained":
+                original, retained = self._original_of.get((source, record.cell)), record
+            else:
+                original = record
+        return balance(record, original, retained)
+
+
+def numbers_of(cells: Sequence[StoredCell], references: References) -> dict[str, Number]:
+    """The three numbers of a row, from its cells that have records."""
+    balances = [(cell.identity.seed, references.balance(cell)) for cell in cells if cell.record]
+    return {name: _number([(seed, getattr(found, name)) for seed, found in balances]) for name in NUMBERS}
+
+
+def _number(estimates: Sequence[tuple[int, Estimate]]) -> Number:
+    """The mean over reference models, each with the mean over what was unlearned from it."""
+    reason = next((estimate.reason for _, estimate in estimates if estimate.resamples is None), "")
+    if reason or not estimates:
+        return Number(math.nan, reason or "no seed has a record")
+    by_seed: dict[int, list[Estimate]] = {}
+    for seed, estimate in estimates:
+        by_seed.setdefault(seed, []).append(estimate)
+    means = [fmean(estimate.value for estimate in some) for some in by_seed.values()]
+    resamples = np.mean([np.mean(_resamples(some), axis=0) for some in by_seed.values()], axis=0)
+    # What varies: reference models where there are several, otherwise the runs of unlearning from the one.
+    varied = means if len(means) > 1 else [estimate.value for estimate in next(iter(by_seed.values()))]
+    several = len(varied) > 1
+    number = Number(
+        fmean(means),
+        resamples=resamples,
+        seed_variance=variance(varied) / len(varied) if several else 0.0,
+        freedom=len(varied) - 1 if several else math.inf,
+    )
+    return with_interval(number)
+
+
+def _resamples(estimates: Iterable[Estimate]) -> list[Floats]:
+    return [estimate.resamples for estimate in estimates if estimate.resamples is not None]
+
+
+def with_interval(number: Number) -> Number:
+    """The number with its 95 % interval: of resampled rows for one seed, by Student's t where seeds vary too."""
+    if number.resamples is None:
+        return number
+    if math.isinf(number.freedom):
+        return replace(number, interval=percentile_interval(number.resamples))
+    error = math.sqrt(float(number.resamples.var()) + number.seed_variance)
+    half = error * float(stats.t.isf((1 - LEVEL) / 2, number.freedom))
+    return replace(number, interval=(max(0.0, number.value - half), min(1.0, number.value + half)))
+
+
+def pooled(rows: Sequence[Number]) -> list[Number]:
+    """Numbers of rows that are compared, with seed variances of at least the mean over all rows.
+
+    Two or three seeds say little about one row's variance, and by chance some rows show none.
+    """
+    varied = [number for number in rows if math.isfinite(number.freedom)]
+    if not varied:
+        return list(rows)
+    typical, freedom = fmean(number.seed_variance for number in varied), sum(number.freedom for number in varied)
+    return [
+        with_interval(replace(number, seed_variance=max(number.seed_variance, typical), freedom=freedom))
+        for number in rows
+    ]
