@@ -30,6 +30,7 @@ from .domain import Measurement as Measurement
 from .domain import Metric as Metric
 from .domain import Requires as Requires
 from .domain import Score as Score
+from .domain import Split as Split
 from .engine.batch import TokenBatch as TokenBatch
 from .engine.batch import collate as collate
 from .engine.budgets import Budgets as Budgets

@@ -49,15 +49,24 @@ class CellStatus(StrEnum):
 
 @dataclass(frozen=True, order=True)
 class CellId:
-    """The pairing that a cell runs. A reference model has its role as ``method``."""
+    """The pairing that a cell runs. A reference model has its role as ``method``.
+
+    Args:
+        seed: of the reference models, and of unlearning.
+        repeat: which of several runs of unlearning from the same reference models; 0 is the first.
+        setting: the hyperparameters that a sweep gave it, ``name=value`` joined by commas; empty outside a sweep.
+    """
 
     method: str
     benchmark: str
     model: str
     seed: int
+    repeat: int = 0
+    setting: str = ""
 
     def __str__(self) -> str:
-        return f"{self.pairing} × {self.model} seed {self.seed}"
+        more = f" repeat {self.repeat}" if self.repeat else ""
+        return f"{self.pairing} × {self.model} seed {self.seed}{more}" + (f" ({self.setting})" if self.setting else "")
 
     @property
     def pairing(self) -> str:
@@ -92,6 +101,21 @@ class Metric:
     """Whether a part of forgetting falls again beyond the retained model's value (over-forgetting)."""
     scale: Literal["linear", "log"] = "linear"
     """The scale of a plot's axis; p-values take ``log``."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a benchmark's rows divide into validation rows, for choosing settings, and reported rows.
+
+    Args:
+        by: for each part of a measurement the field of a row that names its cluster, such as an author. Clusters are
+            not divided. In other parts every row stands alone.
+        least: the fewest rows that a part must have on each side, and two clusters; with fewer the benchmark is too
+            small to divide.
+    """
+
+    by: Mapping[str, str] = field(default_factory=dict)
+    least: int = 10
 
 
 @dataclass(frozen=True)

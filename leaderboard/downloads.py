@@ -13,14 +13,16 @@ from importlib.resources import files
 from unlearnbench.records.record import Record
 
 from .numbers import NUMBERS, Number
-from .ranking import Table, TableRow, Value, formatted, formatted_share
+from .ranking import Table, formatted, formatted_share
+from .rows import Sweep, TableRow, Value
 
 HEADER = tuple(
     "benchmark model method loss_edition seed metric edition value low high n passes reason comparability cell".split()
 )
 PLACES = tuple(
-    "benchmark model method loss_edition seeds place best worst group score score_low score_high forgetting "
-    "forgetting_low forgetting_high utility utility_low utility_high remark reason comparability cells".split()
+    "benchmark model division method loss_edition seeds place best worst group score score_low score_high forgetting "
+    "forgetting_low forgetting_high utility utility_low utility_high setting settings_tried settings_failed rule "
+    "selected_on sweep_seconds area area_low area_high remark reason comparability cells".split()
 )
 
 
@@ -62,12 +64,27 @@ def places_as_csv(tables: Iterable[Table]) -> str:
 def _place_line(table: Table, row: TableRow, record: Record) -> list[object]:
     place = row.place
     seeds = " ".join(str(cell.identity.seed) for cell in row.scored)
-    line: list[object] = [table.benchmark, table.model, row.method, row.edition, seeds]
+    division = "closed" if table.closed else "open"
+    line: list[object] = [table.benchmark, table.model, division, row.method, row.edition, seeds]
     line += [place.place, place.best, place.worst, place.group] if place else ["", "", "", ""]
     for name in NUMBERS:
         line += [row.numbers[name].value, *(row.numbers[name].interval or ("", ""))]
-    line += [row.remark, row.numbers["score"].reason, record.comparability.sha256]
+    line += [
+        row.setting,
+        *_sweep_facts(row.sweep),
+        row.remark,
+        row.numbers["score"].reason,
+        record.comparability.sha256,
+    ]
     return [*line, " ".join(cell.key for cell in row.scored)]
+
+
+def _sweep_facts(sweep: Sweep | None) -> list[object]:
+    if sweep is None:
+        return [""] * 8
+    rows = "validation" if sweep.on_validation else "test"
+    facts: list[object] = [len(sweep.rows), len(sweep.failed), sweep.rule, rows, round(sweep.seconds, 1)]
+    return [*facts, sweep.area.value, *(sweep.area.interval or ("", ""))]
 
 
 def _plain(value: object) -> object:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from unlearnbench.metrics.statistics import LEVEL, Floats, percentile_interval
-from unlearnbench.records.balance import Balance, Estimate, balance
+from unlearnbench.records.balance import Balance, Estimate, balance, selection_value
 from unlearnbench.records.record import Record
 from unlearnbench.records.run_folder import StoredCell
 
@@ -56,6 +56,14 @@ class References:
 
     def balance(self, cell: StoredCell) -> Balance:
         """The three numbers of a cell with a record."""
+        return balance(*self._three(cell))
+
+    def selection_value(self, cell: StoredCell) -> float:
+        """What the rule of a cell's sweep says of it, more being better; NaN where it is missing."""
+        return selection_value(*self._three(cell))
+
+    def _three(self, cell: StoredCell) -> tuple[Record, Record | None, Record | None]:
+        """The record of a cell, and those of its original and retained model."""
         record, source = cell.record, cell.folder.parent
         assert record is not None
         own = record.samples.references
@@ -66,7 +74,7 @@ class References:
                 original, retained = self._original_of.get((source, record.cell)), record
             else:
                 original = record
-        return balance(record, original, retained)
+        return record, original, retained
 
 
 def numbers_of(cells: Sequence[StoredCell], references: References) -> dict[str, Number]:

@@ -28,7 +28,8 @@ from unlearnbench.storage import as_storage_error, file_digest
 from .downloads import as_bibtex, as_csv, as_latex, places_as_csv
 from .numbers import NUMBERS
 from .published import PublishedTable, published_for
-from .ranking import ARROWS, Table, TableRow, formatted, formatted_share
+from .ranking import ARROWS, Table, formatted, formatted_share
+from .rows import TableRow
 from .samples import Samples, Shown, shown_parts, texts_of
 from .scatter import scatter
 from .site import Entry, MethodEntry, Part, Site

@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from .numbers import COLLAPSED, Number
-from .ranking import Table, TableRow, formatted
+from .ranking import Table, formatted
+from .rows import TableRow
 
 WIDTH, HEIGHT = 640, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 48
@@ -42,6 +44,10 @@ class Point:
     marker: str
     text: tuple[float, float, str] | None
     """The label's position and anchor; None where there is no room for it."""
+    tried: tuple[tuple[float, float, str], ...] = ()
+    """The other settings of the row's sweep, with words."""
+    curve: str = ""
+    """The outline of what the settings reach together, as the points of a polyline."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ def scatter(table: Table, rows: Sequence[TableRow], link: Callable[[TableRow], s
             front=place in best,
             marker=MARKERS[place % len(MARKERS)],
             text=_label(row.method, x, y, taken),
+            **_settings(row),
         )
         for place, (row, (x, y)) in enumerate(zip(drawn, places, strict=True))
     ]
@@ -99,6 +106,23 @@ def scatter(table: Table, rows: Sequence[TableRow], link: Callable[[TableRow], s
         collapse=_across(COLLAPSED),
         left_out=len(everything) - len(shown),
     )
+
+
+def _settings(row: TableRow) -> dict[str, Any]:
+    """The settings of a row's sweep as the plot draws them."""
+    if row.sweep is None:
+        return {}
+    scored = [other for other in row.sweep.rows if other.numbers and math.isfinite(other.numbers["score"].value)]
+    points = [(other.numbers["utility"].value, other.numbers["forgetting"].value) for other in scored]
+    best = sorted({points[place] for place in front_of(points)})
+    return {
+        "tried": tuple(
+            (_across(x), _up(y), f"{row.method}, {other.setting}")
+            for other, (x, y) in zip(scored, points, strict=True)
+            if other.setting != row.setting
+        ),
+        "curve": _staircase([(_across(x), _up(y)) for x, y in best]) if len(points) > 1 else "",
+    }
 
 
 def front_of(points: Sequence[tuple[float, float]]) -> set[int]:

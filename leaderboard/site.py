@@ -19,7 +19,8 @@ from unlearnbench.records.record import Record
 from unlearnbench.records.results import Results
 from unlearnbench.records.run_folder import StoredCell
 
-from .ranking import Table, TableRow, tables
+from .ranking import Table, tables
+from .rows import TableRow
 
 ROWS_PER_PAGE = 300
 """Most rows of a benchmark on one page, which keeps pages below 2 MB."""

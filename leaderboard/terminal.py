@@ -13,7 +13,8 @@ from unlearnbench.errors import printable
 from unlearnbench.records.run_folder import StoredCell
 
 from .numbers import NUMBERS
-from .ranking import ARROWS, Table, TableRow, formatted, formatted_share, tables
+from .ranking import ARROWS, Table, formatted, formatted_share, tables
+from .rows import TableRow
 
 
 def print_tables(cells: Iterable[StoredCell]) -> None:

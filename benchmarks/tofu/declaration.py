@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unlearnbench import BenchmarkSpec, DataSpec, parameters_of
+from unlearnbench import BenchmarkSpec, DataSpec, Split, parameters_of
 
 from .metric_list import metrics
 from .settings import Settings
@@ -37,6 +37,7 @@ def _spec(forget: str, retain: str, published: str) -> BenchmarkSpec:
         citation="Maini et al. 2024, arXiv:2401.06121",
         questions="unlearnbench.benchmarks.tofu.tables:questions",
         published=published,
+        split=Split(by={"forget": "author", "retain": "author"}),
         scoring=("unlearnbench.benchmarks.tofu.metric_list", "unlearnbench.benchmarks.tofu.metrics"),
         log_readers={"tofu-log": "unlearnbench.benchmarks.tofu.logs:read"},
     )

@@ -98,3 +98,21 @@ def balanced(forgotten: Any, useful: Any) -> Floats:
     total = first + second
     mean: Floats = np.divide(2.0 * first * second, total, out=np.where(np.isnan(total), total, 0.0), where=total > 0)
     return mean
+
+
+def hypervolume(useful: Any, forgotten: Any) -> Floats:
+    """The area in the unit square of utility and forgetting that the settings of a method reach.
+
+    A point is reached where some setting has at least its utility and at least its forgetting. The original model and a
+    collapsed one alone reach nothing (Zitzler and Thiele 1999).
+
+    Args:
+        useful, forgotten: (S,) or (S, R) values of S settings.
+    """
+    across, up = np.asarray(useful, dtype=float), np.asarray(forgotten, dtype=float)
+    order = np.argsort(-across, axis=0, kind="stable")
+    across, up = np.take_along_axis(across, order, axis=0), np.take_along_axis(up, order, axis=0)
+    highest = np.maximum.accumulate(up, axis=0)
+    widths = across - np.concatenate([across[1:], np.zeros_like(across[:1])])
+    area: Floats = (widths * highest).sum(axis=0)
+    return area

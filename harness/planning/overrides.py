@@ -26,6 +26,12 @@ def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
             raise UnknownName("section", section, TABLES, f" in --set {assignment!r}")
         target = merged.setdefault(section, {})
         table, dot, inside = rest.partition(".")
+        if section == "sweep" and table == "methods" and dot:
+            name, _, key = inside.rpartition(".")
+            if not name:
+                raise UsageError(f"--set {assignment!r}: expected sweep.methods.NAME.key=[values]")
+            target.setdefault("methods", {}).setdefault(name.strip('"'), {})[key] = _value(right.strip())
+            continue
         if section == "data" and dot and table in DATA_TABLES:
             target.setdefault(table, {})[inside.strip('"')] = _value(right.strip())
             continue

@@ -22,6 +22,7 @@ from .nodes import Node, Plan
 from .provenance import device_kind, provenance, versions
 from .selection import (
     check_metrics,
+    check_sweep,
     check_tables,
     data_source,
     published_checkpoint,
@@ -30,6 +31,7 @@ from .selection import (
     weights_fingerprint,
 )
 from .study import Study
+from .sweep import label_of, refuse_unequal, settings_of
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -50,6 +52,7 @@ def make_plan(study: Study, registry: Registry) -> Plan:
         if isinstance(values, Mapping) and name not in named:
             raise UnknownName("benchmark in [recipe]", name, named)
     check_metrics(study, benchmarks)
+    check_sweep(study, methods, benchmarks)
     source = data_source(study)
     check_tables(source, benchmarks)
     registry.find("executor", study.run.executor)
@@ -81,6 +84,10 @@ class _Planner:
     def __post_init__(self) -> None:
         self._benchmarks: dict[str, PlannedBenchmark] = {}
         self._models: dict[str, PlannedModel] = {}
+        self._settings: dict[str, list[dict[str, Value]]] = {}
+        refuse_unequal(
+            {method.spec.name: len(self.settings(method)) for method in self.methods if not method.spec.reference}
+        )
 
     def pairings(self, benchmark: Component[BenchmarkSpec], model: Component[ModelSpec], seed: int) -> Iterator[Node]:
         """The nodes of one benchmark × model × seed: two reference models, their cells, one cell per method."""
@@ -97,8 +104,18 @@ class _Planner:
             cells[role] = node.key
             yield node
         for component in self.methods:
-            if component.qualified not in {f"unlearnbench/{role}" for role in ROLES}:
-                yield self._cell(shared, component, models, cells)
+            if component.qualified in {f"unlearnbench/{role}" for role in ROLES}:
+                continue
+            for setting in self.settings(component):
+                for repeat in range(self.study.repeats):
+                    yield self._cell(shared, component, models, cells, setting, repeat)
+
+    def settings(self, component: Component[MethodSpec]) -> list[dict[str, Value]]:
+        """The sweep's settings of a method, once for a plan."""
+        if component.qualified not in self._settings:
+            names = (component.spec.name, component.qualified)
+            self._settings[component.qualified] = settings_of(self.study.sweep, names, component.spec.parameters)
+        return self._settings[component.qualified]
 
     def _shared(self, benchmark: Component[BenchmarkSpec], model: Component[ModelSpec], seed: int) -> dict[str, Any]:
         """The fields that all specs of one benchmark × model × seed share."""
@@ -144,6 +161,7 @@ class _Planner:
                 fingerprints=fingerprints(spec.data, self.source),
                 training={role: _as_tuple(named) for role, named in spec.training.items()},
                 metrics=spec.metrics,
+                split=spec.split,
                 samples=spec.samples,
                 vocabulary=spec.vocabulary,
                 packages=versions(spec.packages),
@@ -175,9 +193,11 @@ class _Planner:
         component: Component[MethodSpec],
         models: Mapping[Role, str],
         references: Mapping[Role, str],
+        setting: Mapping[str, Value] | None = None,
+        repeat: int = 0,
     ) -> Node:
         """The node of a method; it needs the cells in ``references`` measured first."""
-        method = self._method(component, shared["model"].spec)
+        method = self._method(component, shared["model"].spec, setting or {})
         spec = CellSpec(
             **{**shared, "plugins": {**shared["plugins"], "method": component.plugin}},
             method=method,
@@ -185,16 +205,22 @@ class _Planner:
             models=dict(models),
             references=dict(references),
             edition=self.study.edition,
+            repeat=repeat,
+            setting=label_of(setting or {}),
+            selection=self.study.tables.selection.metric,
+            split=shared["benchmark"].split if self.study.divides_rows else None,
         )
         return Node(spec, (spec.start, *references.values()))
 
-    def _method(self, component: Component[MethodSpec], model: ModelSpec) -> PlannedMethod:
-        """The method with its hyperparameters: defaults, the model's, the study's for all methods, its own."""
+    def _method(
+        self, component: Component[MethodSpec], model: ModelSpec, setting: Mapping[str, Value]
+    ) -> PlannedMethod:
+        """The method with its hyperparameters: defaults, then the model's, the study's, the sweep's."""
         spec = component.spec
         keys = [parameter.name for parameter in spec.parameters]
         suited = {key: value for key, value in model.method_defaults.items() if key in keys}
         given = suited | self.study.given("methods", (spec.name, component.qualified), keys)
-        values = parse_parameters(spec.parameters, given, f"methods.{spec.name}")
+        values = parse_parameters(spec.parameters, given | dict(setting), f"methods.{spec.name}")
         return PlannedMethod(
             name=spec.name,
             qualified=component.qualified,

@@ -15,7 +15,7 @@ from ..data.sources import DataSource, hub_commit
 from ..errors import DataError, ModelError, NothingSelected, UnknownName, UsageError
 from ..plugin.parameters import parse_parameters
 from ..plugin.registry import Component, Registry
-from ..plugin.specs import MODEL_PARAMETERS, BenchmarkSpec, ModelSpec
+from ..plugin.specs import MODEL_PARAMETERS, BenchmarkSpec, MethodSpec, ModelSpec
 from .study import EVERY, Study
 
 
@@ -170,6 +170,25 @@ def check_metrics(study: Study, benchmarks: Sequence[Component[BenchmarkSpec]]) 
         known = {metric.name for spec in meant for metric in spec.metrics}
         if meant and not gate.cost and gate.metric not in known:
             raise UnknownName("metric in [[gates]]", gate.metric, known)
+
+
+def check_sweep(
+    study: Study, methods: Sequence[Component[MethodSpec]], benchmarks: Sequence[Component[BenchmarkSpec]]
+) -> None:
+    """Raise for a sweep of a method or key that the study lacks, and for a rule on a metric that a benchmark lacks."""
+    names = {name for method in methods for name in (method.spec.name, method.qualified)}
+    for name in study.sweep.methods:
+        if name not in names | {EVERY}:
+            raise UnknownName("method in [sweep.methods]", name, names, "; its settings would change nothing")
+    keys = {parameter.name for method in methods for parameter in method.spec.parameters}
+    for key in study.sweep.methods.get(EVERY, {}):
+        if key not in keys:
+            raise UnknownName(f"key of sweep.methods.{EVERY}", key, keys)
+    wanted = study.tables.selection.metric
+    for benchmark in benchmarks:
+        known = {metric.name for metric in benchmark.spec.metrics}
+        if wanted != "score" and wanted not in known:
+            raise UnknownName(f"metric of {benchmark.spec.name} in selection.metric", wanted, {*known, "score"})
 
 
 def published_checkpoint(path: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from ..records.manifest import Submission
 from ..records.node_spec import RunSettings
 from ..records.schema import Strict
 from ..storage import read_toml
+from .sweep import Selection, Sweep
 
 EVERY = "*"
 # Subtables of [data]: tables in files of their own, and tables that replace others.
@@ -33,6 +34,21 @@ Names = Annotated[list[str], BeforeValidator(_listed)]
 Overrides = dict[str, dict[str, Any]]
 
 
+class NestedSeeds(Strict):
+    """``seeds = {reference = I, unlearning = J}``: J runs of unlearning from each of I pairs of reference models."""
+
+    model_config = ConfigDict(strict=True)
+
+    reference: int = Field(default=1, ge=1, description="pairs of reference models")
+    unlearning: int = Field(default=1, ge=1, description="runs of unlearning from each pair")
+
+    @model_validator(mode="after")
+    def _several(self) -> NestedSeeds:
+        if self.reference == self.unlearning == 1:
+            raise ValueError("one seed of each shows no variance; give at least two of one, or write seeds = [0]")
+        return self
+
+
 class StudyHead(Strict):
     """Table ``[study]``: what to run."""
 
@@ -44,6 +60,15 @@ class StudyHead(Strict):
     benchmarks: Names = []
     models: Names = []
     seeds: Annotated[list[int], BeforeValidator(_listed)] = []
+    nested: NestedSeeds | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nested_where_a_table(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and isinstance(given.get("seeds"), Mapping):
+            nested = validated(NestedSeeds, given["seeds"], "study.seeds")
+            return {**given, "seeds": list(range(nested.reference)), "nested": nested}
+        return given
 
     @field_validator("name")
     @classmethod
@@ -95,6 +120,8 @@ class StudyTables(Strict):
     models: Overrides = {}
     submission: Submission = Submission()
     gates: list[Gate] = []
+    sweep: Sweep = Sweep()
+    selection: Selection = Selection()
 
 
 SECTIONS = tuple(StudyTables.model_fields)
@@ -139,6 +166,21 @@ class Study:
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(dict.fromkeys(self.tables.study.seeds)) or (0,)
+
+    @property
+    def repeats(self) -> int:
+        """Runs of unlearning from the reference models of each seed."""
+        nested = self.tables.study.nested
+        return nested.unlearning if nested else 1
+
+    @property
+    def sweep(self) -> Sweep:
+        return self.tables.sweep
+
+    @property
+    def divides_rows(self) -> bool:
+        """Whether rows are divided into validation rows, on which settings are chosen, and reported rows."""
+        return (self.tables.selection.rows or ("validation" if self.sweep.methods else "test")) == "validation"
 
     def selected(self, section: str) -> tuple[str, ...]:
         """The selected names of ``methods``, ``benchmarks`` or ``models``."""
@@ -216,6 +258,8 @@ def check_study(
         "data": DataSettings,
         "run": RunSettings,
         "submission": Submission,
+        "sweep": Sweep,
+        "selection": Selection,
     }
     for section, model in models.items():
         validated(model, raw.get(section, {}), section)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..domain import Metric, Requires
+from ..domain import Metric, Requires, Split
 from ..errors import PluginError
 from .parameters import Parameter, Value, hyperparameter, parameter_of, parameters_of
 
@@ -132,6 +132,8 @@ class BenchmarkSpec:
     of every cell. Measurements must not depend on them."""
     packages: tuple[str, ...] = ()
     """Distributions that supply the questions; rows from different versions of them are not compared."""
+    split: Split = field(default_factory=Split)
+    """How rows divide where a study chooses settings on validation rows."""
     samples: Literal["public", "redacted", "none"] = "public"
     log_readers: Mapping[str, str] = field(default_factory=dict)
     """``"pkg.mod:function"`` for each publisher's log format that ``score --from`` reads."""

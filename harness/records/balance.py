@@ -54,6 +54,38 @@ def balance(record: Record, original: Record | None, retained: Record | None) ->
     return Balance(forgotten, useful, score)
 
 
+def selection_value(record: Record, original: Record | None, retained: Record | None) -> float:
+    """What the rule of a record's sweep says of it, more being better; NaN where that is missing.
+
+    Reads validation rows, or the reported rows where rows were not divided.
+    """
+    rule = record.selection or "score"
+    if rule != "score":
+        value = _held_back(record, rule)
+        metric = record.scores[rule]
+        if metric.better == "target":
+            target = metric.target
+            if target == "retained":
+                target = _held_back(retained, rule) if retained else math.nan
+            return -abs(value - float(target if target is not None else math.nan))
+        return -value if metric.better == "lower" else value
+    if original is None or retained is None:
+        return math.nan
+    forget, keep = parts_of(record, "forgetting"), parts_of(record, "utility")
+    mine, first, last = (
+        {name: _held_back(some, name) for name in (*forget, *keep)} for some in (record, original, retained)
+    )
+    return float(balanced(forgetting(mine, first, last, forget), utility(mine, first, keep)))
+
+
+def _held_back(record: Record, name: str) -> float:
+    """A metric's value on validation rows, in the record's edition; on all rows where they were not divided."""
+    values = record.validation.get(name)
+    if not values:
+        return record.scores[name].value if name in record.scores and not record.validation else math.nan
+    return values.get(record.edition, next(iter(values.values())))
+
+
 def _forgetting(record: Record, original: Record, retained: Record) -> Estimate:
     parts = parts_of(record, "forgetting")
     reason = _unmeasured("forgetting", parts, {"": record, "original": original, "retained": retained})

@@ -44,12 +44,14 @@ class BundledCell(Strict):
     benchmark: str = Text
     model: str = Text
     seed: int
+    repeat: int = Field(default=0, ge=0)
+    setting: str = Field(default="", max_length=2000)
     status: CellStatus
     reason: str = Field(default="", max_length=20_000)
 
     @property
     def identity(self) -> CellId:
-        return CellId(self.method, self.benchmark, self.model, self.seed)
+        return CellId(self.method, self.benchmark, self.model, self.seed, self.repeat, self.setting)
 
 
 class BundledFile(Strict):

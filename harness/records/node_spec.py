@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from ..data.sources import DataSource
-from ..domain import CellId, Metric, Requires
+from ..domain import CellId, Metric, Requires, Split
 from ..errors import RecordError
 from ..plugin.parameters import Value
 from ..plugin.registry import Plugin
@@ -91,6 +91,7 @@ class PlannedBenchmark(Strict):
     fingerprints: dict[str, str]
     training: dict[str, tuple[str, ...]]
     metrics: tuple[Metric, ...]
+    split: Split
     samples: Literal["public", "redacted", "none"]
     vocabulary: tuple[str, ...]
     packages: dict[str, str]
@@ -264,6 +265,9 @@ class CellSpec(NodeSpec):
         templates: refusal answers; empty where the method needs none.
         models: for each role the key of the reference model.
         references: for each role the key of the cell with whose samples the scores compare.
+        repeat, setting: see ``CellId``.
+        selection: the metric by which one of a sweep's settings is chosen.
+        split: how rows are divided into validation and reported rows; None where all are reported.
     """
 
     kind: Literal["cell"] = "cell"
@@ -272,12 +276,16 @@ class CellSpec(NodeSpec):
     models: dict[Role, str]
     references: dict[Role, str]
     edition: str
+    repeat: int = 0
+    setting: str = ""
+    selection: str = "score"
+    split: Split | None = None
 
     folder: ClassVar[str] = "cells"
 
     @property
     def id(self) -> CellId:
-        return CellId(self.method.name, self.benchmark.name, self.model.name, self.seed)
+        return CellId(self.method.name, self.benchmark.name, self.model.name, self.seed, self.repeat, self.setting)
 
     @property
     def start(self) -> str:
@@ -300,6 +308,9 @@ class CellSpec(NodeSpec):
             "engine": self.engine,
             "device": self.device_kind,
             "templates": self.templates,
+            "repeat": self.repeat,
+            "setting": [self.setting, self.selection] if self.setting else "",
+            "split": self.split and vars(self.split),
         }
 
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ..domain import Measurement, Score
+from ..domain import Measurement, Score, Split
 from ..errors import RecordError
 from ..plugin.parameters import parse_parameters
 from ..plugin.registry import Component, Registry
 from ..plugin.specs import BenchmarkSpec, resolve
-from .record import EditionScore, Identity, Record, ScoreEntry, score_entries
+from .record import EditionScore, Identity, Record, ScoreEntry, score_entries, validation_values
+from .row_split import divided
 
 TOLERANCE = 1e-9
 SampleRows = Sequence[Mapping[str, Any]]
@@ -35,6 +37,32 @@ def scores_of(
         raise RecordError(f"{identity.method}: the retained model's samples are not among its references")
     scores: Iterable[Score] = benchmark.score(mine, original, retained)
     return scores
+
+
+@dataclass(frozen=True)
+class DividedScores:
+    """Scores of the reported rows, and of the validation rows; none of these, with a reason, where rows are whole."""
+
+    reported: list[Score]
+    validation: list[Score]
+    whole: str = ""
+
+
+def divided_scores(
+    benchmark: Any,
+    identity: Identity,
+    mine: Measurement,
+    references: Mapping[str, Measurement],
+    split: Split | None,
+) -> DividedScores:
+    """``scores_of`` for reported and for validation rows; references are divided in the same way."""
+    own = divided(mine, split)
+    others = {role: divided(measured, split) for role, measured in references.items()}
+    reported = scores_of(benchmark, identity, own.reported, {role: some.reported for role, some in others.items()})
+    if own.validation is None:
+        return DividedScores(list(reported), [], own.reason)
+    held_back = {role: some.validation for role, some in others.items() if some.validation is not None}
+    return DividedScores(list(reported), list(scores_of(benchmark, identity, own.validation, held_back)))
 
 
 def benchmark_of(record: Record, registry: Registry) -> tuple[Component[BenchmarkSpec], Any]:
@@ -59,7 +87,7 @@ def benchmark_of(record: Record, registry: Registry) -> tuple[Component[Benchmar
     return component, resolve(spec.target, component.qualified)(**values, **spec.fixed)
 
 
-def rescored(record: Record, samples_of: Callable[[str], SampleRows], registry: Registry) -> list[Score]:
+def rescored(record: Record, samples_of: Callable[[str], SampleRows], registry: Registry) -> DividedScores:
     """Every score of a record, from its samples and its references' samples.
 
     Args:
@@ -72,7 +100,7 @@ def rescored(record: Record, samples_of: Callable[[str], SampleRows], registry: 
     mine = Measurement(tuple(samples_of(record.cell)))
     references = {role: Measurement(tuple(samples_of(key))) for role, key in record.samples.references.items()}
     try:
-        return list(scores_of(benchmark, record.identity, mine, references))
+        return divided_scores(benchmark, record.identity, mine, references, record.split)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
         raise RecordError(
             f"{record.cell}: the samples are not what {record.identity.benchmark} measures "
@@ -80,10 +108,21 @@ def rescored(record: Record, samples_of: Callable[[str], SampleRows], registry: 
         ) from error
 
 
-def differences(record: Record, found: Sequence[Score], component: Component[BenchmarkSpec]) -> list[str]:
+def differences(record: Record, found: DividedScores, component: Component[BenchmarkSpec]) -> list[str]:
     """Departures of a record from its recomputed scores, a line each: value, number of rows, interval, criterion."""
-    fresh = score_entries(found, component.spec.metrics, record.edition)
+    fresh = score_entries(found.reported, component.spec.metrics, record.edition)
     lines = []
+    if record.split not in (None, component.spec.split):
+        lines.append(
+            f"{record.cell}: its rows are divided by {record.split}, the benchmark divides {component.spec.split}"
+        )
+    values = validation_values(found.validation, component.spec.metrics, record.edition)
+    lines += [
+        f"{record.cell}: {name} on validation rows is stored as {record.validation.get(name)}, and recomputed as "
+        f"{values.get(name)}"
+        for name in sorted({*record.validation, *values})
+        if not _same_values(record.validation.get(name, {}), values.get(name, {}))
+    ]
     for name in sorted({*fresh, *record.scores}):
         stored, again = record.scores.get(name), fresh.get(name)
         if stored is None or again is None:
@@ -124,6 +163,10 @@ def _entry_differences(where: str, stored: ScoreEntry, again: ScoreEntry) -> lis
         if getattr(stored, field) != getattr(again, field)
     ]
     return lines
+
+
+def _same_values(stored: Mapping[str, float], fresh: Mapping[str, float]) -> bool:
+    return stored.keys() == fresh.keys() and all(agree(stored[edition], fresh[edition]) for edition in fresh)
 
 
 def _same_resamples(old: EditionScore, new: EditionScore) -> bool:

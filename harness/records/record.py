@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..domain import RESAMPLES, CellId, Direction, Metric, Requires, Score
+from ..domain import RESAMPLES, CellId, Direction, Metric, Requires, Score, Split
 from ..errors import RecordError
 from ..storage import digest, read_json
 from .schema import Strict, first_fault
@@ -82,11 +82,13 @@ class Identity(Strict):
     benchmark_version: str
     model: str
     seed: int
+    repeat: int = Field(default=0, ge=0)
+    setting: str = Field(default="", max_length=2000)
 
     @property
     def cell(self) -> CellId:
-        """Method, benchmark, model and seed alone."""
-        return CellId(self.method, self.benchmark, self.model, self.seed)
+        """The pairing alone."""
+        return CellId(self.method, self.benchmark, self.model, self.seed, self.repeat, self.setting)
 
 
 class Samples(Strict):
@@ -196,6 +198,12 @@ class Record(Strict):
     """Why pages do not rank this cell; empty where they do."""
     notes: list[str]
     losses: list[float] = []
+    selection: str = Field(default="", max_length=200)
+    """The metric by which one of a sweep's settings is chosen; empty outside a sweep."""
+    split: Split | None = None
+    """How rows were divided before they were scored; None where ``scores`` are of all rows."""
+    validation: dict[str, dict[str, float]] = {}
+    """Scores of the validation rows, by metric and edition; empty where rows were not divided."""
 
     @field_validator("provenance")
     @classmethod
@@ -294,6 +302,13 @@ def score_entries(scores: Iterable[Score], metrics: Sequence[Metric], edition: s
             editions=by_metric[name],
         )
     return entries
+
+
+def validation_values(scores: Iterable[Score], metrics: Sequence[Metric], edition: str) -> dict[str, dict[str, float]]:
+    """Values of validation rows by metric and edition; empty without scores."""
+    found = list(scores)
+    entries = score_entries(found, metrics, edition) if found else {}
+    return {name: {key: score.value for key, score in entry.editions.items()} for name, entry in entries.items()}
 
 
 def _stored(resamples: Iterable[float] | None) -> str:

@@ -127,7 +127,7 @@ class _Scores:
         if record.cell not in self._found:
             scores: Sequence[Score] = ()
             try:
-                scores = rescored(record, self._results.samples_of, self._registry)
+                scores = rescored(record, self._results.samples_of, self._registry).reported
             except RecordError as error:
                 self._notes.append(f"intervals are not paired: {error}")
             self._found[record.cell] = {(score.metric, score.edition): score for score in scores}

@@ -10,7 +10,7 @@ from ..errors import RecordError
 from ..planning.code_digest import modules_digest
 from ..plugin.registry import Registry
 from ..records.recomputation import benchmark_of, differences, rescored
-from ..records.record import Record, score_entries
+from ..records.record import Record, score_entries, validation_values
 from ..records.run_folder import RECORD, STATUS, read_status
 from ..running.run_store import locked
 from ..storage import write_bytes, write_sealed
@@ -39,8 +39,11 @@ def rescore(run: Path, registry: Registry) -> list[Rescored]:
             record, fresh = cell.record, rescored(cell.record, results.samples_of, registry)
             component, _ = benchmark_of(record, registry)
             changes = tuple(differences(record, fresh, component))
-            scores = score_entries(fresh, component.spec.metrics, record.edition)
-            _keep(cell.folder, record.model_copy(update={"scores": scores}), modules_digest(component.spec.scoring))
+            metrics = component.spec.metrics
+            scores = score_entries(fresh.reported, metrics, record.edition)
+            validation = validation_values(fresh.validation, metrics, record.edition)
+            again = record.model_copy(update={"scores": scores, "validation": validation})
+            _keep(cell.folder, again, modules_digest(component.spec.scoring))
             made.append(Rescored(cell.key, changes))
         return made
 

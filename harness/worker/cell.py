@@ -47,7 +47,8 @@ def run_cell(folder: Path, spec: CellSpec) -> dict[str, str]:
     meter = StageMeter(device)
     with meter("load"):
         loaded = _load(spec, device)
-    seed = derived_seed(spec.seed, spec.method.name, spec.benchmark.name, spec.model.name)
+    again = (f"repeat {spec.repeat}",) if spec.repeat else ()
+    seed = derived_seed(spec.seed, spec.method.name, spec.benchmark.name, spec.model.name, *again)
     seed_everything(seed)
     if spec.method.requires.retain and not loaded.task.retain:
         raise NotApplicable(f"{spec.method.name} needs a retain set, and {spec.benchmark.name} has none here")

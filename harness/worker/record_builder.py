@@ -16,7 +16,7 @@ from ..domain import Measurement
 from ..engine import process_group
 from ..plugin.parameters import Training
 from ..records.node_spec import CellSpec
-from ..records.recomputation import scores_of
+from ..records.recomputation import DividedScores, divided_scores
 from ..records.record import (
     SAMPLES,
     Comparability,
@@ -24,9 +24,9 @@ from ..records.record import (
     Identity,
     Record,
     Samples,
-    ScoreEntry,
     comparability,
     score_entries,
+    validation_values,
 )
 from ..storage import digest, read_rows, rows_as_bytes, write_bytes
 from .stage_meter import StageMeter
@@ -51,7 +51,10 @@ def build_record(folder: Path, spec: CellSpec, measured: Measured) -> Record:
     write_bytes(folder / SAMPLES, content)
     identity = _identity(spec)
     with measured.meter("score"):
-        scores = _scores(folder, spec, measured.benchmark, identity)
+        found = _scores(folder, spec, measured.benchmark, identity)
+        metrics = spec.benchmark.metrics
+        scores = score_entries(found.reported, metrics, spec.edition)
+        validation = validation_values(found.validation, metrics, spec.edition)
     measured.meter.seconds.update(measured.measurement.seconds)
     return Record(
         cell=spec.key,
@@ -67,12 +70,25 @@ def build_record(folder: Path, spec: CellSpec, measured: Measured) -> Record:
             shown="public" if spec.source.kind == "generated" else spec.benchmark.samples,
         ),
         cost=_cost(measured),
-        comparability=_comparability(spec, measured),
+        comparability=_comparability(spec, measured, "reported half" if validation else "all"),
         provenance=_provenance(spec, measured),
         limits=_limits(spec),
         unranked=list(spec.departures),
-        notes=[*_start_notes(spec), *measured.task_notes],
+        notes=[
+            *_start_notes(spec),
+            *measured.task_notes,
+            *([f"selected on its test rows: {found.whole}"] if found.whole else []),
+        ],
         losses=[round(loss, 6) for loss in measured.ctx.meter.losses],
+        selection=spec.selection if spec.setting else "",
+        split=spec.split,
+        validation=validation,
+    )
+
+
+def _division_notes(found: DividedScores) -> list[str]:
+    return (
+        [f"rows are not divided, so that a setting is selected on its test rows: {found.whole}"] if found.whole else []
     )
 
 
@@ -90,18 +106,19 @@ def _identity(spec: CellSpec) -> Identity:
         benchmark_version=benchmark.version,
         model=spec.model.name,
         seed=spec.seed,
+        repeat=spec.repeat,
+        setting=spec.setting,
     )
 
 
-def _scores(folder: Path, spec: CellSpec, benchmark: Benchmark, identity: Identity) -> dict[str, ScoreEntry]:
+def _scores(folder: Path, spec: CellSpec, benchmark: Benchmark, identity: Identity) -> DividedScores:
     """Scores are computed from what the sample files give back, so that they recompute from them exactly."""
 
     def stored(key: str) -> Measurement:
         return Measurement(tuple(read_rows(folder.parent / key / SAMPLES)))
 
     references = {str(role): stored(key) for role, key in spec.references.items()}
-    scores = scores_of(benchmark, identity, stored(folder.name), references)
-    return score_entries(scores, spec.benchmark.metrics, spec.edition)
+    return divided_scores(benchmark, identity, stored(folder.name), references, spec.split)
 
 
 def _cost(measured: Measured) -> Cost:
@@ -138,7 +155,7 @@ def _provenance(spec: CellSpec, measured: Measured) -> dict[str, Any]:
     }
 
 
-def _comparability(spec: CellSpec, measured: Measured) -> Comparability:
+def _comparability(spec: CellSpec, measured: Measured, rows: str) -> Comparability:
     """Everything that must agree before two rows may be ranked together."""
     benchmark, model = spec.benchmark, spec.model
     published = {"original": model.spec.original, "retained": model.spec.retained}
@@ -164,6 +181,7 @@ def _comparability(spec: CellSpec, measured: Measured) -> Comparability:
             "precision": str(measured.dtype).removeprefix("torch."),
             "lora_rank": model.spec.lora_rank,
             "edition": spec.edition,
+            "rows": rows,
         }
     )
 
