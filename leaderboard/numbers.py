@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean, variance
 
 import numpy as np
 from scipy import stats
 
 from unlearnbench.metrics.statistics import LEVEL, Floats, percentile_interval
-from unlearnbench.records.balance import Balance, Estimate, balance, selection_value
-from unlearnbench.records.record import Record
+from unlearnbench.records.balance import Estimate, References
 from unlearnbench.records.run_folder import StoredCell
 
 NUMBERS = {"score": "Score", "forgetting": "Forgetting", "utility": "Utility"}
@@ -39,42 +37,6 @@ class Number:
     seed_variance: float = 0.0
     freedom: float = math.inf
     interval: tuple[float, float] | None = None
-
-
-class References:
-    """The records of original and retained models, by the cells whose scores compare with them."""
-
-    def __init__(self, cells: Iterable[StoredCell]) -> None:
-        self._records: dict[tuple[Path, str], Record] = {}
-        self._original_of: dict[tuple[Path, str], Record] = {}
-        for cell in cells:
-            if cell.record and cell.record.identity.reference:
-                self._records[cell.folder.parent, cell.record.cell] = cell.record
-                retained = cell.record.samples.references.get("retained")
-                if retained:
-                    self._original_of[cell.folder.parent, retained] = cell.record
-
-    def balance(self, cell: StoredCell) -> Balance:
-        """The three numbers of a cell with a record."""
-        return balance(*self._three(cell))
-
-    def selection_value(self, cell: StoredCell) -> float:
-        """What the rule of a cell's sweep says of it, more being better; NaN where it is missing."""
-        return selection_value(*self._three(cell))
-
-    def _three(self, cell: StoredCell) -> tuple[Record, Record | None, Record | None]:
-        """The record of a cell, and those of its original and retained model."""
-        record, source = cell.record, cell.folder.parent
-        assert record is not None
-        own = record.samples.references
-        original = self._records.get((source, own.get("original", "")))
-        retained = self._records.get((source, own.get("retained", "")))
-        if record.identity.reference:
-            if record.identity.requires.start == "retained":
-                original, retained = self._original_of.get((source, record.cell)), record
-            else:
-                original = record
-        return record, original, retained
 
 
 def numbers_of(cells: Sequence[StoredCell], references: References) -> dict[str, Number]:

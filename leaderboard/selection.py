@@ -10,8 +10,9 @@ from statistics import fmean
 import numpy as np
 
 from unlearnbench.metrics.balance import hypervolume
+from unlearnbench.records.balance import References
 
-from .numbers import Number, References, with_interval
+from .numbers import Number, with_interval
 from .rows import Sweep, TableRow
 
 

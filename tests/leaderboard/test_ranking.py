@@ -89,7 +89,11 @@ def test_a_row_without_its_parts_or_a_run_has_no_place_and_stands_last(cells_wit
     ga = next(cell for cell in cells if cell.identity.method == "ga")
     lost = StoredCell("lost", replace(ga.identity, seed=1), CellStatus.FAILED, "out of luck", ga.folder)
     (table,) = tables([*(missing if cell is gd else cell for cell in cells), lost])
-    assert [(row.method, row.place and row.place.place) for row in table.rows] == [("npo", 1), ("gd", None), ("ga", None)]
+    assert [(row.method, row.place and row.place.place) for row in table.rows] == [
+        ("npo", 1),
+        ("gd", None),
+        ("ga", None),
+    ]
     assert by_method(table)["gd"].numbers["score"].reason == "model_utility is missing: not asked"
 
 

@@ -87,7 +87,10 @@ def test_nested_seeds_repeat_unlearning_from_each_reference_model():
     assert sum(node.kind == "model" for node in planned.nodes) == 4
     ga = [(node.id.seed, node.id.repeat) for node in planned.cells if node.id.method == "ga"]
     assert ga == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
-    assert [(node.id.seed, node.id.repeat) for node in planned.cells if node.id.method == "original"] == [(0, 0), (1, 0)]
+    assert [(node.id.seed, node.id.repeat) for node in planned.cells if node.id.method == "original"] == [
+        (0, 0),
+        (1, 0),
+    ]
 
 
 def test_a_list_of_seeds_means_what_it_meant():
