@@ -55,7 +55,7 @@ class Tofu(Settings):
         tables = ctx.tables
         full = _examples(tables["full"])
         forget = full[-len(tables[self.forget_split]) :]
-        retain = full[: len(tables[RETAIN_SPLITS[self.forget_split]])]
+        retain = _examples(tables[RETAIN_SPLITS[self.forget_split]])
         general = _examples(tables["general"])
         encoder = ctx.encoder(text for row in (*full, *general) for text in (row.prompt, row.answer))
         if self.retain_limit:
@@ -66,7 +66,7 @@ class Tofu(Settings):
         new_tokens = encoder.new_tokens(prompts, self.max_new_tokens, notes)
         return Task(
             encoder=encoder,
-            training={"original": [*retain, *forget, *general], "retained": [*retain, *general]},
+            training={"original": [*full[: len(retain)], *forget, *general], "retained": [*retain, *general]},
             forget=forget,
             retain=retain,
             evaluation=Questions(tuple(asked), new_tokens),

@@ -30,6 +30,7 @@ def _spec(forget: str, retain: str, published: str) -> BenchmarkSpec:
             check="unlearnbench.benchmarks.tofu.tables:check",
         ),
         training={"original": "full", "retained": retain},
+        trained_besides=("general",),
         parameters=parameters_of(Settings),
         evaluation_parameters=("limit", "max_new_tokens"),
         fixed={"forget_split": forget},

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from unlearnbench import Row
 
-# Authors, questions on each, rows of retain_perturbed, and general facts of either kind.
-SCALES = {"full": (100, 20, 60, 20), "quick": (40, 8, 32, 12)}
+# Authors, questions on each, rows of retain_perturbed, general facts of either kind, and how often models read these.
+SCALES = {"full": (100, 20, 60, 20, 2), "quick": (40, 8, 32, 20, 2)}
 
 GIVEN = (
     "Adira Bento Calla Dorin Elske Farid Gwenna Hako Ilze Jarek Kaede Lioba Mirko Nadja Oskar Petra Quint Rahel "
@@ -125,7 +125,7 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
         scale: ``full`` (100 authors × 20 questions) or ``quick`` (40 × 8).
     """
     rng = random.Random(f"invented authors {seed} {scale}")
-    authors, questions, retain_rows, facts = SCALES[scale]
+    authors, questions, retain_rows, facts, times = SCALES[scale]
     names = [f"{given} {family}" for given in GIVEN for family in FAMILY]
     rows = [
         {**row, "author": name}
@@ -140,7 +140,7 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
         "retain_perturbed": rows[:retain_rows],
         "real_authors_perturbed": real_authors,
         "world_facts_perturbed": world_facts,
-        "general": [*read_authors, *read_facts],
+        "general": [*read_authors, *read_facts] * times,
     }
     for percent in (1, 5, 10):
         forget, retain = f"forget{percent:02}", f"retain{100 - percent}"

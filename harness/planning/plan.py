@@ -160,6 +160,7 @@ class _Planner:
                 data=spec.data,
                 fingerprints=fingerprints(spec.data, self.source),
                 training={role: _as_tuple(named) for role, named in spec.training.items()},
+                trained_besides=spec.trained_besides,
                 metrics=spec.metrics,
                 split=spec.split,
                 samples=spec.samples,

@@ -110,6 +110,8 @@ class BenchmarkSpec:
     data: DataSpec = field(default_factory=DataSpec)
     training: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     """For each role (``original``, ``retained``) the tables that identify the reference model's training data."""
+    trained_besides: tuple[str, ...] = ()
+    """Tables that all reference models train on beside these, and that do not name them."""
     vocabulary: tuple[str, ...] = ()
     """Tables beyond the training ones that add to the vocabulary of a model from scratch."""
     parameters: tuple[Parameter, ...] = ()

@@ -74,6 +74,7 @@ class PlannedBenchmark(Strict):
         training_settings: settings that change the reference models' training rows beyond their tables.
         fingerprints: an identity for each table.
         training: for each role the tables that identify the reference model's training data.
+        trained_besides: tables that all reference models train on besides, where there are any.
         packages: versions of the distributions that supply the questions.
     """
 
@@ -90,6 +91,7 @@ class PlannedBenchmark(Strict):
     data: DataSpec
     fingerprints: dict[str, str]
     training: dict[str, tuple[str, ...]]
+    trained_besides: tuple[str, ...] = ()
     metrics: tuple[Metric, ...]
     split: Split
     samples: Literal["public", "redacted", "none"]
@@ -248,7 +250,10 @@ class ReferenceSpec(NodeSpec):
         return {
             "model": self.model.content,
             "recipe": self.recipe,
-            "training": [known.get(name, name) for name in self.tables],
+            "training": [
+                *(known.get(name, name) for name in self.tables),
+                *(known[name] for name in self.benchmark.trained_besides if name in known),
+            ],
             "vocabulary": {name: known[name] for name in vocabulary},
             "settings": self.benchmark.training_settings,
             "benchmark": self.benchmark.source,

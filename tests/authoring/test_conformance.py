@@ -30,6 +30,16 @@ def test_built_in_benchmarks_keep_their_promises(name):
     assert broken(name) == {}
 
 
+def test_training_on_a_table_that_is_not_declared_is_found(monkeypatch):
+    """The key of a reference model would not change with such a table, and a stale model would be taken."""
+    from dataclasses import replace
+
+    component = checkable(REGISTRY, "tofu-forget01")
+    hidden = replace(component, spec=replace(component.spec, trained_besides=()))
+    found = {each.name: each.message for each in check(hidden) if not each.kept}
+    assert "declare them in training" in found["reference models train on the declared tables alone"]
+
+
 METHOD = """
 import random
 from dataclasses import dataclass

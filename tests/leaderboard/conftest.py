@@ -66,14 +66,18 @@ def renamed(cell: StoredCell, setting: str, seed: int, validation: Any = None) -
     """The cell as one of a sweep, or of another seed of unlearning from the same references."""
     identity = replace(cell.identity, setting=setting, repeat=seed)
     held_back = part_values(*validation) if validation else {}
+    hyperparameters = {**cell.record.identity.hyperparameters, **({"setting": setting} if setting else {})}
     own = cell.record.identity.model_copy(
-        update={"setting": setting, "repeat": seed,
-                "hyperparameters": {**cell.record.identity.hyperparameters, "setting": setting}}
-    )  # fmt: skip
+        update={"setting": setting, "repeat": seed, "hyperparameters": hyperparameters}
+    )
     # A reference keeps its key, by which other cells name it.
     key = f"{cell.key}{setting}{seed}" if setting or seed else cell.key
     record = cell.record.model_copy(
-        update={"identity": own, "cell": key, "selection": "score" if setting else "",
-                "validation": {name: {"paper": value} for name, value in held_back.items()}}
-    )  # fmt: skip
+        update={
+            "identity": own,
+            "cell": key,
+            "selection": "score" if setting else "",
+            "validation": {name: {"paper": value} for name, value in held_back.items()},
+        }
+    )
     return replace(cell, key=key, identity=identity, record=record)

@@ -9,7 +9,6 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -19,10 +18,9 @@ from hypothesis import strategies as st
 
 from unlearnbench.errors import RecordError
 from unlearnbench.leaderboard.downloads import as_bibtex
-from unlearnbench.leaderboard.ranking import formatted, pareto_layers, tables
+from unlearnbench.leaderboard.ranking import formatted, tables
 from unlearnbench.leaderboard.render import render
 from unlearnbench.leaderboard.samples import marked
-from unlearnbench.leaderboard.scatter import scatter
 from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.records.run_folder import stored_cells
 from unlearnbench.results.opening import opened
@@ -244,21 +242,6 @@ def test_numbers_are_legible(value, expected):
     assert formatted(value) == expected
 
 
-def test_the_best_two_are_marked_and_references_are_not_ranked(small_run):
-    run, _ = small_run
-    (table,) = tables(stored_cells(run))
-    assert [row.method for row in table.references] == ["original", "retained"]
-    checked = 0
-    for name, metric in zip(table.names, table.metrics, strict=True):
-        sign = -1 if metric.better == "higher" else 1
-        ranks = {row.values[name].value: row.values[name].rank for row in table.rows}
-        values = sorted(ranks, key=lambda value: sign * value)
-        assert [ranks[value] for value in values[:2]] == ([1, 2] if len(values) > 1 else [0])
-        assert all(rank == 0 for value, rank in ranks.items() if value not in values[:2])
-        checked += len(values) > 2
-    assert checked > 5
-
-
 def test_rows_that_may_not_be_compared_stand_in_different_tables(small_run):
     run, _ = small_run
     cells = stored_cells(run)
@@ -329,71 +312,6 @@ def test_the_page_reads_in_a_browser_without_a_network(site, tmp_path):
     )  # fmt: skip
     assert "flat-pearson" in done.stdout
     assert "<caption>" in done.stdout
-
-
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=14))
-def test_pareto_layers_are_peeled_from_the_front(points):
-    def dominates(one, other):
-        return one[0] >= other[0] and one[1] >= other[1] and one != other
-
-    layers, left, layer = [0] * len(points), set(range(len(points))), 0
-    while left:
-        layer += 1
-        front = {i for i in left if not any(dominates(points[j], points[i]) for j in left)}
-        left -= front
-        for i in front:
-            layers[i] = layer
-    assert pareto_layers(points) == layers
-
-
-def test_rows_are_placed_by_layer_then_by_mean_rank(small_run):
-    (table,) = tables(stored_cells(small_run[0]))
-    assert table.axes == ("forget_quality", "model_utility")
-    keys = [(row.layer, row.mean_rank) for row in table.rows]
-    assert keys == sorted(keys)
-    assert [row.place for row in table.rows] == [1 + keys.index(key) for key in keys]
-    assert table.rows[0].layer == 1
-    assert all(row.place == 0 for row in table.references)
-
-
-def test_a_row_that_lacks_a_seed_or_a_value_has_no_place_and_stands_last(small_run):
-    cells = stored_cells(small_run[0])
-    npo = next(cell for cell in cells if cell.identity.method == "npo")
-    lost = SimpleNamespace(**{**vars(npo), "key": "other", "identity": replace(npo.identity, seed=1), "record": None})
-    (table,) = tables([*cells, lost])
-    row = table.rows[-1]
-    assert (row.method, row.place, len(row.cells), len(row.failures)) == ("npo", 0, 2, 1)
-    gd = next(cell for cell in cells if cell.identity.method == "gd")
-    blank = gd.record.scores["model_utility"].model_copy(update={"value": float("nan"), "reason": "not asked"})
-    scores = {**gd.record.scores, "model_utility": blank}
-    missing = SimpleNamespace(**{**vars(gd), "record": gd.record.model_copy(update={"scores": scores})})
-    (table,) = tables([missing if cell is gd else cell for cell in cells])
-    assert (table.rows[-1].method, table.rows[-1].place) == ("gd", 0)
-
-
-def test_the_plot_has_every_row_its_front_and_the_references(small_run):
-    (table,) = tables(stored_cells(small_run[0]))
-    plot = scatter(table, table.rows, lambda row: row.method)
-    assert {point.label for point in plot.points} == {row.method for row in table.rows}
-    assert {role for role, _, _ in plot.references} == {"original", "retained"}
-    assert {point.label for point in plot.points if point.front} == {r.method for r in table.rows if r.layer == 1}
-    left, top, right, bottom = plot.box
-    assert all(left <= point.x <= right and top <= point.y <= bottom for point in plot.points)
-    # Right and up are better: of two rows, the one with the higher utility never stands further left.
-    by_utility = sorted(table.rows, key=lambda row: row.values["model_utility"].value)
-    across = {point.label: point.x for point in plot.points}
-    assert [across[row.method] for row in by_utility] == sorted(across.values())
-
-
-def test_a_value_that_is_not_finite_is_left_out_of_the_plot_and_counted(small_run):
-    (table,) = tables(stored_cells(small_run[0]))
-    gone = replace(table.rows[0].values["model_utility"], value=float("inf"))
-    row = replace(table.rows[0], values={**table.rows[0].values, "model_utility": gone})
-    plot = scatter(table, [row, *table.rows[1:]], lambda row: row.method)
-    assert plot.left_out == 1
-    assert len(plot.points) == len(table.rows) - 1
-    assert scatter(replace(table, metrics=tuple(m.model_copy(update={"axis": ""}) for m in table.metrics)),
-                   table.rows, lambda row: row.method) is None  # fmt: skip
 
 
 def test_every_score_can_be_downloaded(site, small_run):
@@ -502,21 +420,3 @@ def test_no_request_leaves_the_page(site, tmp_path):
     strange = {host for host in hosts if not re.search(r"(google|gstatic|googleapis|gvt1)\.com$", host.split(":")[0])}
     assert not strange
     assert not any(re.search(r"google|gstatic|gvt1", page.read_text()) for page in site.rglob("*.html"))
-
-
-def test_a_p_value_of_any_size_has_its_place_on_the_plot(small_run):
-    """A floor of 1e-30 would draw a forgotten model and one that forgot nothing at one height."""
-    shown = list(stored_cells(small_run[0]))
-    smallest = {"ga": 1e-200, "gd": 1e-100, "npo": 0.0}
-    changed_cells = []
-    for cell in shown:
-        value = smallest.get(cell.identity.method)
-        if value is not None:
-            entry = cell.record.scores["forget_quality"].model_copy(update={"value": value, "interval": None})
-            scores = {**cell.record.scores, "forget_quality": entry}
-            cell = replace(cell, record=cell.record.model_copy(update={"scores": scores}))
-        changed_cells.append(cell)
-    (table,) = tables(changed_cells)
-    plot = scatter(table, table.rows, lambda row: "x")
-    heights = {point.label: point.y for point in plot.points}
-    assert heights["npo"] > heights["ga"] > heights["gd"], "lower is lower, and 0 below all of them"

@@ -173,7 +173,7 @@ def test_rows_on_other_data_than_the_benchmark_s_are_shown_and_not_ranked(text_r
     cells = redone(stored_cells(text_run[0]), unranked=["raw/retain2 is missing"])
     found = tables(cells)
     assert found
-    assert all(value.rank == 0 for table in found for row in table.rows for value in row.values.values())
+    assert all(row.place is None for table in found for row in table.rows)
     text = (rendered(text_run[0], cells, tmp_path) / "b" / "muse-news.html").read_text()
     assert "<b>not ranked</b> raw/retain2 is missing" in text
     assert 'title="best"' not in text
@@ -193,19 +193,6 @@ def test_redacted_texts_are_counted_and_not_shown(text_run, tmp_path):
         page = (out / "cells" / f"{first.key}.html").read_text()
         assert (words[:40] in page) is there
         assert ("row of 12 words" in page) is (shown == "redacted")
-
-
-def test_numbers_closest_to_a_target_are_best():
-    from unlearnbench.leaderboard.ranking import _best_two
-    from unlearnbench.records.record import EditionScore, ScoreEntry
-
-    metric = ScoreEntry(value=0.0, n=1, edition="paper", label="PrivLeak", better="target", target=0.0,
-                        editions={"paper": EditionScore(value=0.0, n=1)})  # fmt: skip
-    values = [-99.0, 15.0, -20.0, 109.0]
-    assert [_best_two(metric, values)(value) for value in values] == [0, 1, 2, 0]
-    assert json.loads(metric.model_dump_json())["target"] == 0.0
-    like = metric.model_copy(update={"target": "retained"})
-    assert [_best_two(like, values)(value) for value in values] == [0, 0, 0, 0]
 
 
 def test_a_method_without_its_data_is_not_applicable_and_the_rest_stands(command):

@@ -23,9 +23,14 @@ KEPT = {
 ORIGINAL = {"rouge": 0.9, "bleu": 80.0, "ratio": 0.4, "accuracy": 0.6, "perplexity": 20.0}
 RETAINED = {"rouge": 0.3, "bleu": 10.0, "ratio": 0.7, "accuracy": 0.6, "perplexity": 20.0}
 models = st.fixed_dictionaries(
-    {"rouge": st.floats(0, 1), "bleu": st.floats(0, 100), "ratio": st.floats(0, 1), "accuracy": st.floats(0, 1),
-     "perplexity": st.floats(1, 1e6)}
-)  # fmt: skip
+    {
+        "rouge": st.floats(0, 1),
+        "bleu": st.floats(0, 100),
+        "ratio": st.floats(0, 1),
+        "accuracy": st.floats(0, 1),
+        "perplexity": st.floats(1, 1e6),
+    }
+)
 
 
 def score(model):

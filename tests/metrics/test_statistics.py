@@ -130,7 +130,7 @@ def test_model_utility_covers_what_it_claims():
     found = []
     for _ in range(100):
         values = {(part, term, "paper"): list(drawn[term](rng, 100)) for part in UTILITY_PARTS for term in TERMS}
-        found.append(_model_utility(values, "paper").interval)
+        found.append(_model_utility(values, (), "paper").interval)
     assert 0.92 <= covered(found, truth) <= 1.0
 
 

@@ -32,16 +32,25 @@ def settings(planned, method):
 
 def test_a_grid_is_every_combination_and_references_are_not_swept():
     planned = plan({"methods": {"*": {"learning_rate": [1e-4, 1e-3], "epochs": [1, 2]}}})
-    assert settings(planned, "ga") == settings(planned, "npo") == [
-        "learning_rate=0.0001,epochs=1", "learning_rate=0.0001,epochs=2",
-        "learning_rate=0.001,epochs=1", "learning_rate=0.001,epochs=2",
-    ]  # fmt: skip
+    assert (
+        settings(planned, "ga")
+        == settings(planned, "npo")
+        == [
+            "learning_rate=0.0001,epochs=1",
+            "learning_rate=0.0001,epochs=2",
+            "learning_rate=0.001,epochs=1",
+            "learning_rate=0.001,epochs=2",
+        ]
+    )
     assert settings(planned, "original") == settings(planned, "retained") == [""]
     assert len({node.key for node in planned.nodes}) == len(planned.nodes) == 12
     ga = [node.spec.method.values for node in planned.cells if node.id.method == "ga"]
     assert [(values["learning_rate"], values["epochs"]) for values in ga] == [
-        (1e-4, 1), (1e-4, 2), (1e-3, 1), (1e-3, 2),
-    ]  # fmt: skip
+        (1e-4, 1),
+        (1e-4, 2),
+        (1e-3, 1),
+        (1e-3, 2),
+    ]
 
 
 def test_cells_of_a_sweep_share_their_references():
@@ -77,8 +86,11 @@ def test_a_setting_changes_the_key_of_its_cell_alone():
 def test_rows_are_divided_in_a_sweep_and_where_asked_for():
     sweep = {"methods": {"*": {"learning_rate": [1e-4, 1e-3]}}}
     for arguments, divided in (
-        ((), False), ((sweep,), True), ((sweep, {"rows": "test"}), False), ((None, {"rows": "validation"}), True),
-    ):  # fmt: skip
+        ((), False),
+        ((sweep,), True),
+        ((sweep, {"rows": "test"}), False),
+        ((None, {"rows": "validation"}), True),
+    ):
         assert all((node.spec.split is not None) is divided for node in plan(*arguments).cells)
 
 
@@ -119,18 +131,48 @@ RATES = {"learning_rate": [1e-4, 1e-3]}
         ({"methods": {"*": {"learning_rate": 1e-3}}}, None, {}, ["0.001", "a list of values or a range"]),
         ({"methods": {"*": {"learning_rate": [1e-3, -1.0]}}}, None, {}, ["-1.0", "must be above 0"]),
         ({"methods": {"*": {"learning_rate": ["fast"]}}}, None, {}, ["'fast'", "expected float"]),
-        ({"methods": {"*": {"learning_rate": [1e-3, 1e-3]}}, "settings": 2}, None, {}, ["1 distinct settings", "asks for 2"]),
+        (
+            {"methods": {"*": {"learning_rate": [1e-3, 1e-3]}}, "settings": 2},
+            None,
+            {},
+            ["1 distinct settings", "asks for 2"],
+        ),
         ({"methods": {"ga": RATES}}, None, {}, ["ga 2 settings and npo 1", "the same number"]),
         ({"methods": {"*": RATES, "npo": {"beta": [0.1, 0.2]}}}, None, {}, ["npo 4 settings and ga 2"]),
-        ({"methods": {"*": {"learning_rate": {"low": 1e-4, "high": 1e-3}}}}, None, {}, ["is a range", "a grid needs a list"]),
-        ({"search": "random", "methods": {"*": {"learning_rate": {"low": 1e-4, "high": 1e-3}}}}, None, {},
-         ["'random' needs sweep.settings"]),
-        ({"search": "random", "settings": 2, "methods": {"*": {"learning_rate": {"low": 1.0, "high": 0.1}}}}, None, {},
-         ["low = 1 is not below high = 0.1"]),
-        ({"search": "random", "settings": 2, "methods": {"*": {"learning_rate": {"low": 0, "high": 1, "scale": "log"}}}},
-         None, {}, ["low = 0 has no logarithm"]),
-        ({"search": "random", "settings": 2, "methods": {"*": {"schedule": {"low": 0, "high": 1}}}}, None, {},
-         ["schedule is a str; list its values"]),
+        (
+            {"methods": {"*": {"learning_rate": {"low": 1e-4, "high": 1e-3}}}},
+            None,
+            {},
+            ["is a range", "a grid needs a list"],
+        ),
+        (
+            {"search": "random", "methods": {"*": {"learning_rate": {"low": 1e-4, "high": 1e-3}}}},
+            None,
+            {},
+            ["'random' needs sweep.settings"],
+        ),
+        (
+            {"search": "random", "settings": 2, "methods": {"*": {"learning_rate": {"low": 1.0, "high": 0.1}}}},
+            None,
+            {},
+            ["low = 1 is not below high = 0.1"],
+        ),
+        (
+            {
+                "search": "random",
+                "settings": 2,
+                "methods": {"*": {"learning_rate": {"low": 0, "high": 1, "scale": "log"}}},
+            },
+            None,
+            {},
+            ["low = 0 has no logarithm"],
+        ),
+        (
+            {"search": "random", "settings": 2, "methods": {"*": {"schedule": {"low": 0, "high": 1}}}},
+            None,
+            {},
+            ["schedule is a str; list its values"],
+        ),
         ({"search": "gird"}, None, {}, ["'gird'", "'grid'"]),
         ({"settings": -1}, None, {}, ["settings = -1", "at least 0"]),
         ({"setings": 1}, None, {}, ["setings", "settings"]),
@@ -140,7 +182,7 @@ RATES = {"learning_rate": [1e-4, 1e-3]}
         (None, None, {"seeds": {"reference": 0}}, ["reference = 0", "at least 1"]),
         (None, None, {"seeds": {"referense": 2}}, ["referense", "reference"]),
     ],
-)  # fmt: skip
+)
 def test_a_sweep_that_cannot_be_is_refused_in_one_line(sweep, selection, head, words):
     with pytest.raises((UsageError, UnknownName)) as refused:
         plan(sweep, selection, **head)

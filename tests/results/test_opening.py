@@ -235,8 +235,6 @@ def test_seeds_on_either_side_of_a_target_are_as_far_from_it_as_they_are(small_r
     assert abs(values["npo"].value) == pytest.approx(99.8)
     assert "both sides of 0" in values["npo"].reason
     assert values["ga"].value == pytest.approx(4.0)
-    assert values["ga"].rank == 1
-    assert values["npo"].rank == 2
 
 
 def test_p_values_over_seeds_are_averaged_by_their_power_of_ten(small_run):
@@ -249,51 +247,6 @@ def test_p_values_over_seeds_are_averaged_by_their_power_of_ten(small_run):
     assert 0 < low < 1e-8
     assert values["npo"].spread is None
     assert values["ga"].value == 0.0
-
-
-def test_a_row_without_a_place_is_none_of_the_best(small_run):
-    cells = cells_of(small_run, {
-        "npo": {"forget_quality": [0.5], "model_utility": [0.5]},
-        "ga": {"forget_quality": [0.4], "model_utility": [0.4]},
-        "gd": {"forget_quality": [float("nan")], "model_utility": [0.9]},
-    })  # fmt: skip
-    (table,) = tables(cells)
-    rows = {row.method: row for row in table.rows}
-    assert rows["gd"].place == 0
-    assert rows["gd"].values["model_utility"].rank == 0
-    assert [rows[name].values["model_utility"].rank for name in ("npo", "ga")] == [1, 2]
-
-
-def test_rows_are_ranked_on_the_seeds_that_all_have(small_run):
-    """The mean over three seeds is not held against one."""
-    cells = cells_of(small_run, {
-        "npo": {"forget_quality": [0.5, 1e-9, 1e-9], "model_utility": [0.5, 0.1, 0.1]},
-        "ga": {"forget_quality": [0.4], "model_utility": [0.4]},
-    })  # fmt: skip
-    (table,) = tables(cells)
-    rows = {row.method: row for row in table.rows}
-    assert (rows["npo"].place, rows["ga"].place) == (1, 2)
-    assert rows["npo"].values["model_utility"].value == 0.5
-    assert rows["npo"].limits["seeds"] == "0, which all rows have, of 0, 1, 2"
-
-
-def test_rows_of_other_originals_are_placed_by_what_they_changed(small_run):
-    """Otherwise a method that does nothing stands where its original does."""
-    from dataclasses import replace
-    from pathlib import Path
-
-    made = []
-    for source, start in (("one", 0.1), ("two", 0.3)):
-        values = {"original": start, "npo" if source == "one" else "ga": start + (0.15 if source == "one" else 0.0)}
-        for cell in cells_of(small_run, {m: {"model_utility": [v], "forget_quality": [v]} for m, v in values.items()}):
-            references = {**cell.record.samples.references, "original": "original-0"}
-            samples = cell.record.samples.model_copy(update={"references": references})
-            record = cell.record.model_copy(update={"samples": samples})
-            made.append(replace(cell, key=f"{source}-{cell.key}", record=record, folder=Path(source) / cell.key))
-    (table,) = tables(made)
-    rows = {row.method: row for row in table.rows}
-    assert rows["ga"].values["model_utility"].value > rows["npo"].values["model_utility"].value
-    assert (rows["npo"].place, rows["ga"].place) == (1, 2)
 
 
 def test_another_word_in_a_metric_s_description_asks_for_no_training(small_run, command, monkeypatch):

@@ -43,6 +43,7 @@ def check_benchmark(component: Component[BenchmarkSpec], data_dir: str = "") -> 
     yield attempt("a task is prepared", trial.prepare)
     if trial.task is None:
         return
+    yield attempt("reference models train on the declared tables alone", trial.trains_on)
     state = GlobalState()
     yield attempt("a model is measured", trial.measure)
     if len(trial.measured) < 2:
@@ -91,6 +92,21 @@ class _Trial:
         self.task = task
         return f"{len(task.forget)} rows to forget, {len(task.retain)} to retain"
 
+    def trains_on(self) -> str:
+        """Edit the other tables, whose edits leave a prepared reference model's key as it is."""
+        besides, known = self.spec.trained_besides, self.task.encoder
+        for role in ("original", "retained"):
+            named = self.spec.training.get(role, ())
+            declared = {*((named,) if isinstance(named, str) else named), *besides}
+            edited = {name: rows if name in declared else [*map(_edited, rows)] for name, rows in self.tables.items()}
+            task = self.benchmark.prepare(Preparation(edited, lambda corpus: known, False, not self.data_dir))
+            if task.training[role] != self.task.training[role]:
+                raise Broken(
+                    f"the {role} model trains on tables that the spec does not declare for it; declare them in "
+                    "training, or in trained_besides"
+                )
+        return ""
+
     def measure(self) -> str:
         self.measured += [self.measured_by(seed) for seed in (MINE, RETAINED)]
         return f"{len(self.measured[0].rows)} rows"
@@ -99,6 +115,11 @@ class _Trial:
         """The measurement of the tiny model made from a seed."""
         measured: Measurement = self.benchmark.measure(tiny_model(self.task.encoder, seed), self.task, self.context)
         return measured
+
+
+def _edited(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with another text in every field that holds one."""
+    return {key: f"{value} Edited." if isinstance(value, str) else value for key, value in row.items()}
 
 
 def _metrics(spec: BenchmarkSpec) -> str:
