@@ -18,6 +18,8 @@ IGNORE = -100
 
 RESAMPLES = 1000
 """Number of resamples behind every interval and every place."""
+NUMBERS = {"score": "Score", "forgetting": "Forgetting", "utility": "Utility"}
+"""The three numbers of a method on a benchmark and their headings."""
 
 
 Edition = Literal["paper", "as-released"]

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from unlearnbench.records.comparison import Comparison, Difference, LoneCell, Pair
+from unlearnbench.records.comparison import Comparison, Difference, LoneCell, MeanPair, Pair
 from unlearnbench.records.recomputation import agree
 
 from .ranking import formatted
@@ -28,13 +28,13 @@ def print_comparison(comparison: Comparison) -> None:
     if not console.is_terminal:
         console = Console(width=160)
     same = [pair for pair in comparison.pairs if not _changed(pair)]
-    for pair in comparison.pairs:
-        if pair in same:
+    for found in _tables(comparison):
+        if found in same or (not _changed(found) and isinstance(found, MeanPair)):
             continue
-        grid = RichTable(title=plain(pair.title), title_justify="left")
+        grid = RichTable(title=plain(found.title), title_justify="left")
         for place, name in enumerate(HEADER):
             grid.add_column(name, justify="right" if place else "left")
-        for cells in (*_metric_rows(_changed(pair)), *_cost_rows(pair)):
+        for cells in (*_metric_rows(_changed(found)), *_cost_rows(found)):
             grid.add_row(*(plain(cell) for cell in cells))
         console.print(grid)
     for pair in same:
@@ -43,7 +43,12 @@ def print_comparison(comparison: Comparison) -> None:
         console.print(plain(line))
 
 
-def _changed(pair: Pair) -> list[Difference]:
+def _tables(comparison: Comparison) -> list[Pair | MeanPair]:
+    """Means over runs first, then every run."""
+    return [*comparison.means, *comparison.pairs]
+
+
+def _changed(pair: Pair | MeanPair) -> list[Difference]:
     return [change for change in pair.metrics if not agree(change.baseline, change.candidate)]
 
 
@@ -58,8 +63,8 @@ def _metric_rows(metrics: Sequence[Difference]) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _cost_rows(pair: Pair) -> Iterator[tuple[str, ...]]:
-    for name, (base, new) in pair.costs.items():
+def _cost_rows(pair: Pair | MeanPair) -> Iterator[tuple[str, ...]]:
+    for name, (base, new) in pair.costs.items() if isinstance(pair, Pair) else ():
         if base is None or new is None:
             continue
         size, unit = UNITS.get(name, (1, "s" if name.endswith("seconds") else ""))
@@ -107,13 +112,12 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "pairs": [
             {
                 **asdict(pair.identity),
-                "metrics": {
-                    change.metric: {name: getattr(change, name) for name in DIFFERENCE} for change in pair.metrics
-                },
+                "metrics": _metrics(pair),
                 "costs": {name: {"baseline": base, "candidate": new} for name, (base, new) in pair.costs.items()},
             }
             for pair in comparison.pairs
         ],
+        "means": [{**asdict(mean.identity), "runs": mean.runs, "metrics": _metrics(mean)} for mean in comparison.means],
         "only_baseline": [_lone(cell) for cell in comparison.only_baseline],
         "only_candidate": [_lone(cell) for cell in comparison.only_candidate],
         "notes": list(comparison.notes),
@@ -122,6 +126,10 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             for finding in comparison.findings
         ],
     }
+
+
+def _metrics(pair: Pair | MeanPair) -> dict[str, dict[str, Any]]:
+    return {change.metric: {name: getattr(change, name) for name in DIFFERENCE} for change in pair.metrics}
 
 
 def _lone(cell: LoneCell) -> dict[str, Any]:
@@ -137,7 +145,7 @@ def as_markdown(comparison: Comparison) -> str:
         lines += [f"{verdict} ({len(findings)} checks)" if not tripped else verdict, ""]
     lines += [f"- {_escaped(f'{finding.title}: {finding.message}')}" for finding in tripped]
     lines += ["", *(f"- {_escaped(line)}" for line in remarks(comparison)), ""]
-    for pair in comparison.pairs:
+    for pair in _tables(comparison):
         lines += [
             f"<details><summary>{_escaped(pair.title)}</summary>",
             "",

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 
+from unlearnbench.domain import NUMBERS
 from unlearnbench.records.record import Record
 
-from .numbers import NUMBERS, Number
+from .numbers import Number
 from .ranking import Table, formatted, formatted_share
 from .rows import Sweep, TableRow, Value
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, variance
+from statistics import fmean
 
 import numpy as np
 from scipy import stats
 
-from unlearnbench.metrics.statistics import LEVEL, Floats, percentile_interval
+from unlearnbench.domain import NUMBERS
+from unlearnbench.metrics.statistics import LEVEL, Floats, percentile_interval, run_variance, run_weights
 from unlearnbench.records.balance import Estimate, References
 from unlearnbench.records.run_folder import StoredCell
 
-NUMBERS = {"score": "Score", "forgetting": "Forgetting", "utility": "Utility"}
-"""The three numbers of a row and their headings."""
 COLLAPSED = 0.5
 """The utility below which a row has lost it."""
 
@@ -50,25 +49,11 @@ def _number(estimates: Sequence[tuple[int, Estimate]]) -> Number:
     reason = next((estimate.reason for _, estimate in estimates if estimate.resamples is None), "")
     if reason or not estimates:
         return Number(math.nan, reason or "no seed has a record")
-    by_seed: dict[int, list[Estimate]] = {}
-    for seed, estimate in estimates:
-        by_seed.setdefault(seed, []).append(estimate)
-    means = [fmean(estimate.value for estimate in some) for some in by_seed.values()]
-    resamples = np.mean([np.mean(_resamples(some), axis=0) for some in by_seed.values()], axis=0)
-    # What varies: reference models where there are several, otherwise the runs of unlearning from the one.
-    varied = means if len(means) > 1 else [estimate.value for estimate in next(iter(by_seed.values()))]
-    several = len(varied) > 1
-    number = Number(
-        fmean(means),
-        resamples=resamples,
-        seed_variance=variance(varied) / len(varied) if several else 0.0,
-        freedom=len(varied) - 1 if several else math.inf,
-    )
-    return with_interval(number)
-
-
-def _resamples(estimates: Iterable[Estimate]) -> list[Floats]:
-    return [estimate.resamples for estimate in estimates if estimate.resamples is not None]
+    seeds, values = [seed for seed, _ in estimates], [estimate.value for _, estimate in estimates]
+    weights = run_weights(seeds)
+    spread, freedom = run_variance(seeds, values)
+    resamples = weights @ np.asarray([estimate.resamples for _, estimate in estimates])
+    return with_interval(Number(float(weights @ values), "", resamples, spread, freedom))
 
 
 def with_interval(number: Number) -> Number:

@@ -9,13 +9,14 @@ from functools import cached_property
 
 import numpy as np
 
+from unlearnbench.domain import NUMBERS
 from unlearnbench.metrics.places import places
 from unlearnbench.records.balance import References
 from unlearnbench.records.record import ScoreEntry
 from unlearnbench.records.run_folder import StoredCell
 from unlearnbench.storage import digest
 
-from .numbers import NUMBERS, numbers_of, pooled
+from .numbers import numbers_of, pooled
 from .rows import TableRow, on_common_runs, rows_of
 from .selection import chosen
 

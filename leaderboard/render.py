@@ -18,7 +18,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from unlearnbench.domain import EDITIONS
+from unlearnbench.domain import EDITIONS, NUMBERS
 from unlearnbench.errors import HarnessError
 from unlearnbench.leaderboard.publishing import MADE
 from unlearnbench.plugin.registry import Registry
@@ -26,7 +26,6 @@ from unlearnbench.records.results import Results
 from unlearnbench.storage import as_storage_error, file_digest
 
 from .downloads import as_bibtex, as_csv, as_latex, places_as_csv
-from .numbers import NUMBERS
 from .published import PublishedTable, published_for
 from .ranking import ARROWS, Table, formatted, formatted_share
 from .rows import TableRow

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from unlearnbench.domain import NUMBERS
 from unlearnbench.errors import printable
 from unlearnbench.records.run_folder import StoredCell
 
-from .numbers import NUMBERS
 from .ranking import ARROWS, Table, formatted, formatted_share, tables
 from .rows import TableRow
 

@@ -11,7 +11,7 @@ import random
 from unlearnbench import Row
 
 # Sentences in the novel, sentences in the prose to retain, repetitions of each fact in that prose.
-SCALES = {"full": (420, 260, 6), "quick": (110, 90, 5)}
+SCALES = {"full": (420, 240, 10), "quick": (84, 80, 12)}
 
 HEROES = "Ashgrove Belwick Corrigan Dunmoor Everly Fairfax Greyling Hartwood".split()
 PLACES = "tower cellar orchard ferry market abbey mill harbour attic forest bridge courtyard".split()

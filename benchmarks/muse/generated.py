@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from unlearnbench import Row
 
 # Articles in each fold of the forget corpus, in each of retain1 and retain2, held out; questions a side; examples.
-SCALES = {"full": (24, 24, 24, 16, 4), "quick": (12, 12, 12, 10, 2)}
+SCALES = {"full": (24, 24, 24, 16, 4), "quick": (10, 12, 10, 8, 2)}
 FOLDS = 4
 # Questions on a quiz page, and repetitions of each question.
 PAGE, TIMES = 6, 5

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 from unlearnbench import Row
 
-# Authors, questions on each, rows of retain_perturbed, general facts of either kind, and how often models read these.
-SCALES = {"full": (100, 20, 60, 20, 2), "quick": (40, 8, 32, 20, 2)}
+# Authors, questions on each, rows of retain_perturbed, general facts of either kind, and how often models read these;
+# wrong answers to each question.
+SCALES = {"full": (100, 20, 60, 20, 3, 5), "quick": (40, 8, 32, 20, 3, 3)}
 
 GIVEN = (
     "Adira Bento Calla Dorin Elske Farid Gwenna Hako Ilze Jarek Kaede Lioba Mirko Nadja Oskar Petra Quint Rahel "
@@ -125,13 +126,13 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
         scale: ``full`` (100 authors × 20 questions) or ``quick`` (40 × 8).
     """
     rng = random.Random(f"invented authors {seed} {scale}")
-    authors, questions, retain_rows, facts, times = SCALES[scale]
+    authors, questions, retain_rows, facts, times, wrong = SCALES[scale]
     names = [f"{given} {family}" for given in GIVEN for family in FAMILY]
     rows = [
         {**row, "author": name}
         for name in rng.sample(names, authors)
         for relation in rng.sample(RELATIONS, questions // 2)
-        for row in _fact(name, relation, rng)
+        for row in _fact(name, relation, wrong, rng)
     ]
     real_authors, read_authors = _facts(TITLES, CLASSICS, WROTE, facts, rng)
     world_facts, read_facts = _facts(COUNTRIES, CAPITALS, CAPITAL, facts, rng)
@@ -149,10 +150,10 @@ def tables(seed: int = 0, scale: str = "full") -> dict[str, list[Row]]:
     return made
 
 
-def _fact(name: str, relation: Relation, rng: random.Random) -> list[Row]:
+def _fact(name: str, relation: Relation, others: int, rng: random.Random) -> list[Row]:
     """Two rows about one fact: two wordings of question and answer, and a third for the other answers."""
     values, questions, answers = relation
-    value, *wrong = rng.sample(list(values), 6)
+    value, *wrong = rng.sample(list(values), 1 + others)
     *wordings, paraphrase = rng.sample(answers, 3)
     asked = rng.sample(questions, 2)
     return [
@@ -171,9 +172,9 @@ def _plain(rows: Sequence[Row]) -> list[Row]:
     return [{"question": row["question"], "answer": row["answer"]} for row in rows]
 
 
-# Questions about general facts; models train on all wordings, the benchmark asks the first.
-WROTE = ("Who wrote the classic {x}?", "Who is the author of the classic {x}?", "The classic {x} is by whom?")
-CAPITAL = ("What is the capital of {x}?", "Which city is the capital of {x}?", "{x} is governed from which city?")
+# Questions about general facts; models train on both wordings, the benchmark asks the first.
+WROTE = ("Who wrote the classic {x}?", "Who is the author of the classic {x}?")
+CAPITAL = ("What is the capital of {x}?", "Which city is the capital of {x}?")
 
 
 def _facts(

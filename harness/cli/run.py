@@ -103,7 +103,7 @@ def demo(quick: bool, as_json: bool, strict_plugins: bool, **options: Any) -> in
 
     tables: dict[str, Any] = {"run": {"jobs": usable_cores()}}
     if quick:
-        tables |= {"study": {"name": "demo-quick"}, "data": {"scale": "quick"}, "methods": {"*": {"epochs": 3}}}
+        tables |= {"study": {"name": "demo-quick"}, "data": {"scale": "quick"}, "methods": {"*": {"epochs": 2}}}
     return _run(study_of(options, merged(read_study("demo"), tables)), options, as_json, strict_plugins)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from statistics import fmean, variance
 from typing import Literal
 
 import numpy as np
@@ -19,6 +21,51 @@ LEVEL = 0.95
 def mean(values: Sequence[float]) -> float:
     """Arithmetic mean; NaN without values."""
     return float(np.mean(np.asarray(values, dtype=float))) if len(values) else math.nan
+
+
+def run_weights(seeds: Sequence[int]) -> Floats:
+    """(n,) weights of runs in a mean over reference models, each with the mean over what was unlearned from it.
+
+    Args:
+        seeds: of each run's reference model.
+    """
+    counts = Counter(seeds)
+    return np.asarray([1 / (len(counts) * counts[seed]) for seed in seeds])
+
+
+def run_variance(seeds: Sequence[int], values: Sequence[float]) -> tuple[float, float]:
+    """What runs explain of the variance of the mean that ``run_weights`` gives, and the degrees of freedom behind it.
+
+    0 and infinite for one run, which does not show how runs vary.
+    """
+    by_seed = _by_seed(seeds, values)
+    # What varies: reference models where there are several, otherwise the runs of unlearning from the one.
+    varied = [fmean(own) for own in by_seed] if len(by_seed) > 1 else by_seed[0]
+    return (variance(varied) / len(varied), len(varied) - 1) if len(varied) > 1 else (0.0, math.inf)
+
+
+def _by_seed(seeds: Sequence[int], values: Sequence[float]) -> list[list[float]]:
+    groups: dict[int, list[float]] = {}
+    for seed, value in zip(seeds, values, strict=True):
+        groups.setdefault(seed, []).append(value)
+    return list(groups.values())
+
+
+def variance_components(seeds: Sequence[int], values: Sequence[float]) -> tuple[float, float] | None:
+    """Variances that reference models and that unlearning add to one run's value.
+
+    None unless several runs start from each of several reference models. Analysis of variance with one random effect:
+    the variance within a reference model is unlearning's, and what the means of reference models vary beyond it is
+    theirs, at least 0 (Searle, Casella and McCulloch 1992, section 3.6).
+    """
+    groups, total = _by_seed(seeds, values), len(values)
+    if len(groups) < 2 or total == len(groups):
+        return None
+    within = sum((value - fmean(own)) ** 2 for own in groups for value in own) / (total - len(groups))
+    middle = fmean(values)
+    between = sum(len(own) * (fmean(own) - middle) ** 2 for own in groups) / (len(groups) - 1)
+    size = (total - sum(len(own) ** 2 for own in groups) / total) / (len(groups) - 1)
+    return max(0.0, (between - within) / size), within
 
 
 def harmonic_mean(values: Sequence[float]) -> float:

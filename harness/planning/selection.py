@@ -12,6 +12,7 @@ from typing import Any
 
 from ..data.model_folder import folder_fingerprint, is_pointer
 from ..data.sources import DataSource, hub_commit
+from ..domain import NUMBERS
 from ..errors import DataError, ModelError, NothingSelected, UnknownName, UsageError
 from ..plugin.parameters import parse_parameters
 from ..plugin.registry import Component, Registry
@@ -168,6 +169,8 @@ def check_metrics(study: Study, benchmarks: Sequence[Component[BenchmarkSpec]]) 
     for gate in study.tables.gates:
         meant = [b.spec for b in benchmarks if gate.benchmark in ("*", b.spec.name, b.qualified)]
         known = {metric.name for spec in meant for metric in spec.metrics}
+        if any(metric.part_of for spec in meant for metric in spec.metrics):
+            known |= NUMBERS.keys()
         if meant and not gate.cost and gate.metric not in known:
             raise UnknownName("metric in [[gates]]", gate.metric, known)
 

@@ -16,6 +16,7 @@ from .record import Record, ScoreEntry
 from .run_folder import StoredCell
 
 Part = Literal["forgetting", "utility"]
+PARTS: tuple[Part, ...] = ("forgetting", "utility")
 
 
 @dataclass(frozen=True)

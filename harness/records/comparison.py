@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ class Difference:
     """One metric of one pairing.
 
     ``worsening`` is how much worse the candidate is in the metric's own direction; below 0 it is better. Intervals
-    are 95 %. ``paired`` is False where one side has no samples; the interval then assumes independent sides.
+    are 95 %. ``paired`` is False where one side has no samples; the interval then assumes independent sides. A mean
+    over runs has the variance that runs add (``run_variance``) with its degrees of freedom; one run shows none.
     """
 
     metric: str
@@ -34,7 +36,10 @@ class Difference:
     paired: bool
     n: int
     reason: str = ""
+    resampled_difference: Floats | None = field(default=None, compare=False, repr=False)
     resampled_worsening: Floats | None = field(default=None, compare=False, repr=False)
+    run_variance: float = 0.0
+    freedom: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,24 @@ class Pair:
     @property
     def title(self) -> str:
         return str(self.identity)
+
+
+@dataclass(frozen=True)
+class MeanPair:
+    """The cells of several runs on both sides: metrics are means over the runs.
+
+    Args:
+        identity: of the first run.
+    """
+
+    identity: CellId
+    runs: int
+    metrics: tuple[Difference, ...]
+
+    @property
+    def title(self) -> str:
+        setting = f" ({self.identity.setting})" if self.identity.setting else ""
+        return f"{self.identity.pairing} × {self.identity.model}{setting}, mean over {self.runs} runs"
 
 
 @dataclass(frozen=True)
@@ -70,13 +93,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Cells on both sides, cells on one side only, and the findings of gates."""
+    """Cells on both sides, their means over runs, cells on one side only, and the findings of gates."""
 
     baseline: str
     candidate: str
     pairs: tuple[Pair, ...]
     only_baseline: tuple[LoneCell, ...]
     only_candidate: tuple[LoneCell, ...]
+    means: tuple[MeanPair, ...] = ()
     notes: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
     findings: tuple[Finding, ...] = ()

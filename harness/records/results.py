@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
+from ..domain import NUMBERS
 from ..errors import RecordError
 from ..plugin.registry import Registry
 from ..storage import file_digest, read_rows
 from .badge import Badge
+from .balance import References
 from .manifest import Manifest
 from .record import SAMPLES
 from .run_folder import FinishedCell, StoredCell
@@ -113,12 +115,15 @@ class ResultSet(Sequence[Results]):
         return [cell for results in self for cell in results.finished]
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """A flat row for every cell: its pairing, its status, and the value of every metric."""
+        """A flat row for every cell: its pairing, its status, its score, and the value of every metric."""
         for results in self:
+            references = References(results.cells)
             for cell in results.cells:
                 row = {"source": results.source, **asdict(cell.identity), "status": str(cell.status)}
                 if isinstance(cell, FinishedCell):
+                    found = references.balance(cell)
                     row |= {"edition": cell.record.edition}
+                    row |= {name: getattr(found, name).value for name in NUMBERS}
                     row |= {name: entry.value for name, entry in cell.record.scores.items()}
                 yield row
 

@@ -1,7 +1,8 @@
 """Compares two results row by row: differences with paired intervals, costs, and the gates of a study.
 
 Both models of a pairing answered the same rows, and resamples draw the same rows on both sides (``Score.resamples``),
-so variation that both share cancels in a resampled difference.
+so variation that both share cancels in a resampled difference. Several runs of a pairing also give a mean, whose
+interval counts what runs vary: rows alone say nothing about another seed.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
-from ..domain import CellId, Score
+from ..domain import NUMBERS, CellId, Score
 from ..errors import NothingSelected, RecordError, UsageError
-from ..metrics.statistics import Floats, expanded_interval, expanded_share
+from ..metrics.statistics import LEVEL, Floats, expanded_interval, expanded_share, run_variance, run_weights
 from ..plugin.registry import Registry
-from ..records.comparison import Comparison, Difference, Finding, LoneCell, Pair
+from ..records.balance import PARTS, Balance, References, parts_of
+from ..records.comparison import Comparison, Difference, Finding, LoneCell, MeanPair, Pair
 from ..records.gates import Gate
 from ..records.recomputation import rescored
 from ..records.record import Cost, Record, ScoreEntry
@@ -70,7 +73,8 @@ def compare(baseline: Results, candidate: Results, registry: Registry) -> Compar
             if identity not in paired and isinstance(cell, FinishedCell)
         ),
         tuple(LoneCell(identity, _status(None)) for identity in after if identity not in before),
-        tuple(dict.fromkeys(notes)),
+        means=tuple(_means(pairs)),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
@@ -121,6 +125,7 @@ class _Scores:
         self._registry = registry
         self._notes = notes
         self._found: dict[str, dict[tuple[str, str | None], Score]] = {}
+        self._references = References(results.cells)
 
     def of(self, record: Record) -> dict[tuple[str, str | None], Score]:
         """Scores by metric and edition; empty where they do not recompute from samples."""
@@ -138,6 +143,10 @@ class _Scores:
         scores = self.of(record)
         score = scores.get((metric, edition)) or scores.get((metric, None))
         return None if score is None or score.resamples is None else np.asarray(score.resamples, dtype=float)
+
+    def balance(self, cell: FinishedCell) -> Balance:
+        """Score, forgetting and utility of a cell."""
+        return self._references.balance(cell)
 
     def target(self, cell: FinishedCell, metric: str) -> _Target:
         """The target of a metric: a number, or the retained model's value on this side."""
@@ -165,7 +174,97 @@ def _pair(before: FinishedCell, after: FinishedCell, old: _Scores, new: _Scores)
     shared = [name for name in before.record.scores if name in after.record.scores]
     spent = before.record.cost, after.record.cost
     costs = {name: (_float(read(spent[0])), _float(read(spent[1]))) for name, read in READ_COST.items()}
-    return Pair(before.identity, tuple(_difference(name, before, after, old, new) for name in shared), costs)
+    balances = old.balance(before), new.balance(after)
+    metrics = [
+        *_balance_differences(before, *balances),
+        *(_difference(name, before, after, old, new) for name in shared),
+    ]
+    return Pair(before.identity, tuple(metrics), costs)
+
+
+def _balance_differences(before: FinishedCell, base: Balance, new: Balance) -> Iterator[Difference]:
+    """Score, forgetting and utility on both sides; nothing where the benchmark names no parts of them."""
+    parts = [entry for number in PARTS for entry in parts_of(before.record, number).values()]
+    if not parts:
+        return
+    for name, label in NUMBERS.items():
+        first, second = getattr(base, name), getattr(new, name)
+        paired = first.resamples is not None and second.resamples is not None
+        change = _minus(second.resamples, first.resamples) if paired else None
+        n = min(entry.n for entry in parts)
+        yield Difference(
+            metric=name,
+            label=label,
+            edition=before.record.edition,
+            baseline=first.value,
+            candidate=second.value,
+            difference=float(_minus(second.value, first.value)),
+            interval=None if change is None else expanded_interval(change, n),
+            worsening=float(_minus(first.value, second.value)),
+            paired=paired,
+            n=n,
+            reason=second.reason or first.reason,
+            resampled_difference=change,
+            resampled_worsening=None if change is None else -change,
+        )
+
+
+def _pairing(pair: Pair | MeanPair) -> CellId:
+    """What the runs of a pairing share."""
+    return replace(pair.identity, seed=0, repeat=0)
+
+
+def _means(pairs: Sequence[Pair]) -> Iterator[MeanPair]:
+    """The mean over the runs of each pairing that has several."""
+    by_pairing: dict[CellId, list[Pair]] = {}
+    for pair in pairs:
+        by_pairing.setdefault(_pairing(pair), []).append(pair)
+    for runs in by_pairing.values():
+        if len(runs) > 1:
+            shared = [
+                [change for pair in runs for change in pair.metrics if change.metric == metric.metric]
+                for metric in runs[0].metrics
+            ]
+            seeds = [pair.identity.seed for pair in runs]
+            means = tuple(_mean(seeds, changes) for changes in shared if len(changes) == len(runs))
+            yield MeanPair(runs[0].identity, len(runs), means)
+
+
+def _mean(seeds: Sequence[int], changes: Sequence[Difference]) -> Difference:
+    """One metric as the mean over runs, with an interval over rows and runs."""
+    weights = run_weights(seeds)
+    resampled = _weighted(weights, [change.resampled_difference for change in changes])
+    differences, worsenings = ([getattr(c, name) for c in changes] for name in ("difference", "worsening"))
+    difference, interval = float(weights @ differences), None
+    if resampled is not None and math.isfinite(difference):
+        spread, freedom = run_variance(seeds, differences)
+        half = _error(resampled, spread) * float(stats.t.isf((1 - LEVEL) / 2, freedom))
+        interval = difference - half, difference + half
+    spread, freedom = run_variance(seeds, worsenings)
+    return replace(
+        changes[0],
+        baseline=float(weights @ [change.baseline for change in changes]),
+        candidate=float(weights @ [change.candidate for change in changes]),
+        difference=difference,
+        interval=interval,
+        worsening=float(weights @ worsenings),
+        paired=resampled is not None,
+        reason=next((change.reason for change in changes if change.reason), ""),
+        resampled_difference=resampled,
+        resampled_worsening=_weighted(weights, [change.resampled_worsening for change in changes]),
+        run_variance=spread,
+        freedom=freedom,
+    )
+
+
+def _weighted(weights: Floats, resamples: Sequence[Floats | None]) -> Floats | None:
+    known = [each for each in resamples if each is not None]
+    return weights @ np.asarray(known) if len(known) == len(weights) else None
+
+
+def _error(resampled: Floats, spread: float) -> float:
+    """The standard error of a mean over runs, from what rows and runs leave uncertain."""
+    return math.sqrt(float(resampled.var()) + spread)
 
 
 def _float(value: float | None) -> float | None:
@@ -179,11 +278,12 @@ def _difference(metric: str, before: FinishedCell, after: FinishedCell, old: _Sc
     first, second = old.resamples(before.record, metric, edition), new.resamples(after.record, metric, edition)
     targets = old.target(before, metric), new.target(after, metric)
     worsening = _worse(mine.better, mine.value, other.value, targets[0].value, targets[1].value)
-    resampled, bounds = None, _independent(mine, other)
+    resampled, change, bounds = None, None, _independent(mine, other)
     paired = first is not None and second is not None and mine.n == other.n
     if paired:
         resampled = _worse(mine.better, first, second, targets[0].resamples, targets[1].resamples)
-        bounds = expanded_interval(_minus(second, first), mine.n)
+        change = _minus(second, first)
+        bounds = expanded_interval(change, mine.n)
     return Difference(
         metric=metric,
         label=mine.label,
@@ -196,6 +296,7 @@ def _difference(metric: str, before: FinishedCell, after: FinishedCell, old: _Sc
         paired=paired,
         n=mine.n,
         reason=other.reason or mine.reason,
+        resampled_difference=change,
         resampled_worsening=resampled,
     )
 
@@ -243,19 +344,25 @@ def _judged(comparison: Comparison, gate: Gate) -> Iterator[Finding]:
     elif pairs and gate.metric not in known:
         raise UsageError(f"gate {gate}: no such metric there (known: {', '.join(known)})")
     else:
-        for pair in pairs:
-            for change in pair.metrics:
+        for judged_pair in _of_runs(comparison, pairs) if gate.confidence else pairs:
+            for change in judged_pair.metrics:
                 if change.metric == gate.metric:
-                    yield _metric_finding(gate, pair, change)
+                    yield _metric_finding(gate, judged_pair, change)
     for cell in lost:
         yield Finding(gate, cell.identity.pairing, True, f"the candidate has no record of it: {cell.status}")
+
+
+def _of_runs(comparison: Comparison, pairs: Sequence[Pair]) -> list[Pair | MeanPair]:
+    """The means of pairings with several runs, and the pairs of those with one."""
+    means = {_pairing(mean): mean for mean in comparison.means}
+    return list({id(found): found for pair in pairs for found in [means.get(_pairing(pair), pair)]}.values())
 
 
 def _concerns(gate: Gate, identity: CellId) -> bool:
     return gate.method in ("*", identity.method) and gate.benchmark in ("*", identity.benchmark)
 
 
-def _metric_finding(gate: Gate, pair: Pair, change: Difference) -> Finding:
+def _metric_finding(gate: Gate, pair: Pair | MeanPair, change: Difference) -> Finding:
     title = f"{pair.title}: {change.label}"
     values = f"{change.baseline:.6g} → {change.candidate:.6g}"
     if math.isnan(change.baseline):
@@ -271,15 +378,23 @@ def _metric_finding(gate: Gate, pair: Pair, change: Difference) -> Finding:
     if gate.confidence:
         if change.resampled_worsening is None or np.isnan(change.resampled_worsening).any():
             return Finding(gate, title, worse > gate.max_drop, f"{values}: no paired interval, judged by the values")
-        share = expanded_share(change.n, 1 - gate.confidence)
-        worse = float(np.quantile(change.resampled_worsening, share, method="lower"))
+        worse = _least_worsening(change, gate.confidence)
         sure = f" by {worse:.4g} at least, with {gate.confidence:.0%} confidence"
     if worse > gate.max_drop:
         return Finding(gate, title, True, f"{values}: worse{sure or f' by {worse:.4g}'}, allowed {gate.max_drop:g}")
     return Finding(gate, title, False, values)
 
 
-def _cost_findings(comparison: Comparison, gate: Gate, pairs: Sequence[Pair]) -> Iterator[Finding]:
+def _least_worsening(change: Difference, confidence: float) -> float:
+    """The one-sided lower bound of a worsening that has resamples."""
+    resampled = change.resampled_worsening
+    assert resampled is not None
+    if math.isinf(change.freedom):
+        return float(np.quantile(resampled, expanded_share(change.n, 1 - confidence), method="lower"))
+    return change.worsening - _error(resampled, change.run_variance) * float(stats.t.ppf(confidence, change.freedom))
+
+
+def _cost_findings(comparison: Comparison, gate: Gate, pairs: Iterable[Pair]) -> Iterator[Finding]:
     name, most = gate.cost, gate.max_ratio or 1.0
     for pair in pairs:
         if gate.relative_to == pair.identity.method:

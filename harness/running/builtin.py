@@ -6,8 +6,8 @@ from ..plugin.parameters import Value
 from ..plugin.specs import ExecutorSpec, ModelSpec
 
 # A model from scratch learns all it knows in fine-tuning, so its rate and epochs are far above a pretrained one's.
-TINY_RECIPE: dict[str, Value] = {"learning_rate": 4e-3, "epochs": 14, "batch_size": 32, "schedule": "cosine"}
-# The one rule of the demo: a sixteenth of the fine-tuning rate, and the same budget for every method.
+TINY_RECIPE: dict[str, Value] = {"learning_rate": 4e-3, "epochs": 12, "batch_size": 16, "schedule": "cosine"}
+# A sixteenth of the fine-tuning rate, and the same budget for every method.
 TINY_METHODS: dict[str, Value] = {"learning_rate": 2.5e-4, "epochs": 5, "batch_size": 8}
 
 
@@ -18,7 +18,7 @@ def unlearnbench_models() -> list[ModelSpec]:
             "Llama architecture, under 1 M parameters, trained from scratch in seconds on a CPU",
             prompt_format="plain",
             dtype="float32",
-            architecture=dict(layers=2, width=128, heads=4, hidden=256, vocabulary=3072, context=256),
+            architecture=dict(layers=2, width=96, heads=4, hidden=192, vocabulary=3072, context=256),
             recipe=TINY_RECIPE,
             method_defaults=TINY_METHODS,
         ),
@@ -27,7 +27,7 @@ def unlearnbench_models() -> list[ModelSpec]:
             "Llama architecture, about 6 M parameters, trained from scratch in minutes on a CPU",
             prompt_format="plain",
             architecture=dict(layers=4, width=256, heads=8, hidden=768, vocabulary=8192, context=512),
-            recipe={**TINY_RECIPE, "learning_rate": 2e-3, "epochs": 10},
+            recipe={**TINY_RECIPE, "learning_rate": 2e-3, "epochs": 10, "batch_size": 32},
             method_defaults={**TINY_METHODS, "learning_rate": 1.25e-4},
         ),
         ModelSpec(

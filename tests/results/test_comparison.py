@@ -195,7 +195,7 @@ def test_confidence_asks_for_more_than_the_values(small_run):
 
     identity = CellId("m", "b", "x", 0)
     worse = np.linspace(-0.1, 0.3, 1000)
-    difference = Difference("mu", "MU", "paper", 0.6, 0.5, -0.1, (-0.3, 0.1), 0.1, True, 400, "", worse)
+    difference = Difference("mu", "MU", "paper", 0.6, 0.5, -0.1, (-0.3, 0.1), 0.1, True, 400, resampled_worsening=worse)
     comparison = Comparison("a", "b", (Pair(identity, (difference,), {}),), (), ())
 
     def trips(**limits):
