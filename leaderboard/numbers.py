@@ -28,6 +28,7 @@ class Number:
         seed_variance: variance of the mean that seeds explain; 0 for one seed, which does not show it.
         freedom: degrees of freedom behind ``seed_variance``; infinite for one seed.
         interval: 95 %, over rows and seeds.
+        by_run: the seed of each run's reference model, and the run's value.
     """
 
     value: float
@@ -36,6 +37,7 @@ class Number:
     seed_variance: float = 0.0
     freedom: float = math.inf
     interval: tuple[float, float] | None = None
+    by_run: tuple[tuple[int, float], ...] = ()
 
 
 def numbers_of(cells: Sequence[StoredCell], references: References) -> dict[str, Number]:
@@ -53,7 +55,8 @@ def _number(estimates: Sequence[tuple[int, Estimate]]) -> Number:
     weights = run_weights(seeds)
     spread, freedom = run_variance(seeds, values)
     resamples = weights @ np.asarray([estimate.resamples for _, estimate in estimates])
-    return with_interval(Number(float(weights @ values), "", resamples, spread, freedom))
+    by_run = tuple(zip(seeds, values, strict=True))
+    return with_interval(Number(float(weights @ values), "", resamples, spread, freedom, by_run=by_run))
 
 
 def with_interval(number: Number) -> Number:

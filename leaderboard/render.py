@@ -32,6 +32,7 @@ from .rows import TableRow
 from .samples import Samples, Shown, shown_parts, texts_of
 from .scatter import scatter
 from .site import Entry, MethodEntry, Part, Site
+from .stability import stability
 
 COVERAGE_ROWS = 500
 """Most methods in the overview's matrix; it links to the others."""
@@ -247,7 +248,9 @@ def _environment() -> Environment:
     )
     environment.filters["number"] = formatted
     environment.filters["share"] = formatted_share
-    environment.globals.update(numbers=NUMBERS, arrows=ARROWS, editions=EDITIONS, first_cell=_first, question=_question)
+    environment.globals.update(
+        stability=stability, numbers=NUMBERS, arrows=ARROWS, editions=EDITIONS, first_cell=_first, question=_question
+    )
     return environment
 
 

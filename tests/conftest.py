@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from made_cells import cells_with  # noqa: F401 (a fixture)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -12,6 +12,7 @@ from unlearnbench.domain import CellStatus
 from unlearnbench.leaderboard.downloads import as_latex, places_as_csv
 from unlearnbench.leaderboard.ranking import tables
 from unlearnbench.leaderboard.scatter import scatter
+from unlearnbench.leaderboard.stability import stability
 from unlearnbench.records.run_folder import StoredCell
 
 
@@ -212,3 +213,34 @@ def test_places_can_be_downloaded(cells_with):
     latex = as_latex(found)
     assert r"\textbf{0.686}" in latex
     assert "Place & Method & Score" in latex
+
+
+# Scores by the seed of the reference model: the first row is better from one and worse from the other.
+NESTED = (
+    ((0, 0.8), (0, 0.9), (1, 0.2), (1, 0.3)),
+    ((0, 0.5), (0, 0.5), (1, 0.5), (1, 0.5)),
+)
+
+
+def test_what_varies_between_runs_is_told_apart(cells_with):
+    """Unlearning that varies from steady reference models; the made references vary by nothing."""
+    cells = cells_with({"npo": [(0.5, 0.9), (0.6, 0.9), (0.7, 0.9)], "ga": [(0.8, 0.9), (0.4, 0.9), (0.3, 0.9)]})
+    table = tables(cells)[0]
+    assert stability(tables(cells_with({"npo": (0.5, 0.9)}))[0].placed, table.placed) is None
+    found = stability(table.placed, table.placed)
+    assert found.seeds == (0,)
+    assert found.agreement is None
+    assert [variation.reference for variation in found.rows] == [None, None]
+    assert found.rows[0].over_runs > 0
+    scores = {row.method: row.numbers["score"] for row in table.placed}
+    nested = [
+        replace(row, numbers={**row.numbers, "score": replace(scores[row.method], by_run=runs)})
+        for row, runs in zip(table.placed, NESTED, strict=True)
+    ]
+    found = stability(nested, nested[:1])
+    assert found.seeds == (0, 1)
+    (variation,) = found.rows
+    assert variation.places == (1, 2)
+    assert found.agreement == pytest.approx(-1)
+    assert variation.unlearning == pytest.approx(0.1 / 2**0.5)
+    assert variation.reference > 0

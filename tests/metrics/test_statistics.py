@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unlearnbench.metrics.statistics import bootstrap, harmonic_mean, ks_pvalue, mean, mean_score, percentile_interval
+from unlearnbench.metrics.statistics import (
+    bootstrap,
+    harmonic_mean,
+    ks_pvalue,
+    mean,
+    mean_score,
+    percentile_interval,
+    run_variance,
+    run_weights,
+    variance_components,
+)
 
 
 def test_means_of_nothing_are_missing():
@@ -152,3 +162,38 @@ def test_a_p_value_has_no_interval():
         assert math.isfinite(found[name].value)
         assert found[name].interval is None
         assert found[name].resamples is None
+
+
+def test_runs_count_equally_within_a_reference_model_and_reference_models_equally():
+    seeds, values = [0, 0, 0, 1], [1.0, 2.0, 3.0, 6.0]
+    assert run_weights(seeds) @ values == pytest.approx((2 + 6) / 2)
+    assert run_variance(seeds, values) == pytest.approx((np.var([2, 6], ddof=1) / 2, 1))
+    assert run_variance([0, 0], [1.0, 3.0]) == pytest.approx((1.0, 1))
+    assert run_variance([0], [1.0]) == (0.0, math.inf)
+
+
+def test_training_and_unlearning_are_told_apart():
+    """Reference models that vary by 2 and unlearning that varies by 1, estimated from many small studies."""
+    rng = np.random.default_rng(0)
+    seeds, found = [seed for seed in range(6) for _ in range(4)], []
+    for _ in range(400):
+        values = np.repeat(rng.normal(0, 2, 6), 4) + rng.normal(0, 1, 24)
+        found.append(variance_components(seeds, list(values)))
+    reference, unlearning = np.mean(found, axis=0)
+    assert reference == pytest.approx(4, rel=0.1)
+    assert unlearning == pytest.approx(1, rel=0.05)
+
+
+def test_unlearning_s_variance_is_scipy_s_error_of_one_way_analysis():
+    rng = np.random.default_rng(1)
+    seeds, values = [0] * 3 + [1] * 5 + [2] * 2, list(rng.normal(0, 1, 10))
+    groups = [np.asarray(values[:3]), np.asarray(values[3:8]), np.asarray(values[8:])]
+    reference, unlearning = variance_components(seeds, values)
+    ratio = stats.f_oneway(*groups).statistic
+    size = (10 - (9 + 25 + 4) / 10) / 2
+    assert reference == pytest.approx(max(0.0, (ratio - 1) * unlearning / size))
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 0], [0, 1, 2]])
+def test_what_is_not_repeated_has_no_components(seeds):
+    assert variance_components(seeds, [float(seed) for seed in seeds]) is None

@@ -231,3 +231,44 @@ def test_the_pre_merge_study_has_gates(command):
     assert done.code == 0, done.err
     assert len([node for node in done.json["nodes"] if node["kind"] == "cell"]) == 17
     assert not os.path.exists(command.folder / "runs")
+
+
+def side(cells):
+    return Results("made", tuple(cells))
+
+
+def change_in(pairs, method, metric):
+    pair = next(pair for pair in pairs if pair.identity.method == method)
+    return next(change for change in pair.metrics if change.metric == metric)
+
+
+def test_score_forgetting_and_utility_are_compared(cells_with):
+    before, after = (side(cells_with({"npo": (forgetting, 0.9)})) for forgetting in (0.8, 0.3))
+    comparison = compare(before, after, load_plugins())
+    score = change_in(comparison.pairs, "npo", "score")
+    assert score.paired
+    assert score.interval[1] < 0 < score.worsening
+    assert change_in(comparison.pairs, "npo", "forgetting").difference == pytest.approx(-0.5)
+    assert change_in(comparison.pairs, "npo", "utility").difference == pytest.approx(0)
+    (found,) = judged(comparison, [Gate(metric="score", method="npo", max_drop=0.1, confidence=0.95)])
+    assert found.tripped
+
+
+def test_several_runs_are_compared_by_their_mean_and_what_they_vary(cells_with):
+    """The drop of 0.2 is sure for rows; runs that vary as much make it unsure."""
+    steady = [side(cells_with({"npo": [(level, 0.9)] * 3})) for level in (0.7, 0.5)]
+    shaky = [
+        side(cells_with({"npo": [(level - step, 0.9), (level, 0.9), (level + step, 0.9)]}))
+        for level, step in ((0.7, 0.2), (0.5, -0.2))
+    ]
+    gate = [Gate(metric="score", method="npo", max_drop=0.0, confidence=0.95)]
+    for sides, sure in ((steady, True), (shaky, False)):
+        comparison = compare(*sides, load_plugins())
+        assert len(comparison.pairs) == 5  # two references, three runs
+        (mean,) = comparison.means
+        assert (mean.identity.method, mean.runs) == ("npo", 3)
+        score = change_in(comparison.means, "npo", "score")
+        assert (score.interval[1] < 0) == sure
+        (found,) = judged(comparison, gate)
+        assert "mean over 3 runs" in found.title
+        assert found.tripped == sure
