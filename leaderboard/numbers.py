@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from unlearnbench.domain import NUMBERS
-from unlearnbench.metrics.statistics import LEVEL, Floats, percentile_interval, run_variance, run_weights
+from unlearnbench.metrics.statistics import LEVEL, Floats, expanded_interval, run_variance, run_weights
 from unlearnbench.records.balance import Estimate, References
 from unlearnbench.records.run_folder import StoredCell
 
@@ -28,6 +28,7 @@ class Number:
         seed_variance: variance of the mean that seeds explain; 0 for one seed, which does not show it.
         freedom: degrees of freedom behind ``seed_variance``; infinite for one seed.
         interval: 95 %, over rows and seeds.
+        n: rows behind the part of it that has fewest.
         by_run: the seed of each run's reference model, and the run's value.
     """
 
@@ -37,6 +38,7 @@ class Number:
     seed_variance: float = 0.0
     freedom: float = math.inf
     interval: tuple[float, float] | None = None
+    n: int = 0
     by_run: tuple[tuple[int, float], ...] = ()
 
 
@@ -56,7 +58,8 @@ def _number(estimates: Sequence[tuple[int, Estimate]]) -> Number:
     spread, freedom = run_variance(seeds, values)
     resamples = weights @ np.asarray([estimate.resamples for _, estimate in estimates])
     by_run = tuple(zip(seeds, values, strict=True))
-    return with_interval(Number(float(weights @ values), "", resamples, spread, freedom, by_run=by_run))
+    n = min(estimate.n for _, estimate in estimates)
+    return with_interval(Number(float(weights @ values), "", resamples, spread, freedom, n=n, by_run=by_run))
 
 
 def with_interval(number: Number) -> Number:
@@ -64,7 +67,7 @@ def with_interval(number: Number) -> Number:
     if number.resamples is None:
         return number
     if math.isinf(number.freedom):
-        return replace(number, interval=percentile_interval(number.resamples))
+        return replace(number, interval=expanded_interval(number.resamples, number.n))
     error = math.sqrt(float(number.resamples.var()) + number.seed_variance)
     half = error * float(stats.t.isf((1 - LEVEL) / 2, number.freedom))
     return replace(number, interval=(max(0.0, number.value - half), min(1.0, number.value + half)))

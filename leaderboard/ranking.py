@@ -173,6 +173,7 @@ def _ranked(rows: Sequence[TableRow], references: References) -> list[TableRow]:
         np.asarray([number.resamples for number in found]),
         [number.seed_variance for number in found],
         min(number.freedom for number in found),
+        min(number.n for number in found),
     )
     placed = [replace(row, place=place) for row, place in zip(scored, ranked, strict=True)]
     return [*(placed[i] for i in sorted(range(len(placed)), key=lambda i: ranked[i].place)), *rest]

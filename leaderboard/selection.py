@@ -65,4 +65,5 @@ def _area(settings: Sequence[TableRow]) -> Number:
         np.asarray([numbers["utility"].resamples for numbers in scored]),
         np.asarray([numbers["forgetting"].resamples for numbers in scored]),
     )
-    return with_interval(Number(float(value), resamples=resamples))
+    n = min(numbers["score"].n for numbers in scored)
+    return with_interval(Number(float(value), resamples=resamples, n=n))

@@ -32,7 +32,9 @@ def scores_of(run):
         record = json.loads(path.read_text())
         entries = {metric: {name: edition["value"] for name, edition in entry["editions"].items()}
                    for metric, entry in record["scores"].items()}  # fmt: skip
-        found[record["cell"].rpartition("--")[0]] = entries | {"losses": dict(enumerate(record["losses"]))}
+        setting = record["identity"]["setting"]
+        name = record["cell"].rpartition("--")[0] + (f" ({setting})" if setting else "")
+        found[name] = entries | {"losses": dict(enumerate(record["losses"]))}
     return json.loads(json.dumps(found))
 
 

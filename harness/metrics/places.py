@@ -38,6 +38,7 @@ def places(
     resamples: Floats,
     extra_variance: Sequence[float] | None = None,
     freedom: float = np.inf,
+    rows: float = np.inf,
     level: float = LEVEL,
 ) -> list[Place]:
     """Places of rows by value, with the rows that each is told apart from.
@@ -51,6 +52,8 @@ def places(
         resamples: (n, R) the same scores over resamples that are shared by all rows.
         extra_variance: (n,) variances of the scores from other sources than rows, such as seeds.
         freedom: degrees of freedom behind ``extra_variance``.
+        rows: how many were resampled. The fewer, the less of their variance resamples show: it is multiplied by
+            rows / (rows − 1), and Student's t has at most rows − 1 degrees of freedom.
         level: of the family of all comparisons together.
     """
     scores = np.asarray(values, dtype=float)
@@ -59,8 +62,11 @@ def places(
     extra = np.zeros(len(scores)) if extra_variance is None else np.asarray(extra_variance, dtype=float)
     order = np.argsort(-scores, kind="stable")
     # In this order only pairs (earlier, later) can differ in the right direction.
-    ratios = _ratios(scores[order], np.asarray(resamples, dtype=np.float32)[order], extra[order])
-    bar = _holm(ratios, len(scores) * (len(scores) - 1) // 2, 1 - level, freedom)
+    drawn = np.asarray(resamples, dtype=np.float32)[order]
+    if np.isfinite(rows):
+        drawn = drawn * np.float32(np.sqrt(rows / max(rows - 1, 1)))
+    ratios = _ratios(scores[order], drawn, extra[order])
+    bar = _holm(ratios, len(scores) * (len(scores) - 1) // 2, 1 - level, min(freedom, max(rows - 1, 1)))
     above, below = _counts_beyond(ratios, bar)
     groups = _groups(ratios, bar)
     found: list[Place] = [Place(0, 0, 0, 0)] * len(scores)

@@ -107,7 +107,7 @@ class _Planner:
             if component.qualified in {f"unlearnbench/{role}" for role in ROLES}:
                 continue
             for setting in self.settings(component):
-                for repeat in range(self.study.repeats):
+                for repeat in self.study.repeats:
                     yield self._cell(shared, component, models, cells, setting, repeat)
 
     def settings(self, component: Component[MethodSpec]) -> list[dict[str, Value]]:

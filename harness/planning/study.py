@@ -34,17 +34,32 @@ Names = Annotated[list[str], BeforeValidator(_listed)]
 Overrides = dict[str, dict[str, Any]]
 
 
+def _numbered(given: Any) -> Any:
+    """A number of runs as their numbers from 0 on."""
+    if type(given) is not int:
+        return given
+    if given < 1:
+        raise ValueError(f"{given} runs; there must be at least 1")
+    return list(range(given))
+
+
+RunNumbers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), BeforeValidator(_numbered)]
+
+
 class NestedSeeds(Strict):
-    """``seeds = {reference = I, unlearning = J}``: J runs of unlearning from each of I pairs of reference models."""
+    """``seeds = {reference = I, unlearning = J}``: J runs of unlearning from each of I pairs of reference models.
+
+    Either may also be a list: ``{reference = [3], unlearning = [0, 5]}``.
+    """
 
     model_config = ConfigDict(strict=True)
 
-    reference: int = Field(default=1, ge=1, description="pairs of reference models")
-    unlearning: int = Field(default=1, ge=1, description="runs of unlearning from each pair")
+    reference: RunNumbers = Field(default=[0], description="pairs of reference models, or their seeds")
+    unlearning: RunNumbers = Field(default=[0], description="runs of unlearning from each pair, or their numbers")
 
     @model_validator(mode="after")
     def _several(self) -> NestedSeeds:
-        if self.reference == self.unlearning == 1:
+        if self.reference == self.unlearning == [0]:
             raise ValueError("one seed of each shows no variance; give at least two of one, or write seeds = [0]")
         return self
 
@@ -67,7 +82,7 @@ class StudyHead(Strict):
     def _nested_where_a_table(cls, given: Any) -> Any:
         if isinstance(given, Mapping) and isinstance(given.get("seeds"), Mapping):
             nested = validated(NestedSeeds, given["seeds"], "study.seeds")
-            return {**given, "seeds": list(range(nested.reference)), "nested": nested}
+            return {**given, "seeds": nested.reference, "nested": nested}
         return given
 
     @field_validator("name")
@@ -168,10 +183,10 @@ class Study:
         return tuple(dict.fromkeys(self.tables.study.seeds)) or (0,)
 
     @property
-    def repeats(self) -> int:
-        """Runs of unlearning from the reference models of each seed."""
+    def repeats(self) -> tuple[int, ...]:
+        """The numbers of the runs of unlearning from the reference models of each seed."""
         nested = self.tables.study.nested
-        return nested.unlearning if nested else 1
+        return tuple(dict.fromkeys(nested.unlearning)) if nested else (0,)
 
     @property
     def sweep(self) -> Sweep:

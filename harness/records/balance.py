@@ -21,11 +21,15 @@ PARTS: tuple[Part, ...] = ("forgetting", "utility")
 
 @dataclass(frozen=True)
 class Estimate:
-    """One of the three numbers: its value and its (R,) values over resampled rows, or NaN with a reason."""
+    """One of the three numbers: its value and its (R,) values over resampled rows, or NaN with a reason.
+
+    ``n`` is the number of rows behind the part of it that has fewest.
+    """
 
     value: float
     resamples: Floats | None = None
     reason: str = ""
+    n: int = 0
 
     @classmethod
     def missing(cls, reason: str) -> Estimate:
@@ -89,7 +93,11 @@ def balance(record: Record, original: Record | None, retained: Record | None) ->
     reasons = dict.fromkeys(estimate.reason for estimate in (forgotten, useful) if estimate.reason)
     if reasons:
         return Balance(forgotten, useful, Estimate.missing("; ".join(reasons)))
-    score = Estimate(float(balanced(forgotten.value, useful.value)), balanced(forgotten.resamples, useful.resamples))
+    score = Estimate(
+        float(balanced(forgotten.value, useful.value)),
+        balanced(forgotten.resamples, useful.resamples),
+        n=min(forgotten.n, useful.n),
+    )
     return Balance(forgotten, useful, score)
 
 
@@ -132,10 +140,9 @@ def _forgetting(record: Record, original: Record, retained: Record) -> Estimate:
         return Estimate.missing(reason)
     mine, first, last = (_resampled(some, parts) for some in (record, original, retained))
     if not told_apart(first, last, parts):
-        rows = min(entry.n for entry in parts.values())
-        return Estimate.missing(f"the original and the retained model cannot be told apart on {rows} rows")
+        return Estimate.missing(f"the original and the retained model cannot be told apart on {_fewest(parts)} rows")
     value = forgetting(_values(record, parts), _values(original, parts), _values(retained, parts), parts)
-    return Estimate(float(value), forgetting(mine, first, last, parts))
+    return Estimate(float(value), forgetting(mine, first, last, parts), n=_fewest(parts))
 
 
 def _utility(record: Record, original: Record) -> Estimate:
@@ -148,7 +155,11 @@ def _utility(record: Record, original: Record) -> Estimate:
         return Estimate.missing("the original model has no utility that could be kept")
     resampled = utility(_resampled(record, parts), _resampled(original, parts), parts)
     # A resample in which the original model has no utility either: nothing was kept.
-    return Estimate(value, np.nan_to_num(resampled, nan=0.0))
+    return Estimate(value, np.nan_to_num(resampled, nan=0.0), n=_fewest(parts))
+
+
+def _fewest(parts: dict[str, ScoreEntry]) -> int:
+    return min(entry.n for entry in parts.values())
 
 
 def _values(record: Record, parts: Iterable[str]) -> dict[str, float]:

@@ -21,8 +21,9 @@ class Difference:
     """One metric of one pairing.
 
     ``worsening`` is how much worse the candidate is in the metric's own direction; below 0 it is better. Intervals
-    are 95 %. ``paired`` is False where one side has no samples; the interval then assumes independent sides. A mean
-    over runs has the variance that runs add (``run_variance``) with its degrees of freedom; one run shows none.
+    are 95 %. ``paired`` is False where one side has no samples; the interval then assumes independent sides.
+    ``extra_variance`` is what resampled rows do not show, because they are few or because runs vary, and ``freedom``
+    the degrees of freedom behind it.
     """
 
     metric: str
@@ -38,7 +39,7 @@ class Difference:
     reason: str = ""
     resampled_difference: Floats | None = field(default=None, compare=False, repr=False)
     resampled_worsening: Floats | None = field(default=None, compare=False, repr=False)
-    run_variance: float = 0.0
+    extra_variance: float = 0.0
     freedom: float = math.inf
 
 

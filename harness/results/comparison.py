@@ -190,22 +190,31 @@ def _balance_differences(before: FinishedCell, base: Balance, new: Balance) -> I
     for name, label in NUMBERS.items():
         first, second = getattr(base, name), getattr(new, name)
         paired = first.resamples is not None and second.resamples is not None
-        change = _minus(second.resamples, first.resamples) if paired else None
-        n = min(entry.n for entry in parts)
+        change, interval, extra = None, None, 0.0
+        difference, n = float(_minus(second.value, first.value)), min(first.n, second.n)
+        freedom = max(n - 1, 1)
+        if paired:
+            change = _minus(second.resamples, first.resamples)
+            # As for places: n rows show (n − 1) / n of their variance.
+            extra = float(change.var()) / freedom
+            half = _half_width(change, extra, freedom)
+            interval = difference - half, difference + half
         yield Difference(
             metric=name,
             label=label,
             edition=before.record.edition,
             baseline=first.value,
             candidate=second.value,
-            difference=float(_minus(second.value, first.value)),
-            interval=None if change is None else expanded_interval(change, n),
+            difference=difference,
+            interval=interval,
             worsening=float(_minus(first.value, second.value)),
             paired=paired,
             n=n,
             reason=second.reason or first.reason,
             resampled_difference=change,
             resampled_worsening=None if change is None else -change,
+            extra_variance=extra,
+            freedom=freedom,
         )
 
 
@@ -238,7 +247,7 @@ def _mean(seeds: Sequence[int], changes: Sequence[Difference]) -> Difference:
     difference, interval = float(weights @ differences), None
     if resampled is not None and math.isfinite(difference):
         spread, freedom = run_variance(seeds, differences)
-        half = _error(resampled, spread) * float(stats.t.isf((1 - LEVEL) / 2, freedom))
+        half = _half_width(resampled, spread, freedom)
         interval = difference - half, difference + half
     spread, freedom = run_variance(seeds, worsenings)
     return replace(
@@ -252,7 +261,7 @@ def _mean(seeds: Sequence[int], changes: Sequence[Difference]) -> Difference:
         reason=next((change.reason for change in changes if change.reason), ""),
         resampled_difference=resampled,
         resampled_worsening=_weighted(weights, [change.resampled_worsening for change in changes]),
-        run_variance=spread,
+        extra_variance=spread,
         freedom=freedom,
     )
 
@@ -262,9 +271,13 @@ def _weighted(weights: Floats, resamples: Sequence[Floats | None]) -> Floats | N
     return weights @ np.asarray(known) if len(known) == len(weights) else None
 
 
-def _error(resampled: Floats, spread: float) -> float:
-    """The standard error of a mean over runs, from what rows and runs leave uncertain."""
-    return math.sqrt(float(resampled.var()) + spread)
+def _half_width(resampled: Floats, extra: float, freedom: float) -> float:
+    return _error(resampled, extra) * float(stats.t.isf((1 - LEVEL) / 2, freedom))
+
+
+def _error(resampled: Floats, extra: float) -> float:
+    """A standard error, from what resampled rows show and what they do not."""
+    return math.sqrt(float(resampled.var()) + extra)
 
 
 def _float(value: float | None) -> float | None:
@@ -391,7 +404,7 @@ def _least_worsening(change: Difference, confidence: float) -> float:
     assert resampled is not None
     if math.isinf(change.freedom):
         return float(np.quantile(resampled, expanded_share(change.n, 1 - confidence), method="lower"))
-    return change.worsening - _error(resampled, change.run_variance) * float(stats.t.ppf(confidence, change.freedom))
+    return change.worsening - _error(resampled, change.extra_variance) * float(stats.t.ppf(confidence, change.freedom))
 
 
 def _cost_findings(comparison: Comparison, gate: Gate, pairs: Iterable[Pair]) -> Iterator[Finding]:

@@ -254,15 +254,19 @@ def study_of(record: Record, registry: Registry, data_dir: str = "") -> dict[str
     source = {"source": data.get("kind", "hub"), **{name: data[name] for name in names if data.get(name)}}
     if data_dir:
         source |= {"source": "local", "dir": data_dir}
+    seeds: Any = [identity.seed]
+    if identity.repeat:
+        seeds = {"reference": seeds, "unlearning": [identity.repeat]}
     return {
         "study": {
             "name": "rerun",
             "methods": [identity.method_qualified],
             "benchmarks": [identity.benchmark_qualified],
             "models": [identity.model],
-            "seeds": [identity.seed],
+            "seeds": seeds,
             "edition": record.edition,
         },
+        "selection": {"rows": "validation" if record.split else "test"},
         "data": source,
         "recipe": record.provenance.get("recipe", {}),
         "methods": {identity.method_qualified: free},

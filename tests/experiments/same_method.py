@@ -76,6 +76,7 @@ def _placed_apart(sides: tuple[Side, Side], references: References) -> bool:
         np.asarray([score.resamples for score in scores]),
         [score.seed_variance for score in scores],
         min(score.freedom for score in scores),
+        min(score.n for score in scores),
     )
     return {place.group for place in found} == {1, 2}
 

@@ -179,7 +179,7 @@ RATES = {"learning_rate": [1e-4, 1e-3]}
         ({"methods": {"*": RATES}}, {"metric": "scor"}, {}, ["scor", "score"]),
         ({"methods": {"*": RATES}}, {"rows": "train"}, {}, ["'train'", "'validation'"]),
         (None, None, {"seeds": {"reference": 1, "unlearning": 1}}, ["one seed of each shows no variance"]),
-        (None, None, {"seeds": {"reference": 0}}, ["reference = 0", "at least 1"]),
+        (None, None, {"seeds": {"reference": 0}}, ["study.seeds.reference", "0 runs", "at least 1"]),
         (None, None, {"seeds": {"referense": 2}}, ["referense", "reference"]),
     ],
 )

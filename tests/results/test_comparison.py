@@ -82,7 +82,7 @@ def test_an_unchanged_run_passes(runs):
             assert found["interval"] == [0, 0]
             assert found["paired"]
         assert pair["costs"]["training_tokens"]["baseline"] == pair["costs"]["training_tokens"]["candidate"]
-    assert "all 2 metrics as before" in command("compare", "base", "same", *words).out
+    assert "all 5 metrics as before" in command("compare", "base", "same", *words).out
 
 
 HEAD = "    def loss(self, model: Any, batch: Batch) -> Iterator[Term]:\n"

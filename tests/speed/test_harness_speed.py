@@ -150,3 +150,73 @@ def test_a_cell_that_does_nothing(benchmark, gate, command_in, tmp_path):
     benchmark.extra_info |= {"milliseconds a cell": middle, "of them in its stages": work}
     line = f"a cell that does nothing: {middle:.0f} ms, of which its stages take {work:.0f} and the harness the rest"
     gate("cell that does nothing", plain / (middle - work), line, benchmark)
+
+
+INTERVALS = """
+[study]
+name = "intervals"
+methods = ["ga"]
+benchmarks = ["tofu-forget05", "muse-news", "hp"]
+models = ["tiny"]
+seeds = [0]
+[data]
+source = "generated"
+scale = "quick"
+[benchmarks.muse-news]
+chunk_tokens = 128
+[benchmarks.hp]
+chunk_tokens = 128
+prefix_words = 24
+response_words = 24
+[run]
+device = "cpu"
+threads = 1
+"""
+
+
+def test_intervals_are_a_small_part_of_a_cell(benchmark, gate, command_in, tmp_path, monkeypatch):
+    """A cell's time against what a thousand resamples add to its scoring, beside two; the worst of three benchmarks."""
+    from unlearnbench.benchmarks.hp import metrics as of_hp
+    from unlearnbench.benchmarks.tofu import metrics as of_tofu
+    from unlearnbench.metrics import statistics as of_all
+    from unlearnbench.records.recomputation import rescored
+    from unlearnbench.results.opening import opened
+
+    (tmp_path / "intervals.toml").write_text(INTERVALS)
+    assert command_in(tmp_path)("run", "intervals.toml").code == 0
+    registry, ratios, lines = load_plugins(), [], []
+
+    def scoring(cell, results):
+        return min(timed(lambda: rescored(cell.record, results.samples_of, registry)) for _ in range(5))
+
+    def measured():
+        with opened([tmp_path / "runs" / "intervals"]) as (results,):
+            for cell in results.finished:
+                if cell.record.identity.reference:
+                    continue
+                whole = scoring(cell, results)
+                with monkeypatch.context() as patched:
+                    for module in (of_all, of_tofu, of_hp):
+                        patched.setattr(module, "RESAMPLES", 2)
+                    bare = scoring(cell, results)
+                seconds = sum(cell.record.cost.seconds[stage] for stage in ("load", "unlearn", "measure", "score"))
+                ratios.append(seconds / max(whole - bare, 1e-6))
+                lines.append(f"{cell.identity.benchmark} {1 / ratios[-1]:.1%}")
+
+    benchmark.pedantic(measured, rounds=1)
+    gate("cell beside its intervals", min(ratios), f"intervals' part of a cell: {', '.join(lines)}", benchmark)
+
+
+def test_ten_thousand_rows_are_placed(benchmark, gate):
+    """Ten seconds against what placing 10,000 rows by 1,000 resamples takes."""
+    import numpy as np
+
+    from unlearnbench.metrics.places import places
+
+    rng = np.random.default_rng(0)
+    true = rng.random(10_000)
+    resamples = (true[:, None] + 0.05 * rng.standard_normal((10_000, 1_000), dtype=np.float32)).astype(np.float32)
+    seconds = []
+    benchmark.pedantic(lambda: seconds.append(timed(lambda: places(true, resamples))), rounds=3)
+    gate("places of 10,000 rows", 10 / statistics.median(seconds),
+         f"places of 10,000 rows: {statistics.median(seconds):.2f} s", benchmark)  # fmt: skip

@@ -1,0 +1,95 @@
+"""A study with a sweep from the command line: run, resumed, handed in, made again, and shown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+# Long enough for the retained model to be told from the original.
+LONGER = ("--set", "recipe.epochs=25")
+SWEEP = ("--set", "sweep.methods.*.learning_rate=[1e-3, 3e-3]")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, command_in):
+    """A finished sweep of two methods with unlearning repeated, and what its run printed."""
+    command = command_in(tmp_path_factory.mktemp("swept"))
+    words = command.study("-m", "ga", "-m", "npo", "-b", "tofu-forget10", *SWEEP, "--name", "swept", *LONGER,
+                          "--set", "study.seeds={reference = 1, unlearning = 2}")  # fmt: skip
+    done = command(*words, "--json")
+    assert done.code == 0, done.err
+    return command, words, done.json
+
+
+def test_every_setting_has_its_cells_and_all_share_the_references(swept):
+    _, _, printed = swept
+    cells = [(c["method"], c["setting"], c["repeat"]) for c in printed["cells"]]
+    assert len(cells) == len(set(cells)) == 2 + 2 * 2 * 2
+    references = {json.dumps(record["samples"]["references"], sort_keys=True) for record in printed["records"]
+                  if record["identity"]["method"] in ("ga", "npo")}  # fmt: skip
+    assert len(references) == 1
+    rates = {record["identity"]["hyperparameters"].get("learning_rate") for record in printed["records"]}
+    assert {1e-3, 3e-3} <= rates
+    assert {record["selection"] for record in printed["records"]} == {"", "score"}
+
+
+def test_a_sweep_resumes(swept):
+    command, words, _ = swept
+    again = command(*words, "--json")
+    assert again.code == 0
+    assert again.err.count("done (kept)") == 2 + 2 + 8  # models, references, methods
+
+
+def test_the_page_shows_one_row_for_each_method_and_what_was_tried(swept):
+    command, _, _ = swept
+    assert command("render", "runs/swept", "-o", "site").code == 0
+    page = (command.folder / "site" / "b" / "tofu-forget10.html").read_text()
+    assert "Closed division" in page
+    assert "chose by score on validation rows, which the rows of this table do not contain" in page
+    assert "selected on its test rows" not in page
+    assert "What varies between runs" in page
+    lines = list(csv.DictReader(io.StringIO((command.folder / "site/data/tofu-forget10-places.csv").read_text())))
+    methods = [line for line in lines if line["method"] in ("ga", "npo")]
+    assert [line["settings_tried"] for line in methods] == ["2", "2"]
+
+
+def test_a_setting_is_made_again_by_itself(swept):
+    """A cell's rerun has its seed, its repetition, its hyperparameters and its rows."""
+    command, _, printed = swept
+    given = ("--contact", "a", "--licence", "b", "--budget", "c", "--selection", "d")
+    assert command("bundle", "runs/swept", "-o", "swept.zip", *given).code == 0
+    assert command("verify", "swept.zip", "--plugin", str(command.nano)).code == 0
+    key = next(c["key"] for c in printed["cells"] if c["method"] == "npo" and c["repeat"] == 1)
+    done = command("verify", "swept.zip", "--rerun", key, "-o", "again", "--device", "cpu", "--json",
+                   "--plugin", str(command.nano))  # fmt: skip
+    assert done.code == 0, done.err
+    assert all(distance["stored"] == distance["rerun"] for distance in done.json["distances"]
+               if distance["stored"] == distance["stored"])  # fmt: skip
+
+
+def test_a_sweep_is_compared_setting_by_setting_and_by_the_mean_of_its_runs(swept):
+    command, _, _ = swept
+    done = command("compare", "runs/swept", "runs/swept", "--no-gates", "--json")
+    assert done.code == 0, done.err
+    assert len(done.json["pairs"]) == 2 + 8
+    assert sorted((mean["method"], mean["setting"], mean["runs"]) for mean in done.json["means"]) == [
+        (method, f"learning_rate={rate}", 2) for method in ("ga", "npo") for rate in (0.001, 0.003)
+    ]
+    assert all(mean["metrics"]["score"]["difference"] in (0, None) for mean in done.json["means"])
+
+
+def test_settings_that_diverge_are_counted_and_another_stands_for_the_method(command):
+    words = command.study("-m", "ga", "-b", "tofu-forget05", "--name", "far",
+                          "--set", "sweep.methods.*.learning_rate=[1e-3, 1e30]")  # fmt: skip
+    done = command(*words, "--json")
+    states = {cell["setting"]: cell["status"] for cell in done.json["cells"] if cell["method"] == "ga"}
+    assert states["learning_rate=0.001"] == "done"
+    assert states["learning_rate=1e+30"] != "done"
+    assert command("render", "runs/far", "-o", "site").code == 0
+    page = (command.folder / "site" / "b" / "tofu-forget05.html").read_text()
+    assert "1 failed" in page
+    assert page.count("selected on its test rows") == 1
+    assert "learning_rate=0.001" in page
