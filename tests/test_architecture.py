@@ -209,10 +209,12 @@ def test_the_study_in_the_readme_is_a_study():
 
     from unlearnbench.planning.study import check_study
 
-    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    study = check_study(tomllib.loads(block))
-    assert study.seeds == (0, 1, 2)
-    assert study.data.source == "local"
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    whole, sweep = (check_study(tomllib.loads(block)) for block in blocks)
+    assert whole.seeds == (0, 1, 2)
+    assert whole.data.source == "local"
+    assert sweep.repeats == (0, 1)
+    assert sweep.sweep.settings == 8
 
 
 def test_the_readme_s_test_command_is_the_one_that_ci_runs():

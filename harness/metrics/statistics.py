@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -40,8 +40,11 @@ def run_variance(seeds: Sequence[int], values: Sequence[float]) -> tuple[float, 
     """
     by_seed = _by_seed(seeds, values)
     # What varies: reference models where there are several, otherwise the runs of unlearning from the one.
-    varied = [fmean(own) for own in by_seed] if len(by_seed) > 1 else by_seed[0]
-    return (variance(varied) / len(varied), len(varied) - 1) if len(varied) > 1 else (0.0, math.inf)
+    with np.errstate(over="ignore", invalid="ignore"):
+        varied = [float(np.mean(own)) for own in by_seed] if len(by_seed) > 1 else by_seed[0]
+        if len(varied) == 1:
+            return 0.0, math.inf
+        return float(np.var(varied, ddof=1)) / len(varied), len(varied) - 1
 
 
 def _by_seed(seeds: Sequence[int], values: Sequence[float]) -> list[list[float]]:

@@ -235,7 +235,9 @@ def _means(pairs: Sequence[Pair]) -> Iterator[MeanPair]:
                 for metric in runs[0].metrics
             ]
             seeds = [pair.identity.seed for pair in runs]
-            means = tuple(_mean(seeds, changes) for changes in shared if len(changes) == len(runs))
+            # Values of damaged or hostile records may overflow.
+            with np.errstate(over="ignore", invalid="ignore"):
+                means = tuple(_mean(seeds, changes) for changes in shared if len(changes) == len(runs))
             yield MeanPair(runs[0].identity, len(runs), means)
 
 
