@@ -209,6 +209,7 @@ class _Planner:
             repeat=repeat,
             setting=label_of(setting or {}),
             selection=self.study.tables.selection.metric,
+            settings_tried=len(self.settings(component)),
             split=shared["benchmark"].split if self.study.divides_rows else None,
         )
         return Node(spec, (spec.start, *references.values()))

@@ -272,6 +272,7 @@ class CellSpec(NodeSpec):
         references: for each role the key of the cell with whose samples the scores compare.
         repeat, setting: see ``CellId``.
         selection: the metric by which one of a sweep's settings is chosen.
+        settings_tried: how many settings of the method are planned.
         split: how rows are divided into validation and reported rows; None where all are reported.
     """
 
@@ -284,6 +285,7 @@ class CellSpec(NodeSpec):
     repeat: int = 0
     setting: str = ""
     selection: str = "score"
+    settings_tried: int = 1
     split: Split | None = None
 
     folder: ClassVar[str] = "cells"

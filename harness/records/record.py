@@ -200,6 +200,8 @@ class Record(Strict):
     losses: list[float] = []
     selection: str = Field(default="", max_length=200)
     """The metric by which one of a sweep's settings is chosen; empty outside a sweep."""
+    settings_tried: int = Field(default=0, ge=0)
+    """How many settings of the method the study that made the cell planned; 0 outside a sweep."""
     split: Split | None = None
     """How rows were divided before they were scored; None where ``scores`` are of all rows."""
     validation: dict[str, dict[str, float]] = {}

@@ -81,6 +81,7 @@ def build_record(folder: Path, spec: CellSpec, measured: Measured) -> Record:
         ],
         losses=[round(loss, 6) for loss in measured.ctx.meter.losses],
         selection=spec.selection if spec.setting else "",
+        settings_tried=spec.settings_tried if spec.setting else 0,
         split=spec.split,
         validation=validation,
     )

@@ -33,7 +33,7 @@ def test_every_setting_has_its_cells_and_all_share_the_references(swept):
     assert len(references) == 1
     rates = {record["identity"]["hyperparameters"].get("learning_rate") for record in printed["records"]}
     assert {1e-3, 3e-3} <= rates
-    assert {record["selection"] for record in printed["records"]} == {"", "score"}
+    assert {(record["selection"], record["settings_tried"]) for record in printed["records"]} == {("", 0), ("score", 2)}
 
 
 def test_a_sweep_resumes(swept):
