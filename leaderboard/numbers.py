@@ -29,6 +29,7 @@ class Number:
         freedom: degrees of freedom behind ``seed_variance``; infinite for one seed.
         interval: 95 %, over rows and seeds.
         n: rows behind the part of it that has fewest.
+        over_rows: standard deviation of one run's value over resampled rows, the mean over runs.
         by_run: the seed of each run's reference model, and the run's value.
     """
 
@@ -39,6 +40,7 @@ class Number:
     freedom: float = math.inf
     interval: tuple[float, float] | None = None
     n: int = 0
+    over_rows: float = 0.0
     by_run: tuple[tuple[int, float], ...] = ()
 
 
@@ -56,10 +58,17 @@ def _number(estimates: Sequence[tuple[int, Estimate]]) -> Number:
     seeds, values = [seed for seed, _ in estimates], [estimate.value for _, estimate in estimates]
     weights = run_weights(seeds)
     spread, freedom = run_variance(seeds, values)
-    resamples = weights @ np.asarray([estimate.resamples for _, estimate in estimates])
-    by_run = tuple(zip(seeds, values, strict=True))
-    n = min(estimate.n for _, estimate in estimates)
-    return with_interval(Number(float(weights @ values), "", resamples, spread, freedom, n=n, by_run=by_run))
+    drawn = np.asarray([estimate.resamples for _, estimate in estimates])  # (runs, R)
+    number = Number(
+        float(weights @ values),
+        resamples=weights @ drawn,
+        seed_variance=spread,
+        freedom=freedom,
+        n=min(estimate.n for _, estimate in estimates),
+        over_rows=float(drawn.std(axis=1).mean()),
+        by_run=tuple(zip(seeds, values, strict=True)),
+    )
+    return with_interval(number)
 
 
 def with_interval(number: Number) -> Number:

@@ -81,10 +81,9 @@ def _variation(row: TableRow, scores: Floats, number: int) -> Variation:
     score = row.numbers["score"]
     seeds, values = [seed for seed, _ in score.by_run], [value for _, value in score.by_run]
     parts = variance_components(seeds, values)
-    assert score.resamples is not None
     return Variation(
         row,
-        float(score.resamples.std()),
+        score.over_rows,
         stdev(values),
         math.sqrt(parts[0]) if parts else None,
         math.sqrt(parts[1]) if parts else None,
