@@ -94,6 +94,5 @@ def preload() -> None:
     transformers.utils.logging.disable_progress_bar()
     compile_key_patterns()
     root = __package__.partition(".")[0]
-    for module in ("metrics.statistics", "metrics.overlap", "engine.lm_eval_model"):
+    for module in ("metrics.statistics", "metrics.overlap"):
         importlib.import_module(f"{root}.{module}")
-    importlib.import_module("lm_eval.tasks")

@@ -175,7 +175,8 @@ def test_an_interrupted_run_resumes(command, bad_methods, number, code):
     assert "ga × tofu-forget05 × nano seed 0: done (kept)" in done.err
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_leaves_no_process_of_a_shared_cell(command, bad_methods, number):
     """The launcher of several processes gives each a group of its own; they end with the run nevertheless."""
     words = command.study("-m", "hanging", "--plugin", bad_methods, "-b", "tofu-forget05", "--name", "cut")
@@ -233,6 +234,7 @@ def test_what_is_finished_is_kept_and_what_changed_runs_again(command, tmp_path)
         assert read_record(record).identity.method == "ga"
 
 
+@pytest.mark.slow
 def test_a_cell_reads_no_model_but_those_that_it_waits_for(tmp_path):
     """Beside others, it may run before any other model is prepared."""
     study = check_study({

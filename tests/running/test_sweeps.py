@@ -9,7 +9,7 @@ import json
 import pytest
 
 # Long enough for the retained model to be told from the original.
-LONGER = ("--set", "recipe.epochs=25")
+LONGER = ("--set", "recipe.epochs=16")
 SWEEP = ("--set", "sweep.methods.*.learning_rate=[1e-3, 3e-3]")
 
 
