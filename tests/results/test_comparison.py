@@ -98,8 +98,10 @@ SLOW = (
 @pytest.mark.parametrize(
     ("name", "words", "edits", "tripped"),
     [("sign", (), {"method_edit": ("Term(forget.sum()", "Term(-forget.sum()")}, "my-method × my-bench"),
-     ("rate", ("--set", "methods.my-method.learning_rate=1e-2"), {}, "my-method × my-bench"),
-     ("metric", (), {"bench_edit": ('float(row["loss"])', '2 * float(row["loss"])')}, "ga × my-bench"),
+     pytest.param("rate", ("--set", "methods.my-method.learning_rate=1e-2"), {}, "my-method × my-bench",
+                  marks=pytest.mark.slow),
+     pytest.param("metric", (), {"bench_edit": ('float(row["loss"])', '2 * float(row["loss"])')}, "ga × my-bench",
+                  marks=pytest.mark.slow),
      ("slow", (), {"method_edit": (HEAD, SLOW)}, "fastest_step_cpu_seconds")],
 )  # fmt: skip
 def test_a_gate_catches(runs, name, words, edits, tripped):
