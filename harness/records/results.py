@@ -14,7 +14,6 @@ from ..errors import RecordError
 from ..plugin.registry import Registry
 from ..storage import file_digest, read_rows
 from .badge import Badge
-from .balance import References
 from .manifest import Manifest
 from .record import SAMPLES
 from .run_folder import FinishedCell, StoredCell
@@ -116,6 +115,9 @@ class ResultSet(Sequence[Results]):
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """A flat row for every cell: its pairing, its status, its score, and the value of every metric."""
+        # Planning reads results too, and need not wait for numpy and scipy.
+        from .balance import References
+
         for results in self:
             references = References(results.cells)
             for cell in results.cells:
