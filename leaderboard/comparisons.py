@@ -29,7 +29,7 @@ def print_comparison(comparison: Comparison) -> None:
         console = Console(width=160)
     same = [pair for pair in comparison.pairs if not _changed(pair)]
     for found in _tables(comparison):
-        if found in same or (not _changed(found) and isinstance(found, MeanPair)):
+        if not _changed(found):
             continue
         grid = RichTable(title=plain(found.title), title_justify="left")
         for place, name in enumerate(HEADER):

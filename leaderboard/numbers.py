@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
-from scipy import stats
 
 from unlearnbench.domain import NUMBERS
-from unlearnbench.metrics.statistics import LEVEL, Floats, expanded_interval, run_variance, run_weights
+from unlearnbench.metrics.places import Place, places
+from unlearnbench.metrics.statistics import Floats, expanded_interval, half_width, run_variance, run_weights
 from unlearnbench.records.balance import Estimate, References
 from unlearnbench.records.run_folder import StoredCell
 
@@ -77,8 +77,7 @@ def with_interval(number: Number) -> Number:
         return number
     if math.isinf(number.freedom):
         return replace(number, interval=expanded_interval(number.resamples, number.n))
-    error = math.sqrt(float(number.resamples.var()) + number.seed_variance)
-    half = error * float(stats.t.isf((1 - LEVEL) / 2, number.freedom))
+    half = half_width(number.resamples, number.seed_variance, number.freedom)
     return replace(number, interval=(max(0.0, number.value - half), min(1.0, number.value + half)))
 
 
@@ -95,3 +94,14 @@ def pooled(rows: Sequence[Number]) -> list[Number]:
         with_interval(replace(number, seed_variance=max(number.seed_variance, typical), freedom=freedom))
         for number in rows
     ]
+
+
+def places_of(scores: Sequence[Number]) -> list[Place]:
+    """The places of rows by their pooled scores, none of which is missing."""
+    return places(
+        [score.value for score in scores],
+        np.asarray([score.resamples for score in scores]),
+        [score.seed_variance for score in scores],
+        min(score.freedom for score in scores),
+        min(score.n for score in scores),
+    )

@@ -7,16 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
-
 from unlearnbench.domain import NUMBERS
-from unlearnbench.metrics.places import places
 from unlearnbench.records.balance import References
 from unlearnbench.records.record import ScoreEntry
 from unlearnbench.records.run_folder import StoredCell
 from unlearnbench.storage import digest
 
-from .numbers import numbers_of, pooled
+from .numbers import numbers_of, places_of, pooled
 from .rows import TableRow, on_common_runs, rows_of
 from .selection import chosen
 
@@ -167,14 +164,7 @@ def _ranked(rows: Sequence[TableRow], references: References) -> list[TableRow]:
         replace(row, numbers=dict(zip(columns, numbers, strict=True)))
         for row, numbers in zip(scored, zip(*columns.values(), strict=True), strict=True)
     ]
-    found = columns["score"]
-    ranked = places(
-        [number.value for number in found],
-        np.asarray([number.resamples for number in found]),
-        [number.seed_variance for number in found],
-        min(number.freedom for number in found),
-        min(number.n for number in found),
-    )
+    ranked = places_of(columns["score"])
     placed = [replace(row, place=place) for row, place in zip(scored, ranked, strict=True)]
     return [*(placed[i] for i in sorted(range(len(placed)), key=lambda i: ranked[i].place)), *rest]
 

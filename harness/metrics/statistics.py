@@ -54,6 +54,12 @@ def _by_seed(seeds: Sequence[int], values: Sequence[float]) -> list[list[float]]
     return list(groups.values())
 
 
+def half_width(resamples: Floats, extra_variance: float, freedom: float, level: float = LEVEL) -> float:
+    """Half of a two-sided interval by Student's t, from resampled rows and from variance that they do not show."""
+    error = math.sqrt(float(resamples.var()) + extra_variance)
+    return error * float(stats.t.isf((1 - level) / 2, freedom))
+
+
 def variance_components(seeds: Sequence[int], values: Sequence[float]) -> tuple[float, float] | None:
     """Variances that reference models and that unlearning add to one run's value.
 

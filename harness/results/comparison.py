@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from ..domain import NUMBERS, CellId, Score
 from ..errors import NothingSelected, RecordError, UsageError
-from ..metrics.statistics import LEVEL, Floats, expanded_interval, expanded_share, run_variance, run_weights
+from ..metrics.statistics import Floats, expanded_interval, expanded_share, half_width, run_variance, run_weights
 from ..plugin.registry import Registry
 from ..records.balance import PARTS, Balance, References, parts_of
 from ..records.comparison import Comparison, Difference, Finding, LoneCell, MeanPair, Pair
@@ -197,7 +196,7 @@ def _balance_differences(before: FinishedCell, base: Balance, new: Balance) -> I
             change = _minus(second.resamples, first.resamples)
             # As for places: n rows show (n − 1) / n of their variance.
             extra = float(change.var()) / freedom
-            half = _half_width(change, extra, freedom)
+            half = half_width(change, extra, freedom)
             interval = difference - half, difference + half
         yield Difference(
             metric=name,
@@ -249,7 +248,7 @@ def _mean(seeds: Sequence[int], changes: Sequence[Difference]) -> Difference:
     difference, interval = float(weights @ differences), None
     if resampled is not None and math.isfinite(difference):
         spread, freedom = run_variance(seeds, differences)
-        half = _half_width(resampled, spread, freedom)
+        half = half_width(resampled, spread, freedom)
         interval = difference - half, difference + half
     spread, freedom = run_variance(seeds, worsenings)
     return replace(
@@ -271,15 +270,6 @@ def _mean(seeds: Sequence[int], changes: Sequence[Difference]) -> Difference:
 def _weighted(weights: Floats, resamples: Sequence[Floats | None]) -> Floats | None:
     known = [each for each in resamples if each is not None]
     return weights @ np.asarray(known) if len(known) == len(weights) else None
-
-
-def _half_width(resampled: Floats, extra: float, freedom: float) -> float:
-    return _error(resampled, extra) * float(stats.t.isf((1 - LEVEL) / 2, freedom))
-
-
-def _error(resampled: Floats, extra: float) -> float:
-    """A standard error, from what resampled rows show and what they do not."""
-    return math.sqrt(float(resampled.var()) + extra)
 
 
 def _float(value: float | None) -> float | None:
@@ -406,7 +396,8 @@ def _least_worsening(change: Difference, confidence: float) -> float:
     assert resampled is not None
     if math.isinf(change.freedom):
         return float(np.quantile(resampled, expanded_share(change.n, 1 - confidence), method="lower"))
-    return change.worsening - _error(resampled, change.extra_variance) * float(stats.t.ppf(confidence, change.freedom))
+    # One-sided confidence c is the lower end of the two-sided interval of level 2c − 1.
+    return change.worsening - half_width(resampled, change.extra_variance, change.freedom, 2 * confidence - 1)
 
 
 def _cost_findings(comparison: Comparison, gate: Gate, pairs: Iterable[Pair]) -> Iterator[Finding]:

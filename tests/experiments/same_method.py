@@ -16,8 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from unlearnbench.leaderboard.numbers import numbers_of, pooled
-from unlearnbench.metrics.places import places
+from unlearnbench.leaderboard.numbers import numbers_of, places_of, pooled
 from unlearnbench.plugin.registry import Registry, load_plugins
 from unlearnbench.records.balance import References
 from unlearnbench.records.gates import Gate
@@ -70,14 +69,7 @@ def _verdicts(
 
 
 def _placed_apart(sides: tuple[Side, Side], references: References) -> bool:
-    scores = pooled([numbers_of(side, references)["score"] for side in sides])
-    found = places(
-        [score.value for score in scores],
-        np.asarray([score.resamples for score in scores]),
-        [score.seed_variance for score in scores],
-        min(score.freedom for score in scores),
-        min(score.n for score in scores),
-    )
+    found = places_of(pooled([numbers_of(side, references)["score"] for side in sides]))
     return {place.group for place in found} == {1, 2}
 
 
