@@ -314,6 +314,7 @@ def test_a_badge_names_the_version_and_the_day(bundle, tmp_path):
     assert len(badge.date) == 10
 
 
+@pytest.mark.slow
 def test_a_cell_is_run_again(bundle, command, nano_plugin):
     done = command("verify", str(bundle), "--rerun", "npo", "--plugin", str(nano_plugin), "--device", "cpu", "--json")
     assert done.code == 0, done.err

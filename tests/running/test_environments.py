@@ -259,6 +259,7 @@ def test_plugins_and_runs_lie_in_folders_of_any_name(command, nano_plugin):
     assert command("results", str(folder / "run")).code == 0
 
 
+@pytest.mark.slow
 def test_models_whose_folders_end_alike_are_told_apart_everywhere(command, tiny_model, tiny_encoder):
     folders = [command.folder / place / "model" for place in ("one", "two")]
     for number, folder in enumerate(folders):

@@ -147,7 +147,11 @@ def running_cell(run, name):
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 2), pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
+    [
+        (signal.SIGINT, 2),
+        pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_resumes(command, bad_methods, number, code):
     words = command.study("-m", "ga", "-m", "hanging", "--plugin", bad_methods, "-b", "tofu-forget05", "--name", "cut")

@@ -56,6 +56,7 @@ def test_the_page_shows_one_row_for_each_method_and_what_was_tried(swept):
     assert [line["settings_tried"] for line in methods] == ["2", "2"]
 
 
+@pytest.mark.slow
 def test_a_setting_is_made_again_by_itself(swept):
     """A cell's rerun has its seed, its repetition, its hyperparameters and its rows."""
     command, _, printed = swept

@@ -65,6 +65,7 @@ def run_with(command, folder, *more):
                    "--set", f"models.{folder}.prompt_format=plain", *more)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_end_the_node_or_are_asked_for_and_never_ranked(folder, command):
     changed(folder, lambda w: {n: v for n, v in w.items() if "layers.1." not in n})
     refused = run_with(command, folder)
