@@ -25,6 +25,7 @@ from .selection import (
     check_sweep,
     check_tables,
     data_source,
+    left_out,
     published_checkpoint,
     refusal_templates,
     selected,
@@ -47,12 +48,12 @@ def make_plan(study: Study, registry: Registry) -> Plan:
     methods: list[Component[MethodSpec]] = selected(study, registry, "method")
     benchmarks: list[Component[BenchmarkSpec]] = selected(study, registry, "benchmark")
     models: list[Component[ModelSpec]] = selected(study, registry, "model")
-    named = {benchmark.spec.name for benchmark in benchmarks}
+    named = {benchmark.spec.name for benchmark in (*benchmarks, *left_out(study, registry, "benchmark"))}
     for name, values in study.recipe.items():
         if isinstance(values, Mapping) and name not in named:
             raise UnknownName("benchmark in [recipe]", name, named)
     check_metrics(study, benchmarks)
-    check_sweep(study, methods, benchmarks)
+    check_sweep(study, [*methods, *left_out(study, registry, "method")], benchmarks)
     source = data_source(study)
     check_tables(source, benchmarks)
     registry.find("executor", study.run.executor)

@@ -32,19 +32,26 @@ def selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any]
     ]
     if kind == "model":
         components = _told_apart(components)
-    known = {*names, *(c.spec.name for c in components), *(c.qualified for c in components)}
-    others = study.also.get(section, ())
-    known |= {c.spec.name for c in registry.of_kind(kind)} if others == ("all",) else set(others)
+    # What the command line leaves out keeps its settings in the file.
+    others = left_out(study, registry, kind)
+    known = {*names, *(name for c in (*components, *others) for name in (c.spec.name, c.qualified))}
+    known |= {*study.also.get(section, ())}
     # The reference methods are part of every plan.
     extra = {"original", "retained", EVERY} if kind == "method" else {EVERY}
     for name in study.overrides(section):
         if name not in known | extra:
             raise UnknownName(f"{kind} in [{section}]", name, known, "; its settings would change nothing")
-    keys = {parameter.name for component in components for parameter in component.spec.parameters}
+    keys = {parameter.name for component in (*components, *others) for parameter in component.spec.parameters}
     for key in study.overrides(section).get(EVERY, {}):
         if key not in keys:
             raise UnknownName(f"key of {section}.{EVERY}", key, keys)
     return components
+
+
+def left_out(study: Study, registry: Registry, kind: Any) -> list[Component[Any]]:
+    """The registered components that the study's file names, of which the command line may have selected others."""
+    named = study.also.get(f"{kind}s", ())
+    return [c for c in registry.of_kind(kind) if named == ("all",) or {c.spec.name, c.qualified} & set(named)]
 
 
 def _told_apart(models: list[Component[ModelSpec]]) -> list[Component[ModelSpec]]:

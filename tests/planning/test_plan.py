@@ -8,7 +8,7 @@ from unlearnbench.errors import ModelError, UnknownName, UsageError
 from unlearnbench.planning.code_digest import source_digest
 from unlearnbench.planning.overrides import assigned
 from unlearnbench.planning.plan import make_plan
-from unlearnbench.planning.study import check_study
+from unlearnbench.planning.study import check_study, selected_by
 from unlearnbench.plugin.registry import load_plugins
 
 BASE = {
@@ -194,3 +194,22 @@ def test_a_plugin_is_known_by_what_it_imports(tmp_path, monkeypatch):
 def test_unknown_names_are_refused():
     with pytest.raises(UnknownName, match="did you mean 'npo'"):
         keys('study.methods=["npoo"]')
+
+
+@pytest.mark.parametrize(("section", "kept"), [("methods", "whp"), ("benchmarks", "tofu-forget05")])
+def test_what_the_command_line_leaves_out_keeps_its_settings_in_the_file(section, kept):
+    file = {
+        **BASE,
+        "study": {**BASE["study"], "methods": ["npo", "po", "whp"], "benchmarks": ["tofu-forget05", "muse-news", "hp"]},
+        "recipe": {"muse-news": {"epochs": 1}},
+        "benchmarks": {"*": {"chunk_tokens": 64}, "muse-news": {"answer_tokens": 4}},
+        "methods": {"*": {"beta": 0.1}, "npo": {"epochs": 1}},
+        "sweep": {"methods": {"npo": {"beta": [0.1, 0.2]}, "po": {"epochs": [1, 2]}, "whp": {"alpha": [1.0, 2.0]}}},
+    }
+    narrowed = {**file, "study": {**file["study"], section: [kept]}}
+    plan = make_plan(check_study(narrowed, also=selected_by(file)), REGISTRY)
+    assert {node.id.benchmark if section == "benchmarks" else node.id.method for node in plan.cells} == {
+        kept, *(() if section == "benchmarks" else ("original", "retained"))
+    }  # fmt: skip
+    with pytest.raises(UnknownName):
+        make_plan(check_study(narrowed), REGISTRY)
