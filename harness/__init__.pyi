@@ -7,6 +7,9 @@ from .api import plan as plan
 from .api import render as render
 from .api import run as run
 from .api import verify as verify
+from .contracts import Attack as Attack
+from .contracts import Attackable as Attackable
+from .contracts import AttackData as AttackData
 from .contracts import Benchmark as Benchmark
 from .contracts import Context as Context
 from .contracts import Method as Method
@@ -28,9 +31,12 @@ from .domain import Example as Example
 from .domain import LogFile as LogFile
 from .domain import Measurement as Measurement
 from .domain import Metric as Metric
+from .domain import Question as Question
 from .domain import Requires as Requires
+from .domain import Sampling as Sampling
 from .domain import Score as Score
 from .domain import Split as Split
+from .domain import Touches as Touches
 from .engine.batch import TokenBatch as TokenBatch
 from .engine.batch import collate as collate
 from .engine.budgets import Budgets as Budgets
@@ -88,12 +94,14 @@ from .plugin.parameters import Training as Training
 from .plugin.parameters import Value as Value
 from .plugin.parameters import hyperparameter as hyperparameter
 from .plugin.parameters import parameters_of as parameters_of
+from .plugin.specs import AttackSpec as AttackSpec
 from .plugin.specs import BenchmarkSpec as BenchmarkSpec
 from .plugin.specs import DataSpec as DataSpec
 from .plugin.specs import ExecutorSpec as ExecutorSpec
 from .plugin.specs import MethodSpec as MethodSpec
 from .plugin.specs import ModelSpec as ModelSpec
 from .plugin.specs import ReporterSpec as ReporterSpec
+from .plugin.stored_specs import stored_attacks as stored_attacks
 from .plugin.stored_specs import stored_specs as stored_specs
 from .plugin.stored_specs import written_specs as written_specs
 from .records.comparison import Comparison as Comparison

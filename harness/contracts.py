@@ -6,12 +6,12 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from .data.encoder import Encoder
 from .data.sources import Row
-from .domain import Example, Measurement, Requires, Score
-from .errors import UndeclaredAccess
+from .domain import Example, Measurement, Question, Requires, Sampling, Score, Touches
+from .errors import NotApplicable, UndeclaredAccess
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,76 @@ class UnlearningData:
         if self._templates is None:
             raise UndeclaredAccess(self._method, "touched data.templates; declare Requires(template=True)")
         return self._templates
+
+
+class AttackData:
+    """What an attack is given: the encoder, and of the data what its ``requires`` declares.
+
+    Rows are drawn by a seed that no method has a part in, so that all models of a table meet the same attack. ``drawn``
+    are the forget rows that were handed out; what is about them is not asked afterwards.
+    """
+
+    def __init__(
+        self,
+        attack: str,
+        requires: Touches,
+        encoder: Encoder,
+        forget: Sequence[Example],
+        retain: Sequence[Example],
+        text: Sequence[Example],
+        seed: int,
+    ) -> None:
+        self._attack, self._requires = attack, requires
+        self.encoder = encoder
+        self._forget, self._retain, self._text = tuple(forget), tuple(retain), tuple(text)
+        self._seed = seed
+        self.drawn: dict[str, tuple[Example, ...]] = {}
+        """What was handed out, by part."""
+
+    def draw_forget(self, count: int) -> tuple[Example, ...]:
+        """Rows of the forget set, a quarter of it at most. Raises UndeclaredAccess unless ``Touches(forget=True)``."""
+        return self._draw("forget", self._forget, min(count, len(self._forget) // 4))
+
+    def draw_retain(self, count: int) -> tuple[Example, ...]:
+        """Some rows of the retain set. Raises UndeclaredAccess unless ``Touches(retain=True)``."""
+        return self._draw("retain", self._retain, count)
+
+    def draw_text(self, count: int) -> tuple[Example, ...]:
+        """Some chunks of other text. Raises UndeclaredAccess unless ``Touches(text=True)``."""
+        return self._draw("text", self._text, count)
+
+    def _draw(self, part: str, rows: tuple[Example, ...], count: int) -> tuple[Example, ...]:
+        if not getattr(self._requires, part):
+            raise UndeclaredAccess(self._attack, f"touched data.draw_{part}; declare Touches({part}=True)")
+        if not rows or count < 1:
+            raise NotApplicable(f"{self._attack} needs {part} rows, and there are {len(rows)} here")
+        order = random.Random(derived_seed(self._seed, "draw", part)).sample(range(len(rows)), len(rows))
+        self.drawn[part] = tuple(rows[place] for place in sorted(order[:count]))
+        return self.drawn[part]
+
+
+class Attack:
+    """Base of attacks on unlearned models: a frozen dataclass whose fields are its hyperparameters.
+
+    An attack overrides at least one of ``change`` (another model), ``put`` (other words) and ``sampling`` (answers that
+    are drawn). Then the benchmark measures again what concerns the forget set.
+    """
+
+    name: ClassVar[str]
+    requires: ClassVar[Touches] = Touches()
+
+    def change(self, model: Any, data: AttackData, ctx: Context) -> Any:
+        """Return the attacked model; ``model`` is the attack's own copy and may be changed in place."""
+        return model
+
+    def put(self, question: Question, data: AttackData, ctx: Context) -> Sequence[str]:
+        """The prompts by which to ask a question, one after another; of the answers the one that leaks most counts."""
+        return (question.prompt,)
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How answers are drawn; None for greedy answers."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -105,6 +175,23 @@ class Benchmark(Protocol):
 
     def score(self, unlearned: Measurement, original: Measurement | None, retained: Measurement) -> Iterable[Score]:
         """Scores in every edition. ``original`` is None while the retained model itself is scored."""
+        ...
+
+
+@runtime_checkable
+class Attackable(Protocol):
+    """What a benchmark offers beside ``Benchmark`` so that its forget set can be attacked."""
+
+    def forget_questions(self, task: Task) -> Sequence[Question]:
+        """The rows that concern what was to be forgotten, in the order in which they are measured."""
+        ...
+
+    def asking(self, task: Task, questions: Sequence[Question]) -> Task:
+        """The task that measures these questions alone, each in the words of its ``prompt``.
+
+        A row of the measurement keeps the question's own prompt, and has the words asked as ``asked`` where they
+        differ.
+        """
         ...
 
 

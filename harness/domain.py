@@ -57,6 +57,7 @@ class CellId:
         seed: of the reference models, and of unlearning.
         repeat: which of several runs of unlearning from the same reference models; 0 is the first.
         setting: the hyperparameters that a sweep gave it, ``name=value`` joined by commas; empty outside a sweep.
+        attack: what was done to the unlearned model, or to how it was asked, before it was measured; empty for nothing.
     """
 
     method: str
@@ -65,15 +66,23 @@ class CellId:
     seed: int
     repeat: int = 0
     setting: str = ""
+    attack: str = ""
 
     def __str__(self) -> str:
         more = f" repeat {self.repeat}" if self.repeat else ""
-        return f"{self.pairing} × {self.model} seed {self.seed}{more}" + (f" ({self.setting})" if self.setting else "")
+        more += f" ({self.setting})" if self.setting else ""
+        more += f" under {self.attack}" if self.attack else ""
+        return f"{self.method} × {self.benchmark} × {self.model} seed {self.seed}{more}"
+
+    @property
+    def plain(self) -> CellId:
+        """The same cell without an attack."""
+        return replace(self, attack="")
 
     @property
     def pairing(self) -> str:
-        """Method and benchmark in words."""
-        return f"{self.method} × {self.benchmark}"
+        """Method, benchmark and attack in words."""
+        return f"{self.method} × {self.benchmark}" + (f" under {self.attack}" if self.attack else "")
 
 
 @dataclass(frozen=True)
@@ -161,6 +170,65 @@ class Requires:
     template: bool = False
     original: Literal["none", "logprobs", "model"] = "none"
     start: Literal["original", "retained"] = "original"
+
+
+@dataclass(frozen=True)
+class Touches:
+    """What an attack may touch beside the unlearned model and the questions; the harness hands out nothing else.
+
+    Args:
+        forget: some rows of the forget set. No question about a row that was handed out is asked afterwards.
+        retain: rows of the retain set.
+        text: texts that have nothing to do with the benchmark.
+    """
+
+    forget: bool = False
+    retain: bool = False
+    text: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about what was to be forgotten, as a benchmark lets attacks put it in other words.
+
+    Args:
+        part, index: identify the row, in every measurement.
+        prompt: the question, or the text that the model continues; without the prompt format.
+        answer: the truth.
+        paraphrases: the same question in other words; empty where the data have none.
+        fixed: True of a text that is read and not asked, which cannot be put otherwise.
+    """
+
+    part: str
+    index: int
+    prompt: str
+    answer: str
+    paraphrases: tuple[str, ...] = ()
+    fixed: bool = False
+
+    def about(self, row: Example) -> bool:
+        """Whether the row tells the answer: it is this question or a paraphrase, or a text that has both."""
+        if row.prompt in (self.prompt, *self.paraphrases):
+            return True
+        text = row.prompt + row.answer
+        return bool(row.prompt_ids) and bool(self.answer or self.prompt) and (self.answer or self.prompt) in text
+
+    def put(self, prompt: str) -> Question:
+        """The same question in other words."""
+        return replace(self, prompt=prompt)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Answers that are drawn in place of the most likely one.
+
+    Args:
+        samples: answers to each question.
+        temperature: logits are divided by it before the softmax.
+    """
+
+    samples: int
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,14 @@ from .ranking import Table, formatted, formatted_share
 from .rows import Sweep, TableRow, Value
 
 HEADER = tuple(
-    "benchmark model method loss_edition seed metric edition value low high n passes reason comparability cell".split()
+    "benchmark model method attack loss_edition seed metric edition value low high n passes reason comparability "
+    "cell".split()
 )
 PLACES = tuple(
     "benchmark model division method loss_edition seeds place best worst group score score_low score_high forgetting "
-    "forgetting_low forgetting_high utility utility_low utility_high setting settings_tried settings_failed rule "
-    "selected_on sweep_seconds area area_low area_high remark reason comparability cells".split()
+    "forgetting_low forgetting_high utility utility_low utility_high robust robust_low robust_high worst_attack "
+    "setting settings_tried settings_failed rule selected_on sweep_seconds area area_low area_high remark reason "
+    "comparability cells".split()
 )
 
 
@@ -35,7 +37,8 @@ def as_csv(tables: Iterable[Table]) -> str:
     seen = set()
     for table in tables:
         for row in (*table.references, *table.rows):
-            for cell in row.cells:
+            attacked = [cell for found in row.attacks.values() for cell in found.cells]
+            for cell in (*row.cells, *attacked):
                 record = cell.record
                 if record is None or cell.key in seen:
                     continue
@@ -44,7 +47,16 @@ def as_csv(tables: Iterable[Table]) -> str:
                 for name, entry in record.scores.items():
                     low, high = entry.interval or ("", "")
                     passes = "" if entry.passes is None else str(entry.passes).lower()
-                    line = [who.benchmark, table.model, who.method, who.method_edition, who.seed, name, entry.edition]
+                    line = [
+                        who.benchmark,
+                        table.model,
+                        who.method,
+                        who.attack,
+                        who.method_edition,
+                        who.seed,
+                        name,
+                        entry.edition,
+                    ]
                     line += [entry.value, low, high, entry.n, passes, entry.reason, record.comparability.sha256]
                     writer.writerow(map(_plain, [*line, cell.key]))
     return out.getvalue()
@@ -70,6 +82,8 @@ def _place_line(table: Table, row: TableRow, record: Record) -> list[object]:
     line += [place.place, place.best, place.worst, place.group] if place else ["", "", "", ""]
     for name in NUMBERS:
         line += [row.numbers[name].value, *(row.numbers[name].interval or ("", ""))]
+    attack, robust = row.robust or ("", None)
+    line += [robust.value, *(robust.interval or ("", "")), attack] if robust else [""] * 4
     line += [
         row.setting,
         *_sweep_facts(row.sweep),
@@ -109,10 +123,11 @@ def _latex(table: Table) -> Iterable[str]:
     limits = "".join(f"; {name} {fact}" for name, fact in table.limits.items())
     yield r"\begin{table}\centering"
     yield rf"\caption{{{_tex(title + limits)}. References are not ranked.}}"
-    yield rf"\begin{{tabular}}{{rl{'r' * (len(NUMBERS) + len(table.headline))}}}"
+    yield rf"\begin{{tabular}}{{rl{'r' * (len(NUMBERS) + bool(table.attacks) + len(table.headline))}}}"
     yield r"\toprule"
     heads = [f"{_tex(table.metric(name).label)} {LATEX_ARROWS[table.metric(name).better]}" for name in table.headline]
-    yield " & ".join(["Place", "Method", *NUMBERS.values(), *heads]) + r" \\"
+    robust = ["Robust"] if table.attacks else []
+    yield " & ".join(["Place", "Method", *NUMBERS.values(), *robust, *heads]) + r" \\"
     yield r"\midrule"
     for number, row in enumerate((*table.references, *table.rows)):
         if number == len(table.references):
@@ -120,6 +135,8 @@ def _latex(table: Table) -> Iterable[str]:
         if row.record:
             place = _tex(row.place.range) if row.place else ""
             numbers = [_latex_number(row, name, number) for name, number in row.numbers.items()]
+            if table.attacks:
+                numbers.append(_tex(formatted_share(row.robust[1].value)) if row.robust else "--")
             columns = [_latex_value(row.values[name]) for name in table.headline]
             yield " & ".join([place, _tex(row.method), *numbers, *columns]) + r" \\"
     yield r"\bottomrule"

@@ -14,6 +14,7 @@ from unlearnbench.records.run_folder import StoredCell
 from unlearnbench.storage import digest
 
 from .numbers import numbers_of, places_of, pooled
+from .robustness import Attacks, unattacked
 from .rows import TableRow, on_common_runs, rows_of
 from .selection import chosen
 
@@ -58,6 +59,11 @@ class Table:
         return self.model if len(self.model) <= 60 else self.model[:59] + "…"
 
     @cached_property
+    def attacks(self) -> tuple[str, ...]:
+        """The attacks on any of its rows, by name."""
+        return tuple(dict.fromkeys(name for row in (*self.references, *self.rows) for name in row.attacks))
+
+    @cached_property
     def placed(self) -> tuple[TableRow, ...]:
         """The ranked rows, the best first."""
         return tuple(row for row in self.rows if row.place)
@@ -71,7 +77,7 @@ def tables(cells: Iterable[StoredCell]) -> list[Table]:
     groups: dict[tuple[str, str], list[StoredCell]] = {}
     for cell in cells:
         groups.setdefault((cell.identity.benchmark, cell.identity.model), []).append(cell)
-    every = [table for members in groups.values() for table in _tables_of(members)]
+    every = [table for members in groups.values() if unattacked(members) for table in _tables_of(members)]
     return [replace(table, model=name) for table, name in zip(every, _labels(every), strict=True)]
 
 
@@ -89,16 +95,16 @@ def _labels(shown: Sequence[Table]) -> list[str]:
     ]
 
 
-def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:
+def _tables_of(members: Sequence[StoredCell]) -> list[Table]:
+    references, attacks, cells = References(members), Attacks(members), unattacked(members)
     # Records with other metrics, from another version of the benchmark, get a table of their own.
     known = {c.key: (c.record.comparability.sha256, tuple(sorted(c.record.scores))) for c in cells if c.record}
     keys = list(dict.fromkeys(known.values()))
-    references = References(cells)
     made = []
     for key in keys:
         # A cell without a record has no comparability key: it joins the first table of its pairing.
-        members = [cell for cell in cells if known.get(cell.key, keys[0]) == key]
-        rows = rows_of(members)
+        own = [cell for cell in cells if known.get(cell.key, keys[0]) == key]
+        rows = rows_of(own)
         methods = [row for row in rows if not row.reference]
         editions = list(dict.fromkeys(row.edition for row in methods if row.edition)) or [""]
         divisions = list(dict.fromkeys(bool(row.setting) for row in methods)) or [False]
@@ -107,7 +113,16 @@ def _tables_of(cells: Sequence[StoredCell]) -> list[Table]:
                 mine = [row for row in methods if row.edition in (edition, "") and bool(row.setting) == closed]
                 if mine or not methods:
                     made.append(_table([row for row in rows if row.reference], mine, edition, closed, references))
-    return made
+    return [_with_attacks(table, attacks, references) for table in made]
+
+
+def _with_attacks(table: Table, attacks: Attacks, references: References) -> Table:
+    """The table with what attacks bring back of each row."""
+    first, rest = (
+        tuple(replace(row, attacks=attacks.of(row.scored, references)) for row in rows)
+        for rows in (table.references, table.rows)
+    )
+    return replace(table, references=first, rows=rest)
 
 
 def _table(

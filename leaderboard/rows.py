@@ -15,6 +15,7 @@ from unlearnbench.records.run_folder import StoredCell
 from unlearnbench.storage import digest
 
 from .numbers import COLLAPSED, Number
+from .robustness import Attacked, worst_of
 
 Run = tuple[int, int]
 """A seed of the reference models, and which run of unlearning from them."""
@@ -78,6 +79,13 @@ class TableRow:
     """The same in words; empty where its values cover all its runs."""
     sweep: Sweep | None = None
     """The settings among which the row was chosen; None outside a sweep."""
+    attacks: Mapping[str, Attacked] = field(default_factory=dict)
+    """What attacks bring back, by the attack's name."""
+
+    @property
+    def robust(self) -> tuple[str, Number] | None:
+        """The attack under which the score is least, and that score; None where no attack was measured."""
+        return worst_of(self.attacks, self.numbers["score"]) if self.numbers else None
 
     @property
     def record(self) -> Record | None:

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
+from unlearnbench.domain import Measurement
 from unlearnbench.records.results import Results
+from unlearnbench.records.tries import worst_tries
 
 SHOWN = 40
 """Rows of each part on a cell's page; the sample file holds all."""
@@ -43,7 +45,7 @@ class Samples:
         place = (results.source, key)
         cached = self._kept.pop(place, None)
         if cached is None:
-            rows = results.samples_of(key)
+            rows = worst_tries(Measurement(tuple(results.samples_of(key)))).rows
             cached = {(str(row.get("part", "")), _place(row, number)): row for number, row in enumerate(rows)}
         self._kept[place] = cached
         if len(self._kept) > KEPT:
@@ -83,7 +85,7 @@ def _row(row: Mapping[str, Any], answers: Mapping[str, Any], show: Callable[[str
     truth = str(row.get("truth", ""))
     return Shown(
         row.get("index", 0),
-        show(str(row.get("prompt", "")), ""),
+        show(str(row.get("asked") or row.get("prompt", "")), ""),
         show(truth, ""),
         tuple((role, None if text is None else show(str(text), truth)) for role, text in answers.items()),
         show(str(row["generation"]), truth),

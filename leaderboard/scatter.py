@@ -46,6 +46,8 @@ class Point:
     """The label's position and anchor; None where there is no room for it."""
     tried: tuple[tuple[float, float, str], ...] = ()
     """The other settings of the row's sweep, with words."""
+    fall: tuple[float, str] | None = None
+    """How far up the row is under the worst attack, with words; None where no attack lowers it."""
     curve: str = ""
     """The outline of what the settings reach together, as the points of a polyline."""
 
@@ -90,6 +92,7 @@ def scatter(table: Table, rows: Sequence[TableRow], link: Callable[[TableRow], s
             front=place in best,
             marker=MARKERS[place % len(MARKERS)],
             text=_label(row.method, x, y, taken),
+            fall=_fall(row),
             **_settings(row),
         )
         for place, (row, (x, y)) in enumerate(zip(drawn, places, strict=True))
@@ -123,6 +126,15 @@ def _settings(row: TableRow) -> dict[str, Any]:
         ),
         "curve": _staircase([(_across(x), _up(y)) for x, y in best]) if len(points) > 1 else "",
     }
+
+
+def _fall(row: TableRow) -> tuple[float, str] | None:
+    """The end of the arrow from a row to where the worst attack brings it."""
+    name, _ = row.robust or ("", None)
+    if not name:
+        return None
+    forgetting = row.attacks[name].forgetting.value
+    return (_up(forgetting), f"under {name} {formatted(forgetting)}")
 
 
 def front_of(points: Sequence[tuple[float, float]]) -> set[int]:

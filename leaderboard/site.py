@@ -13,13 +13,14 @@ from typing import Any
 from unlearnbench.domain import CellStatus
 from unlearnbench.errors import HarnessError
 from unlearnbench.plugin.registry import Registry
-from unlearnbench.plugin.specs import BenchmarkSpec, Kind, MethodSpec
+from unlearnbench.plugin.specs import AttackSpec, BenchmarkSpec, Kind, MethodSpec
 from unlearnbench.records.badge import Badge
 from unlearnbench.records.record import Record
 from unlearnbench.records.results import Results
 from unlearnbench.records.run_folder import StoredCell
 
 from .ranking import Table, tables
+from .robustness import unexpected
 from .rows import TableRow
 
 ROWS_PER_PAGE = 300
@@ -115,7 +116,8 @@ class Site:
     @property
     def missing(self) -> list[StoredCell]:
         """Cells without a score."""
-        return [entry.cell for entry in self.entries.values() if entry.cell.record is None]
+        cells = [entry.cell for entry in self.entries.values() if entry.cell.record is None]
+        return [cell for cell in cells if unexpected(cell)]
 
     @cached_property
     def anchors(self) -> dict[int, str]:
@@ -191,6 +193,14 @@ class Site:
             name: self._offered("benchmark", record.identity.benchmark_qualified) for name, record in records if record
         }
 
+    @cached_property
+    def attacks(self) -> dict[str, AttackSpec | None]:
+        """The specs of the site's attacks, by name; None where a plugin is not installed."""
+        cells = (entry.cell for entry in self.entries.values())
+        records = [cell.record for cell in cells if cell.record and cell.record.attack]
+        names = dict.fromkeys((record.attack.name, record.attack.qualified) for record in records if record.attack)
+        return {name: self._offered("attack", qualified) for name, qualified in names}
+
     def _offered(self, kind: Kind, name: str) -> Any:
         """The spec of a component; None where its plugin is not installed."""
         try:
@@ -204,6 +214,8 @@ class Site:
         matrix: dict[str, dict[tuple[str, str], list[StoredCell]]] = {}
         for entry in self.entries.values():
             cell = entry.cell
+            if cell.identity.attack:
+                continue
             name = cell.identity.method
             if name in self.ambiguous and cell.record:
                 name = cell.record.identity.method_qualified

@@ -14,6 +14,7 @@ from unlearnbench.errors import printable
 from unlearnbench.records.run_folder import StoredCell
 
 from .ranking import ARROWS, Table, formatted, formatted_share, tables
+from .robustness import unexpected
 from .rows import TableRow
 
 
@@ -30,7 +31,10 @@ def print_tables(cells: Iterable[StoredCell]) -> None:
     # A pairing of benchmark and model without any score has no table.
     known = {(table.benchmark, table.model) for table in shown}
     for cell in every:
-        if cell.record is None and (cell.identity.benchmark, cell.identity.model) not in known:
+        if cell.record is None and cell.identity.attack:
+            if unexpected(cell):
+                console.print(plain(f"{cell.identity}: {cell.status}: {cell.reason}"[:300], style="red"))
+        elif cell.record is None and (cell.identity.benchmark, cell.identity.model) not in known:
             console.print(plain(f"{cell.identity}: {cell.status}: {cell.reason}"[:300], style="red"))
 
 
@@ -43,6 +47,8 @@ def _rich(table: Table) -> RichTable:
     grid.add_column("method")
     for heading in NUMBERS.values():
         grid.add_column(heading, justify="right")
+    if table.attacks:
+        grid.add_column("Robust", justify="right")
     for name in table.headline:
         metric = table.metric(name)
         grid.add_column(plain(f"{metric.label} {ARROWS[metric.better]}"), justify="right")
@@ -72,6 +78,9 @@ def _cells(row: TableRow, table: Table) -> list[Text]:
     mark, style = {1: ("**", "bold"), 2: ("*", "underline")}.get(group, ("", ""))
     numbers = [formatted_share(number.value) for number in row.numbers.values()]
     values = [plain(mark + numbers[0], style=style), *map(plain, numbers[1:])]
+    if table.attacks:
+        attack, robust = row.robust or ("", None)
+        values.append(plain(f"{formatted_share(robust.value)} {attack}".strip() if robust else "–"))
     for column in table.headline:
         value = row.values[column]
         spread = f" ± {formatted(value.spread)}" if value.spread is not None else ""

@@ -180,7 +180,7 @@ def test_every_module_that_a_cell_imports_changes_its_content_key(tmp_path, monk
 
 def test_every_hook_says_when_it_is_called():
     hooks = [value for name, value in vars(hookspecs).items() if name.startswith("unlearnbench_")]
-    assert len(hooks) == 8
+    assert len(hooks) == 9
     assert all("Called" in hook.__doc__ for hook in hooks)
 
 

@@ -13,6 +13,7 @@ import pytest
 GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
 
 
+@pytest.mark.slow
 def test_every_command_of_the_guide_works(command, tmp_path):
     pytest.importorskip("setuptools")
     lines = [line for block in re.findall(r"```sh\n(.*?)```", GUIDE.read_text(), re.S) for line in block.splitlines()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from unlearnbench import (
     Example,
     Measurement,
     Preparation,
+    Question,
     Row,
     Score,
     Tables,
@@ -33,6 +34,8 @@ from .tables import RELEASED
 # Folders of the tasks in lm-eval.
 FOLDERS = tuple("arc glue/rte hellaswag openbookqa piqa super_glue/boolq truthfulqa wikitext winogrande".split())
 WORDING = "Continue this passage: "
+OTHER_WORDINGS = ("How does this text go on? ", "Write the next lines of the story that begins like this: ")
+"""Instructions that no evaluation asks with, for attacks."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,11 @@ PROMPTS = {
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A passage to continue: the prompt's tokens and the true continuation, in either edition."""
+    """A passage to continue: the prompt's tokens and the true continuation, in either edition.
+
+    ``words`` is what the prompt format is put around: the passage, with an instruction where models take one;
+    ``other_words`` are other instructions, ``reworded`` says that an attack chose the words.
+    """
 
     index: int
     prompt: str
@@ -62,6 +69,9 @@ class Excerpt:
     truth_released: str
     ids: tuple[int, ...]
     ids_released: tuple[int, ...]
+    words: str
+    other_words: tuple[str, ...] = ()
+    reworded: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,19 +113,23 @@ class ForgottenBook(Settings):
         base = [] if ctx.pretrained else retain
         rows = self._released_rows(released) if released else self._rows(forget, encoder)
         excerpts = self._excerpts(rows, encoder, bool(released))
-        # One generation pass continues the prompts of both editions.
-        wanted = max((self.max_new_tokens, *map(self._released_cap, excerpts)))
-        prompts = [ids for excerpt in excerpts for ids in (excerpt.ids, excerpt.ids_released)]
-        new_tokens = encoder.new_tokens(prompts, wanted, notes)
         task_set = ("local" if ctx.generated else "hub") if self.tasks == "auto" else self.tasks
         return Task(
             encoder=encoder,
             training={"original": [*base, *forget], "retained": base},
             forget=forget,
             retain=retain,
-            evaluation=Questions(excerpts, new_tokens, _tasks(task_set)),
+            evaluation=self._questions(excerpts, encoder, _tasks(task_set), notes),
             notes=notes,
         )
+
+    def _questions(
+        self, excerpts: tuple[Excerpt, ...], encoder: Encoder, tasks: dict[str, Any], notes: list[str]
+    ) -> Questions:
+        # One generation pass continues the prompts of both editions.
+        wanted = max((self.max_new_tokens, *map(self._released_cap, excerpts)))
+        prompts = [ids for excerpt in excerpts for ids in (excerpt.ids, excerpt.ids_released)]
+        return Questions(excerpts, encoder.new_tokens(prompts, wanted, notes), tasks)
 
     def _released_rows(self, released: Sequence[Row]) -> list[Row]:
         """The first excerpts in all their wordings: the release asks each passage in several."""
@@ -145,24 +159,45 @@ class ForgottenBook(Settings):
     def _excerpts(self, rows: Sequence[Row], encoder: Encoder, worded: bool) -> tuple[Excerpt, ...]:
         """Rows in the model's prompt format; rows of the release already contain an instruction (``worded``)."""
         rows = rows[: self.limit or None]
-        style = encoder.style.name
-        pair = PROMPTS.get(style)
-        if pair:
-            prompts = [row["prompt"] if worded else WORDING + row["prompt"] for row in rows]
-            ids = encoder.text_ids([pair.before + text + pair.after + pair.tag for text in prompts])
-            ids_released = encoder.text_ids([pair.before + text + pair.released_after for text in prompts])
-        elif style == "chat":
-            turns = [Example(i, row["prompt"] if worded else WORDING + row["prompt"], "") for i, row in enumerate(rows)]
-            ids = ids_released = encoder.prompts(turns)
-        else:
-            ids = ids_released = encoder.text_ids([row["prompt"] for row in rows])
+        instructs = encoder.style.name in PROMPTS or encoder.style.name == "chat"
+        instruction = WORDING if instructs and not worded else ""
+        words = [instruction + row["prompt"] for row in rows]
+        pair = PROMPTS.get(encoder.style.name)
         tag = pair.tag if pair else ""
         return tuple(
             Excerpt(
-                index, row["prompt"], row["response"], tag + row["response"].lstrip(), ids[index], ids_released[index]
+                index,
+                row["prompt"],
+                row["response"],
+                tag + row["response"].lstrip(),
+                ids,
+                ids_released,
+                said,
+                tuple(other + row["prompt"] for other in OTHER_WORDINGS) if instruction else (),
             )
-            for index, row in enumerate(rows)
+            for index, (row, said, (ids, ids_released)) in enumerate(
+                zip(rows, words, _prompts(words, encoder), strict=True)
+            )
         )
+
+    def forget_questions(self, task: Task) -> list[Question]:
+        return [
+            Question("excerpts", excerpt.index, excerpt.words, excerpt.truth, excerpt.other_words)
+            for excerpt in task.evaluation.excerpts
+        ]
+
+    def asking(self, task: Task, questions: Sequence[Question]) -> Task:
+        excerpts = {excerpt.index: excerpt for excerpt in task.evaluation.excerpts}
+        words = [question.prompt for question in questions]
+        asked = tuple(
+            replace(excerpts[question.index], ids=ids, ids_released=ids_released, words=said, reworded=True)
+            if (said := question.prompt) != excerpts[question.index].words
+            else excerpts[question.index]
+            for question, (ids, ids_released) in zip(questions, _prompts(words, task.encoder), strict=True)
+        )
+        notes: list[str] = []
+        # Only what concerns the book: lm-eval's tasks measure utility.
+        return replace(task, evaluation=self._questions(asked, task.encoder, {}, notes), notes=notes)
 
     def measure(self, model: Any, task: Task, ctx: Context) -> Measurement:
         questions: Questions = task.evaluation
@@ -183,6 +218,7 @@ class ForgottenBook(Settings):
                     "part": "excerpts",
                     "index": excerpt.index,
                     "prompt": excerpt.prompt,
+                    **({"asked": excerpt.words} if excerpt.reworded else {}),
                     "truth": excerpt.truth,
                     "generation": encoder.decode(mine),
                     "generated_tokens": len(mine),
@@ -200,6 +236,21 @@ class ForgottenBook(Settings):
         self, unlearned: Measurement, original: Measurement | None, retained: Measurement | None
     ) -> Iterator[Score]:
         return scores(unlearned, retained)
+
+
+def _prompts(words: Sequence[str], encoder: Encoder) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Token ids of prompts in the model's prompt format, in either edition."""
+    pair = PROMPTS.get(encoder.style.name)
+    if pair:
+        own = encoder.text_ids([pair.before + text + pair.after + pair.tag for text in words])
+        return list(
+            zip(own, encoder.text_ids([pair.before + text + pair.released_after for text in words]), strict=True)
+        )
+    if encoder.style.name == "chat":
+        own = encoder.prompts([Example(place, text, "") for place, text in enumerate(words)])
+    else:
+        own = encoder.text_ids(words)
+    return list(zip(own, own, strict=True))
 
 
 def _tasks(task_set: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from unlearnbench import (
@@ -13,7 +13,7 @@ from unlearnbench import (
     Encoder,
     Measurement,
     Preparation,
-    Row,
+    Question,
     Score,
     Tables,
     Task,
@@ -23,29 +23,36 @@ from .metrics import min_k_score, scores
 from .settings import Settings
 from .tables import RETAIN, forget_tables, overlaps, seen_tables, text_hash
 
+FORGET = ("verbmem_f", "knowmem_f", "privleak_forget")
+"""The parts that concern the forget set."""
 KNOWLEDGE = {"knowmem_f": "forget_qa", "knowmem_r": "retain_qa"}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt in tokens, and the fields of it that a record keeps."""
+    """A prompt in tokens, and the fields of it that a record keeps; ``words`` where others than its own are asked."""
 
     part: str
     index: int
     ids: tuple[int, ...]
     prompt: str
     truth: str
+    words: str = ""
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Inputs of the evaluation: prompts for continuations and answers, texts to score, and the most new tokens."""
+    """Inputs of the evaluation: prompts for continuations and answers, texts to score, and the most new tokens.
+
+    ``examples`` are the few-shot examples of each part of ``answers``.
+    """
 
     continuations: tuple[Asked, ...]
     answers: tuple[Asked, ...]
     texts: tuple[Asked, ...]
     verbatim_tokens: int
     answer_tokens: int
+    examples: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -97,10 +104,14 @@ class MuseNews(Settings):
             )
         ]
         answers = []
+        examples = {}
         for part, table in KNOWLEDGE.items():
             rows = tables[f"knowmem/{table}"][:stop]
-            examples = "".join(f"{_question(row)}{row['answer']}\n\n" for row in tables[f"knowmem/{table}_icl"])
-            prompts = encoder.text_ids([examples + _question(row) for row in rows])
+            shots = "".join(
+                f"{_question(row['question'])}{row['answer']}\n\n" for row in tables[f"knowmem/{table}_icl"]
+            )
+            prompts = encoder.text_ids([shots + _question(row["question"]) for row in rows])
+            examples[part] = shots
             answers += [
                 Asked(part, index, ids, row["question"], row["answer"])
                 for index, (row, ids) in enumerate(zip(rows, prompts, strict=True))
@@ -116,7 +127,40 @@ class MuseNews(Settings):
             encoder.new_tokens([question.ids for question in questions], wanted, notes)
             for questions, wanted in ((continuations, self.verbatim_tokens), (answers, self.answer_tokens))
         ]
-        return Questions(tuple(continuations), tuple(answers), tuple(texts), *caps)
+        return Questions(tuple(continuations), tuple(answers), tuple(texts), caps[0], caps[1], examples)
+
+    def forget_questions(self, task: Task) -> list[Question]:
+        asked: Questions = task.evaluation
+        return [
+            Question(row.part, row.index, row.prompt, row.truth, fixed=fixed)
+            for rows, fixed in ((asked.continuations, False), (asked.answers, False), (asked.texts, True))
+            for row in rows
+            if row.part in FORGET
+        ]
+
+    def asking(self, task: Task, questions: Sequence[Question]) -> Task:
+        asked: Questions = task.evaluation
+        encoder = task.encoder
+        wanted = {(question.part, question.index): question.prompt for question in questions}
+        continuations = tuple(_in_words(asked.continuations, wanted, encoder.text_ids))
+        shots = asked.examples
+        answers = tuple(
+            row
+            for part in KNOWLEDGE
+            for row in _in_words(
+                [row for row in asked.answers if row.part == part],
+                wanted,
+                lambda texts, part=part: encoder.text_ids([shots[part] + _question(text) for text in texts]),  # type: ignore[misc]
+            )
+        )
+        # What the retained model has not read either stays as it is: membership is judged against it.
+        texts = tuple(row for row in asked.texts if (row.part, row.index) in wanted or row.part not in FORGET)
+        notes: list[str] = []
+        caps = [
+            encoder.new_tokens([row.ids for row in rows], wanted_tokens, notes)
+            for rows, wanted_tokens in ((continuations, asked.verbatim_tokens), (answers, asked.answer_tokens))
+        ]
+        return replace(task, evaluation=Questions(continuations, answers, texts, caps[0], caps[1], shots), notes=notes)
 
     def measure(self, model: Any, task: Task, ctx: Context) -> Measurement:
         asked: Questions = task.evaluation
@@ -153,6 +197,7 @@ class MuseNews(Settings):
                 "part": question.part,
                 "index": question.index,
                 "prompt": question.prompt,
+                **({"asked": question.words} if question.words else {}),
                 "truth": question.truth,
                 "generation": _decoded(encoder, ids),
                 "generated_tokens": len(ids),
@@ -166,8 +211,23 @@ class MuseNews(Settings):
         return scores(unlearned, original, retained)
 
 
-def _question(row: Row) -> str:
-    return f"Question: {row['question']}\nAnswer: "
+def _question(text: str) -> str:
+    return f"Question: {text}\nAnswer: "
+
+
+def _in_words(
+    rows: Sequence[Asked],
+    wanted: Mapping[tuple[str, int], str],
+    encode: Callable[[Sequence[str]], Sequence[tuple[int, ...]]],
+) -> Iterator[Asked]:
+    """The rows that are wanted, each in the words wanted of it."""
+    for row in rows:
+        words = wanted.get((row.part, row.index))
+        if words == row.prompt:
+            yield row
+        elif words is not None:
+            (ids,) = encode([words])
+            yield replace(row, ids=ids, words=words)
 
 
 def _decoded(encoder: Encoder, ids: Sequence[int]) -> str:
@@ -182,4 +242,4 @@ def _corpus(tables: Tables) -> Iterator[str]:
     """All texts, for the vocabulary of a model from scratch."""
     for name, rows in tables.items():
         for row in rows:
-            yield from ([_question(row), row["answer"]] if name.startswith("knowmem/") else row.values())
+            yield from ([_question(row["question"]), row["answer"]] if name.startswith("knowmem/") else row.values())

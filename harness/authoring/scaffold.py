@@ -21,11 +21,12 @@ FILES = {
     "{kind}/module.py.in": "{module}.py",
     "{kind}/test.py.in": "tests/test_{module}.py",
 }
+WORDS = {"method": "An unlearning method", "benchmark": "A benchmark", "attack": "An attack on unlearned models"}
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
-def write_package(kind: Literal["method", "benchmark"], name: str, parent: Path) -> list[Path]:
-    """Write an installable package for a method or benchmark into ``parent/name``.
+def write_package(kind: Literal["method", "benchmark", "attack"], name: str, parent: Path) -> list[Path]:
+    """Write an installable package for a method, benchmark or attack into ``parent/name``.
 
     Raises:
         UsageError: the name is not lower-case words joined by hyphens, or the folder exists and is not empty.
@@ -40,7 +41,7 @@ def write_package(kind: Literal["method", "benchmark"], name: str, parent: Path)
         "name": name,
         "module": module,
         "class_name": "".join(word.capitalize() for word in name.split("-")),
-        "summary": f"{'An unlearning method' if kind == 'method' else 'A benchmark'} called {name}",
+        "summary": f"{WORDS[kind]} called {name}",
         "version": metadata.version("unlearnbench"),
     }
     try:

@@ -15,10 +15,10 @@ from .output import print_json, say
 
 @click.group()
 def new() -> None:
-    """Write a small plugin package: a method or a benchmark with its tests."""
+    """Write a small plugin package: a method, a benchmark or an attack with its tests."""
 
 
-def _write_package(kind: Literal["method", "benchmark"], name: str, folder: str) -> None:
+def _write_package(kind: Literal["method", "benchmark", "attack"], name: str, folder: str) -> None:
     from ..authoring.scaffold import write_package
 
     for path in write_package(kind, name, Path(folder)):
@@ -45,13 +45,24 @@ def new_benchmark(name: str, out: str) -> None:
     _write_package("benchmark", name, out)
 
 
+@new.command("attack")
+@click.argument("name")
+@out_option
+def new_attack(name: str, out: str) -> None:
+    """Write the package of an attack on unlearned models."""
+    _write_package("attack", name, out)
+
+
 @click.command("check")
 @click.argument("name")
 @click.option("--data-dir", metavar="DIR", help="Tables for a benchmark without generated ones.")
 @plugin_option
 @json_option
 def check_component(name: str, data_dir: str | None, plugins: tuple[str, ...], as_json: bool) -> int:
-    """Try out what a method or benchmark promises, on a model of 30,000 weights; exit code 7 where it does not hold."""
+    """Try out what a component promises, on a model of 30,000 weights; exit code 7 where it does not hold.
+
+    NAME is a method, a benchmark or an attack.
+    """
     # Progress bars of libraries are not part of the output.
     os.environ.setdefault("TQDM_DISABLE", "1")
     from ..authoring.conformance import check, checkable

@@ -8,11 +8,11 @@ from typing import Any
 from ..errors import UnknownName, UsageError
 from ..plugin.parameters import Parameter
 from ..plugin.registry import Component, Registry
-from ..plugin.specs import BenchmarkSpec, MethodSpec, ModelSpec
+from ..plugin.specs import AttackSpec, BenchmarkSpec, MethodSpec, ModelSpec
 
 
 def described(registry: Registry, name: str) -> dict[str, Any]:
-    """Facts about the method, benchmark or model of that name.
+    """Facts about the method, benchmark, attack or model of that name.
 
     Raises:
         UnknownName: no component has this name.
@@ -20,8 +20,8 @@ def described(registry: Registry, name: str) -> dict[str, Any]:
     """
     matches = [c for c in registry.components if name in (c.spec.name, c.qualified)]
     if not matches:
-        shown = {c.spec.name for c in registry.components if c.spec.kind in ("method", "benchmark", "model")}
-        raise UnknownName("method, benchmark or model", name, shown)
+        shown = {c.spec.name for c in registry.components if c.spec.kind in ("method", "benchmark", "attack", "model")}
+        raise UnknownName("method, benchmark, attack or model", name, shown)
     if len(matches) > 1:
         choices = " or ".join(f"{c.spec.kind} {c.qualified}" for c in matches)
         raise UsageError(f"{name!r} is several things: {choices}; write dist/name")
@@ -40,6 +40,13 @@ def _facts(component: Component[Any]) -> dict[str, Any]:
     }
     if isinstance(spec, MethodSpec):
         facts |= {"needs": _needs(spec), "editions": list(spec.editions), "fixed": dict(spec.fixed)}
+    if isinstance(spec, AttackSpec):
+        facts |= {
+            "touches": asdict(spec.requires),
+            "fixed": dict(spec.fixed),
+            "packages": list(spec.packages),
+            "installed_by": spec.extra,
+        }
     if isinstance(spec, BenchmarkSpec):
         facts |= {
             "editions": list(spec.editions),
@@ -97,6 +104,11 @@ def description_lines(facts: dict[str, Any]) -> list[str]:
         needs = facts["needs"]
         words = [f"{part} {'yes' if needs[part] else 'no'}" for part in ("forget", "retain", "template")]
         lines.append(f"  needs: {', '.join(words)}, original model {original[needs['original']]}")
+    if "touches" in facts:
+        touched = [part for part, allowed in facts["touches"].items() if allowed]
+        lines.append(f"  touches: {', '.join(touched) or 'the model and the questions alone'}")
+    if facts.get("packages"):
+        lines.append(f"  needs: {', '.join(facts['packages'])} (pip install '{facts['installed_by']}')")
     if facts.get("editions"):
         lines.append(f"  editions: {', '.join(facts['editions'])}")
     if "data" in facts:

@@ -7,7 +7,7 @@ import click
 from .options import json_option, plugin_option, registry_of
 from .output import print_columns, print_json, say
 
-KINDS = ("methods", "benchmarks", "models", "plugins", "executors", "reporters")
+KINDS = ("methods", "benchmarks", "attacks", "models", "plugins", "executors", "reporters")
 
 
 @click.command("list")
@@ -15,7 +15,7 @@ KINDS = ("methods", "benchmarks", "models", "plugins", "executors", "reporters")
 @plugin_option
 @json_option
 def list_components(kind: str, plugins: tuple[str, ...], as_json: bool) -> None:
-    """List what is registered: methods, benchmarks, models, plugins, executors, reporters."""
+    """List what is registered: methods, benchmarks, attacks, models, plugins, executors, reporters."""
     if kind == "plugins":
         return _list_plugins(plugins, as_json)
     registry = registry_of(plugins)
@@ -48,7 +48,7 @@ def _list_plugins(plugins: tuple[str, ...], as_json: bool) -> None:
 @plugin_option
 @json_option
 def show(name: str, plugins: tuple[str, ...], as_json: bool) -> None:
-    """Show a method, benchmark or model: hyperparameters, data needs, citation; 'paper': its published tables."""
+    """Show a method, benchmark, attack or model: hyperparameters, needs, citation; 'paper': its published tables."""
     if name == "paper":
         from ..leaderboard.published import print_published
 

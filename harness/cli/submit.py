@@ -119,6 +119,9 @@ def _rerun(
     if not chosen:
         raise UnknownName("cell", cell, {key.rpartition("--s")[0] for key in records})
     if len(chosen) > 1:
+        # The beginning of a cell's name also begins those of the attacks on it.
+        chosen = [key for key in chosen if not records[key].attack] or chosen
+    if len(chosen) > 1:
         names = ", ".join(key.rpartition("--")[0] for key in chosen[:5]) + (", …" if len(chosen) > 5 else "")
         raise UsageError(f"--rerun {cell}: {len(chosen)} cells begin so ({names}); name one")
     record = records[chosen[0]]
@@ -127,7 +130,8 @@ def _rerun(
     for line in ran.to_mend:
         complain(line, USAGE)
     with api.open_results(out, edition=record.edition) as reran:
-        again = next((c.record for c in reran.finished if c.identity.method == record.identity.method), None)
+        wanted = record.identity.method, record.identity.attack
+        again = next((c.record for c in reran.finished if (c.identity.method, c.identity.attack) == wanted), None)
     if again is None:
         return ran.exit_code or FAILED
     apart = distances(record, again)

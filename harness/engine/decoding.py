@@ -1,7 +1,8 @@
-"""Greedy decoding in batches, which finished rows leave."""
+"""Decoding in batches, which finished rows leave: greedy, or with answers drawn."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,11 +29,13 @@ class Request:
         ids: what is read.
         known: what of it belongs to the answer already.
         left: how many tokens may follow.
+        draw: which of several drawn continuations this one is.
     """
 
     ids: tuple[int, ...]
     known: tuple[int, ...]
     left: int
+    draw: int = 0
 
     @classmethod
     def of(cls, prompt: tuple[int, ...], begun: tuple[int, ...], limit: int, eos: frozenset[int]) -> Request:
@@ -48,6 +51,34 @@ class Request:
 
 
 WrittenRows = dict[Request, list[int]]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws tokens: a row's depend on its request and the seed alone, not on the rows beside it.
+
+    Args:
+        temperature: logits are divided by it before the softmax.
+    """
+
+    temperature: float
+    seed: int
+
+    def uniforms(self, request: Request) -> list[float]:
+        """A number from 0 to 1 for every token that may follow."""
+        rng = random.Random(f"{self.seed} {request.draw} {request.ids}")
+        return [rng.random() for _ in range(request.left)]
+
+    def cumulative(self, logits: Tensor) -> Tensor:
+        """(…, V) logits → (…, V) cumulative probabilities, in the order of the vocabulary."""
+        return (logits.float() / self.temperature).softmax(-1).cumsum(-1)
+
+    def choose(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        """(B, V) logits and (B, 1) uniforms → (B, 1) tokens, by inversion of the cumulative probabilities."""
+        cumulative = self.cumulative(logits)
+        # Rounding leaves the last one a little beside 1.
+        below = cumulative < uniforms * cumulative[:, -1:]
+        return below.sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
 
 
 class _Line:
@@ -80,10 +111,19 @@ class _Decoder:
         prefix: tokens that all rows begin with, which are computed once.
         last: the last position that any row may have.
         eos: tokens that end a row.
+        sampler: draws tokens; None for the most likely ones.
     """
 
-    def __init__(self, runtime: Runtime, model: Any, prefix: Sequence[int], last: int, eos: frozenset[int]) -> None:
-        self.runtime, self.model, self.last, self.eos = runtime, model, last, eos
+    def __init__(
+        self,
+        runtime: Runtime,
+        model: Any,
+        prefix: Sequence[int],
+        last: int,
+        eos: frozenset[int],
+        sampler: Sampler | None,
+    ) -> None:
+        self.runtime, self.model, self.last, self.eos, self.sampler = runtime, model, last, eos, sampler
         self.prefix = len(prefix)
         self._start = self._read_prefix(prefix) if prefix else None
 
@@ -91,14 +131,19 @@ class _Decoder:
         """An empty cache of rows, which come after the shared prefix where there is one."""
         return new_cache(self.model, self.runtime) if self._start is None else self._start.fork_prefix()
 
-    def next(self, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        """(B, T) tokens to read → (B, 1) the argmax that follows; ``mask`` (B, L + T) covers the rows' cache too."""
+    def next(self, ids: Tensor, mask: Tensor, cache: Any, uniforms: Tensor | None) -> Tensor:
+        """(B, T) tokens to read → (B, 1) tokens that follow; ``mask`` (B, L + T) covers the rows' cache too.
+
+        ``uniforms`` (B, 1) are the numbers by which a sampler draws them.
+        """
         # A finished row is decoded until it leaves; its positions stay at the last one, and nothing is read of it.
         positions = (mask.cumsum(-1) + self.prefix - 1).clamp(min=0, max=self.last)[:, -ids.shape[1] :]
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         options = {cache_keyword(self.model): cache, "use_cache": True, "logits_to_keep": 1}
-        chosen: Tensor = self.model(**inputs, **options).logits[:, -1].argmax(-1, keepdim=True)
-        return chosen
+        logits: Tensor = self.model(**inputs, **options).logits[:, -1]
+        if self.sampler and uniforms is not None:
+            return self.sampler.choose(logits, uniforms)
+        return logits.argmax(-1, keepdim=True)
 
     def _read_prefix(self, prefix: Sequence[int]) -> Any:
         cache = new_cache(self.model, self.runtime)
@@ -126,8 +171,21 @@ class _Batch:
         self._cache = decoder.new_cache()
         self._cache.expect(len(lines), max(line.request.length for line in lines) - prefix)
         self._recorded: RecordedSteps | None = None
-        self._tokens = decoder.next(ids, self._mask, self._cache)
+        self._uniforms = self._drawn_by(decoder.sampler) if decoder.sampler else None
+        self._tokens = decoder.next(ids, self._mask, self._cache, self._numbers())
         self._keep(self._tokens)
+
+    def _drawn_by(self, sampler: Sampler) -> Tensor:
+        """(B, S) the numbers by which the rows' tokens are drawn, 0 after a row's last one."""
+        rows = [torch.tensor(sampler.uniforms(line.request)) for line in self.lines]
+        return placed(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), self._decoder.runtime.device)
+
+    def _numbers(self) -> Tensor | None:
+        """(B, 1) the numbers of the next token; None for greedy decoding."""
+        if self._uniforms is None:
+            return None
+        first, self._uniforms = self._uniforms[:, :1], self._uniforms[:, 1:]
+        return first
 
     @property
     def alive(self) -> int:
@@ -142,6 +200,8 @@ class _Batch:
         keep = [place for place, line in enumerate(self.lines) if not line.finished]
         index = torch.tensor(keep, device=self._decoder.runtime.device)
         self._mask, self._tokens = self._mask[index], self._tokens[index]
+        if self._uniforms is not None:
+            self._uniforms = self._uniforms[index]
         drop = int(self._mask.any(0).int().argmax()) if self._cache.grows else 0
         self._mask = self._mask[:, drop:]
         self._cache.select(index, drop)
@@ -154,6 +214,7 @@ class _Batch:
         most = max(line.left for line in self.lines if not line.finished)
         if (
             self._recorded is None
+            and self._uniforms is None
             and most >= budgets.graph_steps
             and can_record(decoder.runtime, decoder.model, self._cache)
         ):
@@ -168,7 +229,7 @@ class _Batch:
                     self._end_recording()
             else:
                 self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.lines), 1)], dim=1)
-                self._tokens = decoder.next(self._tokens, self._mask, self._cache)
+                self._tokens = decoder.next(self._tokens, self._mask, self._cache, self._numbers())
             written.append(self._tokens)
         self._keep(torch.cat(written, dim=1))
 
@@ -190,16 +251,24 @@ class Decoding:
     Args:
         shared: tokens that all rows begin with.
         pieces: how much smaller than usual batches are.
+        sampler: draws tokens; None for the most likely ones.
     """
 
     def __init__(
-        self, runtime: Runtime, model: Any, requests: Sequence[Request], eos: frozenset[int], shared: int, pieces: int
+        self,
+        runtime: Runtime,
+        model: Any,
+        requests: Sequence[Request],
+        eos: frozenset[int],
+        shared: int,
+        pieces: int,
+        sampler: Sampler | None = None,
     ) -> None:
         self._runtime, self._model, self._shared = runtime, model, shared
         # The longest first, so that a batch too large for memory fails at once, and rows of a batch are padded little.
         self._lines = sorted(map(_Line, requests), key=lambda line: -line.request.length)
         last = max(request.length for request in requests) - 1
-        self._decoder = _Decoder(runtime, model, requests[0].ids[:shared], last, eos)
+        self._decoder = _Decoder(runtime, model, requests[0].ids[:shared], last, eos, sampler)
         self._tokens = token_budget(runtime, model) // pieces
 
     def finished(self) -> WrittenRows:

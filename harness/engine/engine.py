@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from ..data.encoder import EncodedRow
+from ..domain import Sampling
 from .batch import TokenBatch, collate
 from .budgets import Budgets, Mechanisms
-from .generation import greedy
+from .decoding import Sampler
+from .generation import drawn, greedy
 from .runtime import Runtime
 from .scoring import Likelihood, likelihoods, token_logprobs
 
@@ -73,6 +75,24 @@ class Engine(Runtime):
                 (``Likelihood.greedy_prefix``); they are not generated again.
         """
         found: list[list[int]] = greedy(self, model, prompts, max_new_tokens, eos, begun)
+        return found
+
+    def sample(
+        self,
+        model: Any,
+        prompts: Sequence[tuple[int, ...]],
+        max_new_tokens: int,
+        eos: Sequence[int],
+        sampling: Sampling,
+        seed: int,
+    ) -> list[list[list[int]]]:
+        """Drawn continuations of every prompt, ``sampling.samples`` each, in the order given.
+
+        What is drawn depends on the prompt, the number of the sample and the seed, not on the rows beside it. Arguments
+        as for ``generate``.
+        """
+        sampler = Sampler(sampling.temperature, seed)
+        found: list[list[list[int]]] = drawn(self, model, prompts, max_new_tokens, eos, sampling.samples, sampler)
         return found
 
     def collate(self, rows: Sequence[EncodedRow], length: int = 0) -> TokenBatch:

@@ -1,4 +1,4 @@
-"""One greedy pass over all prompts of a benchmark, by the first way that suits the model."""
+"""One pass over all prompts of a benchmark, greedy or drawn, by the first way that suits the model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from itertools import takewhile
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
 from .capabilities import TriedWay, exact
-from .decoding import Decoding, Request, WrittenRows
+from .decoding import Decoding, Request, Sampler, WrittenRows
 from .kv_cache import attends_everywhere, new_cache
 from .memory import in_pieces, lacks_memory
 from .runtime import Runtime
@@ -36,6 +37,24 @@ def greedy(
     return [[*request.known, *written.get(request, ())] for request in requests]
 
 
+@torch.no_grad()
+def drawn(
+    runtime: Runtime,
+    model: Any,
+    prompts: Sequence[tuple[int, ...]],
+    max_new_tokens: int,
+    eos: Sequence[int],
+    samples: int,
+    sampler: Sampler,
+) -> list[list[list[int]]]:
+    """Drawn continuations of every prompt, in the order given; see ``Engine.sample``."""
+    model.eval()
+    requests = [[Request(prompt, (), max_new_tokens, draw) for draw in range(samples)] for prompt in prompts]
+    left = list(dict.fromkeys(request for of_prompt in requests for request in of_prompt))
+    written = _Writer(runtime, model, frozenset(eos), sampler).write(left) if left else {}
+    return [[written[request] for request in of_prompt] for of_prompt in requests]
+
+
 @dataclass(frozen=True)
 class _Way:
     """A way to write to rows, by name."""
@@ -48,8 +67,8 @@ class _Way:
 class _Writer:
     """Writes to rows in batches where that suits the model, else to one row after another."""
 
-    def __init__(self, runtime: Runtime, model: Any, ends: frozenset[int]) -> None:
-        self.runtime, self.model, self.ends = runtime, model, ends
+    def __init__(self, runtime: Runtime, model: Any, ends: frozenset[int], sampler: Sampler | None = None) -> None:
+        self.runtime, self.model, self.ends, self.sampler = runtime, model, ends, sampler
         self.able = runtime.capabilities(model)
 
     def write(self, requests: Sequence[Request]) -> WrittenRows:
@@ -57,7 +76,7 @@ class _Writer:
         together = [request for request in requests if len(request.ids) + request.left <= self.able.longest]
         done = self._first_suited(together, self._batched(together)) if together else {}
         left = [request for request in requests if request not in done]
-        if left and not hasattr(self.model, "new_cache"):
+        if left and not self.sampler and not hasattr(self.model, "new_cache"):
             alone = _Way("each row alone", self.able.cached, lambda: {row: self._alone(row) for row in left})
             done |= self._first_suited(left, [alone])
         for request in left:
@@ -115,6 +134,8 @@ class _Writer:
         where = torch.zeros(len(ids), dtype=torch.bool)
         where[len(request.ids) - 1 :] = True
         logits = self.runtime.logits_alone(self.model, ids, where).float()  # (len(line) + 1, V)
+        if self.sampler:
+            return self._drawn_as_alone(self.sampler, request, line, logits)
         best = logits.amax(-1)
         chosen = logits[torch.arange(len(line)), torch.tensor(line, dtype=torch.long)]
         gaps = (best[: len(line)] - chosen).tolist()
@@ -124,13 +145,26 @@ class _Writer:
         slack = (1e-4 if exact(self.model, self.runtime.device) else 0.02) * max(1.0, float(best.abs().amax()))
         return not any(gap > slack for gap in gaps)
 
+    def _drawn_as_alone(self, sampler: Sampler, request: Request, line: Sequence[int], logits: Tensor) -> bool:
+        """Whether every drawn token covers its number, up to rounding, in the distribution of the row alone."""
+        slack = 1e-3 if exact(self.model, self.runtime.device) else 0.05
+        cumulative = torch.nn.functional.pad(sampler.cumulative(logits), (1, 0))  # (len(line) + 1, V + 1)
+
+        def covers(place: int, token: int) -> bool:
+            low, high = cumulative[place, token : token + 2].tolist()
+            return not (uniforms[place] < low - slack or uniforms[place] > high + slack)
+
+        uniforms = sampler.uniforms(request)
+        ended = len(line) == request.left or any(covers(len(line), token) for token in self.ends)
+        return ended and all(covers(place, token) for place, token in enumerate(line))
+
     def _in_batches(self, requests: Sequence[Request], shared: int) -> WrittenRows:
         """Rows that are read and written together; the first ``shared`` tokens of all are the same."""
         found: WrittenRows = {}
 
         def generate(pieces: int) -> None:
             left = [request for request in requests if request not in found]
-            decoding = Decoding(self.runtime, self.model, left, self.ends, shared, pieces)
+            decoding = Decoding(self.runtime, self.model, left, self.ends, shared, pieces, self.sampler)
             try:
                 decoding.run()
             finally:
@@ -157,11 +191,16 @@ class _Writer:
     def _anew(self, request: Request) -> list[int]:
         """Write to a row with a pass over the whole row for every token, which any model supports."""
         line: list[int] = []
+        uniforms = torch.tensor(self.sampler.uniforms(request)) if self.sampler else None
         while len(line) < request.left:
             ids = (*request.ids, *line)
             where = torch.zeros(len(ids), dtype=torch.bool)
             where[-1] = True
-            token = int(self.runtime.logits_alone(self.model, ids, where).argmax())
+            logits = self.runtime.logits_alone(self.model, ids, where)  # (1, V)
+            if self.sampler and uniforms is not None:
+                token = int(self.sampler.choose(logits.cpu(), uniforms[len(line)].view(1, 1)))
+            else:
+                token = int(logits.argmax())
             if token in self.ends:
                 break
             line.append(token)

@@ -75,9 +75,21 @@ def forgetting(model: Values, original: Values, retained: Values, parts: Parts) 
 
     0 also where the references do not differ, so that nothing can be forgotten.
     """
-    left, whole = np.broadcast_arrays(distance(model, retained, parts), distance(original, retained, parts))
-    still = np.divide(left, whole, out=np.ones_like(left), where=whole > 0)
-    share: Floats = np.clip(1.0 - still, 0.0, 1.0)
+    return kept_forgotten(model, retained, original, retained, parts)
+
+
+def kept_forgotten(
+    attacked: Values, attacked_retained: Values, original: Values, retained: Values, parts: Parts
+) -> Floats:
+    """Forgetting under an attack, from 0 to 1: 1 − distance of the attacked models / distance of the references.
+
+    Args:
+        attacked, attacked_retained: the model and the retained model under the attack.
+        original, retained: the reference models without it.
+    """
+    left, whole = np.broadcast_arrays(distance(attacked, attacked_retained, parts), distance(original, retained, parts))
+    back = np.divide(left, whole, out=np.ones_like(left), where=whole > 0)
+    share: Floats = np.clip(1.0 - back, 0.0, 1.0)
     return share
 
 

@@ -21,6 +21,8 @@ class Node:
     spec: ReferenceSpec | CellSpec
     needs: tuple[str, ...] = ()
     """Keys of the nodes that must be done before."""
+    after: tuple[str, ...] = ()
+    """Keys of the nodes that must have ended before, in whatever way."""
 
     @property
     def key(self) -> str:

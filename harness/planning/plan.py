@@ -5,7 +5,7 @@ Planning imports no torch, and validates names, hyperparameters, data folders an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, get_args
@@ -14,8 +14,16 @@ from ..data.sources import DataSource, fingerprints, pinned, read_tables
 from ..errors import UnknownName
 from ..plugin.parameters import TRAINING_PARAMETERS, Value, parse_parameters
 from ..plugin.registry import Component, Registry
-from ..plugin.specs import BenchmarkSpec, MethodSpec, ModelSpec
-from ..records.node_spec import CellSpec, PlannedBenchmark, PlannedMethod, PlannedModel, ReferenceSpec, Role
+from ..plugin.specs import AttackSpec, BenchmarkSpec, MethodSpec, ModelSpec
+from ..records.node_spec import (
+    CellSpec,
+    PlannedAttack,
+    PlannedBenchmark,
+    PlannedMethod,
+    PlannedModel,
+    ReferenceSpec,
+    Role,
+)
 from .code_digest import engine_digest, modules_digest, source_digest
 from .estimates import shape_of
 from .nodes import Node, Plan
@@ -29,6 +37,7 @@ from .selection import (
     published_checkpoint,
     refusal_templates,
     selected,
+    selected_attacks,
     weights_fingerprint,
 )
 from .study import Study
@@ -48,6 +57,7 @@ def make_plan(study: Study, registry: Registry) -> Plan:
     methods: list[Component[MethodSpec]] = selected(study, registry, "method")
     benchmarks: list[Component[BenchmarkSpec]] = selected(study, registry, "benchmark")
     models: list[Component[ModelSpec]] = selected(study, registry, "model")
+    attacks: list[Component[AttackSpec]] = selected_attacks(study, registry)
     named = {benchmark.spec.name for benchmark in (*benchmarks, *left_out(study, registry, "benchmark"))}
     for name, values in study.recipe.items():
         if isinstance(values, Mapping) and name not in named:
@@ -57,7 +67,7 @@ def make_plan(study: Study, registry: Registry) -> Plan:
     source = data_source(study)
     check_tables(source, benchmarks)
     registry.find("executor", study.run.executor)
-    planner = _Planner(study, registry, source, tuple(refusal_templates(study)), methods)
+    planner = _Planner(study, registry, source, tuple(refusal_templates(study)), methods, attacks)
     nodes: dict[str, Node] = {}
     for benchmark in benchmarks:
         benchmark = replace(benchmark, spec=replace(benchmark.spec, data=pinned(benchmark.spec.data, source)))
@@ -65,9 +75,9 @@ def make_plan(study: Study, registry: Registry) -> Plan:
         if source.all_local(benchmark.spec.data):
             read_tables(benchmark.spec.data, source)
         for model in models:
-            for seed in study.seeds:
-                for node in planner.pairings(benchmark, model, seed):
-                    nodes.setdefault(node.key, node)
+            plain = {node.key: node for seed in study.seeds for node in planner.pairings(benchmark, model, seed)}
+            for node in planner.with_attacks(plain.values()):
+                nodes.setdefault(node.key, node)
     return Plan(study, tuple(nodes.values()))
 
 
@@ -80,6 +90,7 @@ class _Planner:
     source: DataSource
     templates: tuple[str, ...]
     methods: list[Component[MethodSpec]]
+    attacks: list[Component[AttackSpec]]
     code: Callable[..., str] = field(default_factory=lambda: cache(source_digest))
 
     def __post_init__(self) -> None:
@@ -110,6 +121,70 @@ class _Planner:
             for setting in self.settings(component):
                 for repeat in self.study.repeats:
                     yield self._cell(shared, component, models, cells, setting, repeat)
+
+    def with_attacks(self, plain: Iterable[Node]) -> Iterator[Node]:
+        """The nodes of one benchmark × model over all seeds, with those that attack a method's cells right after them.
+
+        So an unlearned model need not be kept for long. In a sweep only the setting that the rule chooses is attacked.
+        """
+        nodes = list(plain)
+        groups: dict[str, list[CellSpec]] = {}
+        for node in nodes:
+            if isinstance(node.spec, CellSpec):
+                groups.setdefault(node.spec.method.qualified, []).append(node.spec)
+        references: dict[tuple[str, int], dict[Role, str]] = {}
+        for node in nodes:
+            yield node
+            if not isinstance(node.spec, CellSpec):
+                continue
+            group = groups[node.spec.method.qualified]
+            if group[-1].key != node.key:
+                continue
+            for attack in self.attacks:
+                for cell in group:
+                    of_seed = references.setdefault((attack.qualified, cell.seed), {})
+                    attacked = self._attacked(cell, attack, of_seed, group)
+                    if cell.method.reference:
+                        of_seed[cell.method.requires.start] = attacked.key
+                    yield attacked
+
+    def _attacked(
+        self,
+        cell: CellSpec,
+        component: Component[AttackSpec],
+        references: Mapping[Role, str],
+        group: Sequence[CellSpec],
+    ) -> Node:
+        """The node that attacks a cell; its scores compare with those of the reference models under the same attack."""
+        rivals = tuple(rival.key for rival in group) if cell.setting else ()
+        fields = {name: getattr(cell, name) for name in CellSpec.model_fields}
+        spec = CellSpec(
+            **fields
+            | {
+                "plugins": {**cell.plugins, "attack": component.plugin},
+                "references": dict(references),
+                "attack": self._attack(component),
+                "plain": cell.key,
+                "rivals": rivals,
+                "leaves_model": False,
+            }
+        )
+        return Node(spec, (spec.start, *references.values()), (cell.key, *rivals))
+
+    def _attack(self, component: Component[AttackSpec]) -> PlannedAttack:
+        """The attack with the study's hyperparameters."""
+        spec = component.spec
+        keys = [parameter.name for parameter in spec.parameters]
+        given = self.study.given("attacks", (spec.name, component.qualified), keys)
+        return PlannedAttack(
+            name=spec.name,
+            qualified=component.qualified,
+            target=spec.target,
+            source=self.code(spec.target),
+            values=parse_parameters(spec.parameters, given, f"attacks.{spec.name}"),
+            fixed=dict(spec.fixed),
+            requires=spec.requires,
+        )
 
     def settings(self, component: Component[MethodSpec]) -> list[dict[str, Value]]:
         """The sweep's settings of a method, once for a plan."""
@@ -212,6 +287,8 @@ class _Planner:
             selection=self.study.tables.selection.metric,
             settings_tried=len(self.settings(component)),
             split=shared["benchmark"].split if self.study.divides_rows else None,
+            # A reference model lies in the cache.
+            leaves_model=bool(self.attacks) and not method.reference,
         )
         return Node(spec, (spec.start, *references.values()))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..domain import NUMBERS
 from ..errors import DataError, ModelError, NothingSelected, UnknownName, UsageError
 from ..plugin.parameters import parse_parameters
 from ..plugin.registry import Component, Registry
-from ..plugin.specs import MODEL_PARAMETERS, BenchmarkSpec, MethodSpec, ModelSpec
+from ..plugin.specs import MODEL_PARAMETERS, AttackSpec, BenchmarkSpec, MethodSpec, ModelSpec
 from .study import EVERY, Study
 
 
@@ -46,6 +47,27 @@ def selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any]
         if key not in keys:
             raise UnknownName(f"key of {section}.{EVERY}", key, keys)
     return components
+
+
+def selected_attacks(study: Study, registry: Registry) -> list[Component[AttackSpec]]:
+    """The attacks that the study selects; ``all`` takes those whose packages are installed.
+
+    Raises:
+        UsageError: an attack is named whose packages are not installed.
+    """
+    names = study.selected("attacks")
+    if not names:
+        for name in study.overrides("attacks"):
+            raise UnknownName("attack in [attacks]", name, names, "; the study selects no attack")
+        return []
+    attacks: list[Component[AttackSpec]] = selected(study, registry, "attack")
+    usable = [attack for attack in attacks if not any(find_spec(package) is None for package in attack.spec.packages)]
+    lacking = [attack.spec for attack in attacks if attack not in usable]
+    if lacking and names != ("all",):
+        raise UsageError(
+            f"attack {lacking[0].name!r} needs {' and '.join(lacking[0].packages)}: pip install '{lacking[0].extra}'"
+        )
+    return usable
 
 
 def left_out(study: Study, registry: Registry, kind: Any) -> list[Component[Any]]:

@@ -21,6 +21,8 @@ from ..storage import read_toml
 from .sweep import Selection, Sweep
 
 EVERY = "*"
+COMPONENTS = ("methods", "benchmarks", "models", "attacks")
+"""What a study selects by name, and gives settings."""
 # Subtables of [data]: tables in files of their own, and tables that replace others.
 DATA_TABLES = ("files", "stand_ins")
 
@@ -74,6 +76,7 @@ class StudyHead(Strict):
     methods: Names = []
     benchmarks: Names = []
     models: Names = []
+    attacks: Names = []
     seeds: Annotated[list[int], BeforeValidator(_listed)] = []
     nested: NestedSeeds | None = None
 
@@ -123,7 +126,10 @@ class DataSettings(Strict):
 
 
 class StudyTables(Strict):
-    """The tables of a study file. ``methods``, ``benchmarks`` and ``models`` hold overrides by name (``*`` for all)."""
+    """The tables of a study file.
+
+    ``methods``, ``benchmarks``, ``models`` and ``attacks`` hold overrides by name (``*`` for all).
+    """
 
     study: StudyHead = StudyHead()
     data: DataSettings = DataSettings()
@@ -133,6 +139,7 @@ class StudyTables(Strict):
     methods: Overrides = {}
     benchmarks: Overrides = {}
     models: Overrides = {}
+    attacks: Overrides = {}
     submission: Submission = Submission()
     gates: list[Gate] = []
     sweep: Sweep = Sweep()
@@ -198,11 +205,11 @@ class Study:
         return (self.tables.selection.rows or ("validation" if self.sweep.methods else "test")) == "validation"
 
     def selected(self, section: str) -> tuple[str, ...]:
-        """The selected names of ``methods``, ``benchmarks`` or ``models``."""
+        """The selected names of ``methods``, ``benchmarks``, ``models`` or ``attacks``."""
         return tuple(dict.fromkeys(getattr(self.tables.study, section)))
 
     def overrides(self, section: str) -> Overrides:
-        """The tables of settings of ``methods``, ``benchmarks`` or ``models``, by name."""
+        """The tables of settings of ``methods``, ``benchmarks``, ``models`` or ``attacks``, by name."""
         tables: Overrides = getattr(self.tables, section)
         return tables
 
@@ -245,10 +252,10 @@ def builtin_studies() -> list[str]:
 
 
 def selected_by(raw: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The methods, benchmarks and models that a study file names, before the command line selects some."""
+    """The methods, benchmarks, models and attacks that a study file names, before the command line selects some."""
     head = raw.get("study")
     selected = {}
-    for section in ("methods", "benchmarks", "models"):
+    for section in COMPONENTS:
         names = _listed(head.get(section, [])) if isinstance(head, Mapping) else []
         selected[section] = tuple(n for n in names if isinstance(n, str)) if isinstance(names, list) else ()
     return selected
@@ -278,7 +285,7 @@ def check_study(
     }
     for section, model in models.items():
         validated(model, raw.get(section, {}), section)
-    for section in ("methods", "benchmarks", "models"):
+    for section in COMPONENTS:
         for name, content in raw.get(section, {}).items():
             if not isinstance(content, Mapping):
                 raise UsageError(f"{section}.{name} = {content!r}: expected a table, [{section}.{name}]")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pluggy
 
-from .specs import BenchmarkSpec, ExecutorSpec, MethodSpec, ModelSpec, ReporterSpec
+from .specs import AttackSpec, BenchmarkSpec, ExecutorSpec, MethodSpec, ModelSpec, ReporterSpec
 
 hookspec = pluggy.HookspecMarker("unlearnbench")
 hookimpl = pluggy.HookimplMarker("unlearnbench")
@@ -26,6 +26,11 @@ def unlearnbench_methods() -> list[MethodSpec]:  # type: ignore[empty-body]
 @hookspec
 def unlearnbench_benchmarks() -> list[BenchmarkSpec]:  # type: ignore[empty-body]
     """Called once when plugins load. Return the specs of the benchmarks you offer."""
+
+
+@hookspec
+def unlearnbench_attacks() -> list[AttackSpec]:  # type: ignore[empty-body]
+    """Called once when plugins load. Return the specs of the attacks on unlearned models that you offer."""
 
 
 @hookspec

@@ -24,7 +24,7 @@ import pluggy
 from ..domain import API_VERSION
 from ..errors import PluginError, UnknownName, UsageError
 from ..plugin import hookspecs
-from .specs import BenchmarkSpec, ExecutorSpec, Kind, MethodSpec, ModelSpec, ReporterSpec, Spec
+from .specs import AttackSpec, BenchmarkSpec, ExecutorSpec, Kind, MethodSpec, ModelSpec, ReporterSpec, Spec
 
 GROUP = "unlearnbench"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -36,6 +36,7 @@ HOOKS = frozenset(name for name in vars(hookspecs) if name.startswith("unlearnbe
 OFFERS: Mapping[str, tuple[Kind, type[Any]]] = {
     "unlearnbench_methods": ("method", MethodSpec),
     "unlearnbench_benchmarks": ("benchmark", BenchmarkSpec),
+    "unlearnbench_attacks": ("attack", AttackSpec),
     "unlearnbench_models": ("model", ModelSpec),
     "unlearnbench_executors": ("executor", ExecutorSpec),
     "unlearnbench_reporters": ("reporter", ReporterSpec),

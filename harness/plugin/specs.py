@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..domain import Metric, Requires, Split
+from ..domain import Metric, Requires, Split, Touches
 from ..errors import PluginError
 from .parameters import Parameter, Value, hyperparameter, parameter_of, parameters_of
 
-Kind = Literal["method", "benchmark", "model", "executor", "reporter"]
+Kind = Literal["method", "benchmark", "model", "attack", "executor", "reporter"]
 TEMPLATE_DATE = "2024-07-26"
 """The date that chat templates write: the fallback of Llama 3's own template without a clock."""
 
@@ -55,19 +55,41 @@ class MethodSpec:
         Reading imports the class: ``unlearnbench.authoring.component_specs`` writes specs to a file for plugins that
         are to be listed cheaply.
         """
-        fixed = more.get("fixed", {})
-        parameters = tuple(parameter for parameter in _parameters(target) if parameter.name not in fixed)
-        editions = next((p.choices for p in parameters if p.name == "edition" and p.choices), ("paper",))
-        declared = ("requires", "edition_requires", "citation", "models", "reference")
-        read = {
-            "name": _declared_name(target),
-            "target": f"{target.__module__}:{target.__qualname__}",
-            "summary": _first_line(target),
-            "parameters": parameters,
-            "editions": tuple(str(edition) for edition in editions),
-            **{name: getattr(target, name) for name in declared if hasattr(target, name)},
-        }
-        return cls(**{**read, **more})
+        read = _read(target, more, ("requires", "edition_requires", "citation", "models", "reference"))
+        editions = next((p.choices for p in read["parameters"] if p.name == "edition" and p.choices), ("paper",))
+        return cls(**{**read, "editions": tuple(str(edition) for edition in editions), **more})
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """An attack on an unlearned model by name. ``fixed`` are fields of the target that this name sets.
+
+    Args:
+        packages: distributions that the attack needs and the harness does not; ``all`` leaves it out without them.
+        extra: what installs them, as pip is told.
+    """
+
+    name: str
+    target: str
+    summary: str
+    requires: Touches = field(default_factory=Touches)
+    parameters: tuple[Parameter, ...] = ()
+    fixed: Mapping[str, Value] = field(default_factory=dict)
+    citation: str = ""
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+    api_version: int = 1
+
+    kind: typing.ClassVar[Kind] = "attack"
+
+    @classmethod
+    def of(cls, target: type, **more: Any) -> AttackSpec:
+        """The spec of an attack class, read from its fields, its docstring and its class attributes.
+
+        The attributes are ``name``, ``requires``, ``citation``, ``packages`` and ``extra``; all but the name may be
+        absent. ``more`` replaces what is read. A field that ``fixed`` sets is no parameter.
+        """
+        return cls(**{**_read(target, more, ("requires", "citation", "packages", "extra")), **more})
 
 
 @dataclass(frozen=True)
@@ -230,7 +252,7 @@ class ReporterSpec:
     kind: typing.ClassVar[Kind] = "reporter"
 
 
-Spec = MethodSpec | BenchmarkSpec | ModelSpec | ExecutorSpec | ReporterSpec
+Spec = MethodSpec | BenchmarkSpec | ModelSpec | AttackSpec | ExecutorSpec | ReporterSpec
 
 
 def resolve(target: str, plugin: str) -> Any:
@@ -240,6 +262,18 @@ def resolve(target: str, plugin: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except Exception as error:
         raise PluginError(plugin, f"cannot load {target}: {type(error).__name__}: {error}") from error
+
+
+def _read(target: type, more: Mapping[str, Any], declared: tuple[str, ...]) -> dict[str, Any]:
+    """What a class says of itself; ``declared`` are attributes that it may have."""
+    fixed = more.get("fixed", {})
+    return {
+        "name": _declared_name(target),
+        "target": f"{target.__module__}:{target.__qualname__}",
+        "summary": _first_line(target),
+        "parameters": tuple(parameter for parameter in _parameters(target) if parameter.name not in fixed),
+        **{name: getattr(target, name) for name in declared if hasattr(target, name)},
+    }
 
 
 def _first_line(target: type) -> str:

@@ -10,7 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from ..metrics.balance import balanced, forgetting, told_apart, utility
+from ..domain import CellId
+from ..metrics.balance import balanced, forgetting, kept_forgotten, told_apart, utility
 from ..metrics.statistics import Floats
 from .record import Record, ScoreEntry
 from .run_folder import StoredCell
@@ -46,12 +47,18 @@ class Balance:
 
 
 class References:
-    """The records of original and retained models, by the cells whose scores compare with them."""
+    """The records of original and retained models, by the cells whose scores compare with them.
+
+    Of an attack the cell without it counts too: an attacked model is measured on the scale of models as they are.
+    """
 
     def __init__(self, cells: Iterable[StoredCell]) -> None:
         self._records: dict[tuple[Path, str], Record] = {}
         self._original_of: dict[tuple[Path, str], Record] = {}
+        self._plain: dict[tuple[Path, CellId], StoredCell] = {}
         for cell in cells:
+            if cell.record and not cell.identity.attack:
+                self._plain[cell.folder.parent, cell.identity] = cell
             if cell.record and cell.record.identity.reference:
                 self._records[cell.folder.parent, cell.record.cell] = cell.record
                 retained = cell.record.samples.references.get("retained")
@@ -60,7 +67,14 @@ class References:
 
     def balance(self, cell: StoredCell) -> Balance:
         """The three numbers of a cell with a record."""
-        return balance(*self._three(cell))
+        if not cell.identity.attack:
+            return balance(*self._three(cell))
+        plain = self._plain.get((cell.folder.parent, cell.identity.plain))
+        if plain is None:
+            none = Estimate.missing("the record of the cell without the attack is not here")
+            return Balance(none, none, none)
+        record, _, retained = self._three(cell)
+        return attacked_balance(record, retained, *self._three(plain))
 
     def selection_value(self, cell: StoredCell) -> float:
         """What the rule of a cell's sweep says of it, more being better; NaN where it is missing."""
@@ -99,6 +113,41 @@ def balance(record: Record, original: Record | None, retained: Record | None) ->
         n=min(forgotten.n, useful.n),
     )
     return Balance(forgotten, useful, score)
+
+
+def attacked_balance(
+    record: Record, retained: Record | None, plain: Record, plain_original: Record | None, plain_retained: Record | None
+) -> Balance:
+    """The three numbers under an attack: what the attack brings back, and the utility of the model before it.
+
+    Forgetting is 1 − distance / span, where the distance is from the retained model under the same attack, so that what
+    the attack itself teaches or breaks does not count, and the span is the original's distance without an attack.
+
+    Args:
+        record, retained: of the model and of the retained model, both attacked.
+        plain, plain_original, plain_retained: without the attack.
+    """
+    before = balance(plain, plain_original, plain_retained)
+    if before.score.resamples is None or plain_original is None or plain_retained is None:
+        return before
+    parts = parts_of(record, "forgetting")
+    reason = "the retained model's record under the attack is not here" if retained is None else ""
+    attacked = {"": record, **({"retained": retained} if retained else {})}
+    reason = reason or _unmeasured("forgetting", parts, attacked)
+    if reason or retained is None:
+        return Balance(Estimate.missing(reason), before.utility, Estimate.missing(reason))
+    four = record, retained, plain_original, plain_retained
+    mine, kept, first, last = (_values(some, parts) for some in four)
+    value = kept_forgotten(mine, kept, first, last, parts)
+    drawn_mine, drawn_kept, drawn_first, drawn_last = (_resampled(some, parts) for some in four)
+    drawn = kept_forgotten(drawn_mine, drawn_kept, drawn_first, drawn_last, parts)
+    forgotten = Estimate(float(value), drawn, n=_fewest(parts))
+    score = Estimate(
+        float(balanced(forgotten.value, before.utility.value)),
+        balanced(forgotten.resamples, before.utility.resamples),
+        n=min(forgotten.n, before.utility.n),
+    )
+    return Balance(forgotten, before.utility, score)
 
 
 def selection_value(record: Record, original: Record | None, retained: Record | None) -> float:

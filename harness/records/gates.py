@@ -29,6 +29,7 @@ class Gate(Strict):
     Args:
         metric: a metric, or ``cost.NAME``.
         method, benchmark: which pairings; ``*`` is all.
+        attack: the attack under which rows were measured, ``*`` for each; empty for rows without an attack.
         max_drop: the most that a metric may worsen in its own direction (towards its target where it has one).
         max_change: the most that a metric may move either way.
         confidence: above 0, ``max_drop`` trips only where the worsening exceeds it with this one-sided confidence.
@@ -41,6 +42,7 @@ class Gate(Strict):
     metric: str = ""
     method: str = "*"
     benchmark: str = "*"
+    attack: str = ""
     max_drop: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     max_change: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     confidence: float = Field(default=0.0, ge=0, le=0.999, allow_inf_nan=False)

@@ -46,12 +46,13 @@ class BundledCell(Strict):
     seed: int
     repeat: int = Field(default=0, ge=0)
     setting: str = Field(default="", max_length=2000)
+    attack: str = Field(default="", max_length=200)
     status: CellStatus
     reason: str = Field(default="", max_length=20_000)
 
     @property
     def identity(self) -> CellId:
-        return CellId(self.method, self.benchmark, self.model, self.seed, self.repeat, self.setting)
+        return CellId(self.method, self.benchmark, self.model, self.seed, self.repeat, self.setting, self.attack)
 
 
 class BundledFile(Strict):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from ..data.sources import DataSource
-from ..domain import CellId, Metric, Requires, Split
+from ..domain import CellId, Metric, Requires, Split, Touches
 from ..errors import RecordError
 from ..plugin.parameters import Value
 from ..plugin.registry import Plugin
@@ -149,6 +149,23 @@ class PlannedMethod(Strict):
         return {**self.values, **self.fixed}
 
 
+class PlannedAttack(Strict):
+    """An attack with a study's hyperparameters, and the hash of its code."""
+
+    name: str
+    qualified: str
+    target: str
+    source: str
+    values: dict[str, Value]
+    fixed: dict[str, Value]
+    requires: Touches
+
+    @property
+    def hyperparameters(self) -> dict[str, Value]:
+        """Every field of the attack's target."""
+        return {**self.values, **self.fixed}
+
+
 class NodeSpec(Strict):
     """Fields that reference models and cells share.
 
@@ -158,7 +175,7 @@ class NodeSpec(Strict):
         recipe: fine-tuning of the reference models.
         engine: hash of the harness's code and of the libraries that compute.
         device_kind: ``cpu`` or ``cuda``, which decides the precision of ``dtype = "auto"``.
-        plugins: the plugins that offer the benchmark, the model and the method.
+        plugins: the plugins that offer the benchmark, the model, the method and the attack.
         cache: folder of prepared reference models, set when the node starts.
     """
 
@@ -171,7 +188,7 @@ class NodeSpec(Strict):
     seed: int
     engine: str
     device_kind: str
-    plugins: dict[Literal["benchmark", "model", "method"], Plugin]
+    plugins: dict[Literal["benchmark", "model", "method", "attack"], Plugin]
     provenance: dict[str, Any]
     run: RunSettings
     cache: str = ""
@@ -274,6 +291,10 @@ class CellSpec(NodeSpec):
         selection: the metric by which one of a sweep's settings is chosen.
         settings_tried: how many settings of the method are planned.
         split: how rows are divided into validation and reported rows; None where all are reported.
+        attack: what is done to the unlearned model, or to how it is asked, before it is measured; None for nothing.
+        plain: the key of the cell without the attack.
+        rivals: of an attack in a sweep, the keys of all cells among which the rule chooses; others are not attacked.
+        leaves_model: whether the cell leaves its weights for the cells that attack it.
     """
 
     kind: Literal["cell"] = "cell"
@@ -287,12 +308,18 @@ class CellSpec(NodeSpec):
     selection: str = "score"
     settings_tried: int = 1
     split: Split | None = None
+    attack: PlannedAttack | None = None
+    plain: str = ""
+    rivals: tuple[str, ...] = ()
+    leaves_model: bool = False
 
     folder: ClassVar[str] = "cells"
 
     @property
     def id(self) -> CellId:
-        return CellId(self.method.name, self.benchmark.name, self.model.name, self.seed, self.repeat, self.setting)
+        attack = self.attack.name if self.attack else ""
+        names = self.method.name, self.benchmark.name, self.model.name
+        return CellId(*names, self.seed, self.repeat, self.setting, attack)
 
     @property
     def start(self) -> str:
@@ -300,7 +327,8 @@ class CellSpec(NodeSpec):
         return self.models[self.method.requires.start]
 
     def key_parts(self) -> Sequence[str]:
-        return self.method.name, self.benchmark.name, self.model.name
+        attacked = (self.attack.name,) if self.attack else ()
+        return self.method.name, self.benchmark.name, self.model.name, *attacked
 
     def content_facts(self) -> dict[str, Any]:
         method, benchmark = self.method, self.benchmark
@@ -318,6 +346,16 @@ class CellSpec(NodeSpec):
             "repeat": self.repeat,
             "setting": [self.setting, self.selection] if self.setting else "",
             "split": self.split and vars(self.split),
+            **self._attack_facts(),
+        }
+
+    def _attack_facts(self) -> dict[str, Any]:
+        if self.attack is None:
+            return {}
+        attack = self.attack
+        return {
+            "attack": [attack.qualified, attack.source, attack.values, attack.fixed, vars(attack.requires)],
+            "rivals": [key.rpartition("--")[2] for key in self.rivals],
         }
 
 

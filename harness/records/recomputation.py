@@ -17,6 +17,7 @@ from ..plugin.registry import Component, Registry
 from ..plugin.specs import BenchmarkSpec, resolve
 from .record import EditionScore, Identity, Record, ScoreEntry, score_entries, validation_values
 from .row_split import divided
+from .tries import worst_tries
 
 TOLERANCE = 1e-9
 SampleRows = Sequence[Mapping[str, Any]]
@@ -56,8 +57,8 @@ def divided_scores(
     split: Split | None,
 ) -> DividedScores:
     """``scores_of`` for reported and for validation rows; references are divided in the same way."""
-    own = divided(mine, split)
-    others = {role: divided(measured, split) for role, measured in references.items()}
+    own = divided(worst_tries(mine), split)
+    others = {role: divided(worst_tries(measured), split) for role, measured in references.items()}
     reported = scores_of(benchmark, identity, own.reported, {role: some.reported for role, some in others.items()})
     if own.validation is None:
         return DividedScores(list(reported), [], own.reason)

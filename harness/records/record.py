@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..domain import RESAMPLES, CellId, Direction, Metric, Requires, Score, Split
+from ..domain import RESAMPLES, CellId, Direction, Metric, Requires, Score, Split, Touches
 from ..errors import RecordError
 from ..storage import digest, read_json
 from .schema import Strict, first_fault
@@ -84,11 +84,12 @@ class Identity(Strict):
     seed: int
     repeat: int = Field(default=0, ge=0)
     setting: str = Field(default="", max_length=2000)
+    attack: str = Field(default="", max_length=200)
 
     @property
     def cell(self) -> CellId:
         """The pairing alone."""
-        return CellId(self.method, self.benchmark, self.model, self.seed, self.repeat, self.setting)
+        return CellId(self.method, self.benchmark, self.model, self.seed, self.repeat, self.setting, self.attack)
 
 
 class Samples(Strict):
@@ -179,6 +180,26 @@ def _refuse_halves(value: Any) -> None:
             _refuse_halves(item)
 
 
+class AttackFacts(Strict):
+    """An attack and what it was given.
+
+    Args:
+        given: rows that were handed out, by part of the data.
+        questions: how many were asked.
+        tries: how often each was asked at most.
+        leaking: share of all answers whose ROUGE-L recall of the truth is at least one half; None without answers.
+    """
+
+    name: str
+    qualified: str
+    hyperparameters: dict[str, bool | int | float | str]
+    requires: Touches
+    given: dict[str, int] = {}
+    questions: int = Field(ge=0)
+    tries: int = Field(ge=1)
+    leaking: float | None = None
+
+
 class Record(Strict):
     """The stored result of a cell."""
 
@@ -206,6 +227,8 @@ class Record(Strict):
     """How rows were divided before they were scored; None where ``scores`` are of all rows."""
     validation: dict[str, dict[str, float]] = {}
     """Scores of the validation rows, by metric and edition; empty where rows were not divided."""
+    attack: AttackFacts | None = None
+    """The attack under which the model was measured; None where there was none."""
 
     @field_validator("provenance")
     @classmethod

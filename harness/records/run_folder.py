@@ -20,6 +20,8 @@ PLAN = "plan.json"
 STUDY = "study.toml"
 STATUS = "status.json"
 RECORD = "record.json"
+LEFT = "left"
+"""The folder of the weights that a cell leaves for those that attack it, and that these have not yet used."""
 
 
 class StoredNode(BaseModel):

@@ -364,7 +364,8 @@ def _of_runs(comparison: Comparison, pairs: Sequence[Pair]) -> list[Pair | MeanP
 
 
 def _concerns(gate: Gate, identity: CellId) -> bool:
-    return gate.method in ("*", identity.method) and gate.benchmark in ("*", identity.benchmark)
+    attacked = identity.attack == gate.attack or (gate.attack == "*" and bool(identity.attack))
+    return attacked and gate.method in ("*", identity.method) and gate.benchmark in ("*", identity.benchmark)
 
 
 def _metric_finding(gate: Gate, pair: Pair | MeanPair, change: Difference) -> Finding:

@@ -117,7 +117,8 @@ def _verify_cell(
     else:
         limit = record.limits.get("limit", 0)
         limit = limit if type(limit) is int and limit > 0 else 0
-        result.faults += [f"{record.cell}: {line}" for line in unlike(rows, pins, where, limit)]
+        compare = unlike_attacked(rows, pins, where) if record.attack else unlike(rows, pins, where, limit)
+        result.faults += [f"{record.cell}: {line}" for line in compare]
     result.cells.append(record.cell)
     result.scores += sum(len(entry.editions) for entry in record.scores.values())
     result.rows += len(rows)
@@ -196,6 +197,27 @@ def unlike(rows: Sequence[Mapping[str, Any]], pins: Pins, where: str, limit: int
             yield f"{len(wrong)} rows of {part} are not {where}, the first is row {wrong[0]}"
 
 
+def unlike_attacked(rows: Sequence[Mapping[str, Any]], pins: Pins, where: str) -> Iterator[str]:
+    """Yield a fault for each part in which a row of an attack is not the benchmark's row of its index.
+
+    An attack asks some rows of some parts, several times perhaps.
+    """
+    for part, pinned in pins.items():
+        fields, hashes = pinned["fields"], pinned["rows"]
+        wrong = [
+            row.get("index")
+            for row in rows
+            if row.get("part") == part
+            and not (
+                isinstance(index := row.get("index"), int)
+                and 0 <= index < len(hashes)
+                and _row_hash(row, fields) == hashes[index]
+            )
+        ]
+        if wrong:
+            yield f"{len(wrong)} rows of {part} are not {where}, the first has the index {wrong[0]!r:.20}"
+
+
 # -- badges -----------------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +285,7 @@ def study_of(record: Record, registry: Registry, data_dir: str = "") -> dict[str
             "methods": [identity.method_qualified],
             "benchmarks": [identity.benchmark_qualified],
             "models": [identity.model],
+            "attacks": [record.attack.qualified] if record.attack else [],
             "seeds": seeds,
             "edition": record.edition,
         },
@@ -271,7 +294,16 @@ def study_of(record: Record, registry: Registry, data_dir: str = "") -> dict[str
         "recipe": record.provenance.get("recipe", {}),
         "methods": {identity.method_qualified: free},
         "benchmarks": {identity.benchmark_qualified: settings},
+        "attacks": _attack_settings(record, registry),
     }
+
+
+def _attack_settings(record: Record, registry: Registry) -> dict[str, Any]:
+    if record.attack is None:
+        return {}
+    fixed = registry.find("attack", record.attack.qualified).spec.fixed
+    values = {name: value for name, value in record.attack.hyperparameters.items() if name not in fixed}
+    return {record.attack.qualified: values}
 
 
 @dataclass(frozen=True)

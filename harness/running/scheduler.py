@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ..domain import CellStatus
 from ..errors import RecordError, StorageError
 from ..planning.nodes import Node, Plan
 from ..records.node_spec import write_spec
-from ..records.run_folder import RECORD, STATUS, read_status
+from ..records.run_folder import LEFT, RECORD, STATUS, read_status
 from .executor import Executor, Job, JobState, Slot
 from .run_store import Outcome, finished, folder_of, write_status
 
@@ -71,7 +72,7 @@ class _Schedule:
             if failed:
                 del self.waiting[node.key]
                 self.fail(node, self._blocked(node, self.outcomes[failed]))
-            elif self.free and all(key in self.outcomes for key in node.needs):
+            elif self.free and all(key in self.outcomes for key in (*node.needs, *node.after)):
                 del self.waiting[node.key]
                 self._start(node, self._take_slot())
 
@@ -95,6 +96,18 @@ class _Schedule:
         """Keep an outcome and tell the observer of it."""
         self.outcomes[outcome.node.key] = outcome
         self.observe(outcome, len(self.outcomes), len(self.plan.nodes))
+        self._forget_models(outcome.node)
+
+    def _forget_models(self, node: Node) -> None:
+        """Remove the weights that a cell left, once nothing waits for the cell any more."""
+        for key in (node.key, *node.after):
+            folder = self.run / "cells" / key / LEFT
+            if folder.exists() and not any(key in other.after for other in self._unended()):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _unended(self) -> Iterator[Node]:
+        yield from self.waiting.values()
+        yield from (node for node, _ in self.running.values())
 
     def fail(self, node: Node, outcome: Outcome) -> None:
         """Conclude a node that was never started."""
@@ -118,7 +131,8 @@ class _Schedule:
 
     def _blocked(self, node: Node, cause: Outcome) -> Outcome:
         reason = f"needs {cause.node.title}, which ended as {cause.status}: {cause.reason}"
-        return Outcome(node, CellStatus.FAILED, reason, exit_code=cause.exit_code)
+        status = cause.status if cause.status == CellStatus.NOT_APPLICABLE else CellStatus.FAILED
+        return Outcome(node, status, reason, exit_code=cause.exit_code)
 
     def _over_limit(self, node: Node, state: JobState) -> Outcome | None:
         """The outcome of a job that takes more than the study allows; None of one that may go on."""

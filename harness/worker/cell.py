@@ -1,4 +1,4 @@
-"""Runs one cell: load, unlearn, measure, record."""
+"""Runs one cell: load, unlearn, attack where it is one of an attack, measure, record."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from ..data.encoder import Encoder
 from ..engine import process_group
 from ..engine.engine import Engine
 from ..engine.memory import release
-from ..errors import NotApplicable, PluginError
+from ..errors import NotApplicable
 from ..plugin.specs import resolve
 from ..records.node_spec import CellSpec
 from ..records.run_folder import RECORD
 from ..storage import write_bytes
 from ..training import models
+from .attack import checked_model, leave_model, left_model, measure_attacked, refuse_unchosen
 from .record_builder import Measured, build_record
 from .reference import checkpoint
 from .setup import autocast_of, device_of, load_plugin_files, log, prepare_task, seed_everything, synchronise
@@ -43,6 +44,7 @@ def run_cell(folder: Path, spec: CellSpec) -> dict[str, str]:
         NotApplicable, Diverged, HarnessError: as the pairing, the method or the benchmark has it.
     """
     load_plugin_files(spec)
+    refuse_unchosen(folder, spec)
     device = device_of(spec.run.device)
     meter = StageMeter(device)
     with meter("load"):
@@ -55,21 +57,29 @@ def run_cell(folder: Path, spec: CellSpec) -> dict[str, str]:
     dtype = models.compute_dtype(spec.model.spec, device)
     ctx = Context(spec.method.name, seed, Engine(device), log, autocast=autocast_of(spec.model.spec, device))
     encoder, benchmark, task = loaded.encoder, loaded.benchmark, loaded.task
-    with meter("unlearn"):
-        model, ctx = _unlearn_requests(spec, loaded, ctx, dtype)
-        synchronise(device)
+    model = left_model(folder, spec, device) if spec.attack else None
+    if model is None:
+        with meter("unlearn"):
+            model, ctx = _unlearn_requests(spec, loaded, ctx, dtype)
+            synchronise(device)
     del loaded
     if process_group.rank():
         return {}
     ctx = ctx.for_request(None, "measure")
     release()
     model = models.cast(model, dtype).eval()
-    with meter("measure"):
-        measurement = benchmark.measure(model, task, ctx)
-    measured = Measured(benchmark, measurement, encoder, dtype, tuple(task.notes), ctx, meter)
+    facts = None
+    if spec.attack:
+        measurement, facts, ctx = measure_attacked(spec, spec.attack, model, benchmark, task, ctx, meter)
+    else:
+        with meter("measure"):
+            measurement = benchmark.measure(model, task, ctx)
+    measured = Measured(benchmark, measurement, encoder, dtype, tuple(task.notes), ctx, meter, facts)
     record = build_record(folder, spec, measured)
     if spec.run.keep_model:
         models.save_checkpoint(folder / "model", model.cpu(), encoder.tokenizer)
+    if spec.leaves_model:
+        leave_model(folder, model, encoder)
     content = record.model_dump_json(indent=1).encode() + b"\n"
     write_bytes(folder / RECORD, content)
     return {
@@ -108,13 +118,6 @@ def _unlearn(spec: CellSpec, method: Method, model: Any, data: UnlearningData, c
         model = models.with_adapter(model, rank)
     vocabulary = model.get_input_embeddings().num_embeddings
     unlearned = method.unlearn(model, data.encoder.tokenizer, data, ctx)
-    if unlearned is None:
-        raise PluginError(name, "unlearn returned None; return the unlearned model")
-    if not callable(getattr(unlearned, "named_parameters", None)):
-        raise PluginError(name, f"unlearn returned {type(unlearned).__name__}, expected a model")
     if adapted and hasattr(unlearned, "merge_and_unload"):
         unlearned = unlearned.merge_and_unload()
-    models.check_finite(unlearned)
-    if unlearned.get_input_embeddings().num_embeddings != vocabulary:
-        raise PluginError(name, "unlearn changed the size of the vocabulary")
-    return unlearned
+    return checked_model(unlearned, name, "unlearn", vocabulary)

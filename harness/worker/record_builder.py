@@ -19,6 +19,7 @@ from ..records.node_spec import CellSpec
 from ..records.recomputation import DividedScores, divided_scores
 from ..records.record import (
     SAMPLES,
+    AttackFacts,
     Comparability,
     Cost,
     Identity,
@@ -28,6 +29,7 @@ from ..records.record import (
     score_entries,
     validation_values,
 )
+from ..records.tries import leaking_share
 from ..storage import digest, read_rows, rows_as_bytes, write_bytes
 from .stage_meter import StageMeter
 
@@ -43,11 +45,13 @@ class Measured:
     task_notes: tuple[str, ...]
     ctx: Context
     meter: StageMeter
+    attack: AttackFacts | None = None
 
 
 def build_record(folder: Path, spec: CellSpec, measured: Measured) -> Record:
     """Write the samples, score them, and put together the cell's record."""
-    content = rows_as_bytes(measured.measurement.rows)
+    rows = measured.measurement.rows
+    content = rows_as_bytes(rows)
     write_bytes(folder / SAMPLES, content)
     identity = _identity(spec)
     with measured.meter("score"):
@@ -65,7 +69,7 @@ def build_record(folder: Path, spec: CellSpec, measured: Measured) -> Record:
         samples=Samples(
             file=SAMPLES,
             sha256=hashlib.sha256(content).hexdigest(),
-            rows=len(measured.measurement.rows),
+            rows=len(rows),
             references={str(role): key for role, key in spec.references.items()},
             shown="public" if spec.source.kind == "generated" else spec.benchmark.samples,
         ),
@@ -84,12 +88,7 @@ def build_record(folder: Path, spec: CellSpec, measured: Measured) -> Record:
         settings_tried=spec.settings_tried if spec.setting else 0,
         split=spec.split,
         validation=validation,
-    )
-
-
-def _division_notes(found: DividedScores) -> list[str]:
-    return (
-        [f"rows are not divided, so that a setting is selected on its test rows: {found.whole}"] if found.whole else []
+        attack=measured.attack and measured.attack.model_copy(update={"leaking": leaking_share(rows)}),
     )
 
 
@@ -109,6 +108,7 @@ def _identity(spec: CellSpec) -> Identity:
         seed=spec.seed,
         repeat=spec.repeat,
         setting=spec.setting,
+        attack=spec.attack.name if spec.attack else "",
     )
 
 
@@ -183,6 +183,7 @@ def _comparability(spec: CellSpec, measured: Measured, rows: str) -> Comparabili
             "lora_rank": model.spec.lora_rank,
             "edition": spec.edition,
             "rows": rows,
+            **({"attack": [spec.attack.qualified, spec.attack.hyperparameters]} if spec.attack else {}),
         }
     )
 

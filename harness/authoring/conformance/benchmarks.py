@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...contracts import Context, Preparation
+from ...contracts import Attackable, Context, Preparation
 from ...data.sources import DataSource, read_tables
-from ...domain import Measurement, Score
+from ...domain import Measurement, Question, Score
 from ...engine.engine import Engine
 from ...plugin.parameters import parse_parameters
 from ...plugin.registry import Component
@@ -55,6 +55,8 @@ def check_benchmark(component: Component[BenchmarkSpec], data_dir: str = "") -> 
     yield attempt("every metric is scored in every edition", lambda: _scored(trial, mine, retained))
     yield attempt("the retained model is scored beside itself", lambda: _scored(trial, retained, retained))
     yield attempt("scores follow from the rows alone", lambda: _recomputes(trial, mine, retained))
+    if isinstance(trial.benchmark, Attackable):
+        yield attempt("attacks may ask its questions in other words", lambda: _attackable(trial, mine))
     if spec.questions:
         yield attempt("rows are the questions of the tables", lambda: _asked(trial, mine))
 
@@ -171,6 +173,43 @@ def _recomputes(trial: _Trial, mine: Measurement, retained: Measurement) -> None
     for before, after in zip(*tables, strict=True):
         if key(before) != key(after):
             raise Broken(f"{before.metric} is {before.value!r}, and {after.value!r} from the stored rows")
+
+
+def _attackable(trial: _Trial, mine: Measurement) -> str:
+    """Ask in the questions' own words, which gives the rows that are measured anyway, and in others."""
+    questions = list(trial.benchmark.forget_questions(trial.task))
+    if not questions:
+        raise Broken("forget_questions has none")
+    known = {(row["part"], row["index"]): row for row in mine.rows}
+    asked = {(question.part, question.index) for question in questions}
+
+    def measured(put: Sequence[Question]) -> list[Mapping[str, Any]]:
+        model = tiny_model(trial.task.encoder, MINE)
+        rows = trial.benchmark.measure(model, trial.benchmark.asking(trial.task, put), trial.context).rows
+        return [row for row in rows if (row["part"], row["index"]) in asked]
+
+    for row in measured(questions):
+        # Other rows beside it round the last digits of a likelihood.
+        if not _alike(row, known[row["part"], row["index"]]):
+            raise Broken(f"row {row['index']} of {row['part']} is another when its own question is asked")
+    other = [question if question.fixed else question.put(f"Now: {question.prompt}") for question in questions]
+    for row, question in zip(measured(other), other, strict=True):
+        if not question.fixed and row.get("asked") != question.prompt:
+            raise Broken(f"row {row['index']} of {row['part']} does not say in which words it was asked (asked)")
+        if row.get("prompt") != known[row["part"], row["index"]].get("prompt"):
+            raise Broken(f"row {row['index']} of {row['part']} does not keep its own prompt")
+    return f"{len(questions)} questions"
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal, numbers up to rounding in single precision."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-6) or (math.isnan(one) and math.isnan(other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alike(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return bool(one == other)
 
 
 def _asked(trial: _Trial, mine: Measurement) -> None:

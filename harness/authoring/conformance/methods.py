@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...domain import Requires
+from ...domain import Requires, Touches
 from ...engine.engine import Engine
 from ...plugin.registry import Component
-from ...plugin.specs import MethodSpec, resolve
+from ...plugin.specs import AttackSpec, MethodSpec, resolve
 from ...training import models
 from ...training.loss_method import LossMethod
 from .checks import Broken, Check, attempt
@@ -81,8 +81,8 @@ def method_spec(component: Component[Any]) -> None:
             )
     for name in fields.keys() - {parameter.name for parameter in spec.parameters} - spec.fixed.keys():
         raise Broken(f"field {name} of {spec.target} is not in the spec, so nobody can set it")
-    if isinstance(spec, MethodSpec):
-        requires = getattr(target, "requires", Requires())
+    if isinstance(spec, MethodSpec | AttackSpec):
+        requires = getattr(target, "requires", Touches() if isinstance(spec, AttackSpec) else Requires())
         if requires != spec.requires:
             raise Broken(f"the spec requires {spec.requires}, the class {requires}")
 

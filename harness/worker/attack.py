@@ -1,0 +1,257 @@
+"""What an attacked cell does in place of measuring: whether it is run, from which weights, and by which questions."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from ..contracts import Attack, Attackable, AttackData, Benchmark, Context, Task, derived_seed
+from ..data.encoder import EncodedRow, Encoder
+from ..domain import CellStatus, Measurement, Question, Sampling
+from ..engine.engine import Engine
+from ..engine.scoring import Likelihood
+from ..errors import NotApplicable, PluginError
+from ..plugin.specs import resolve
+from ..records.balance import selection_value
+from ..records.node_spec import CellSpec, PlannedAttack
+from ..records.record import AttackFacts, Record, read_record
+from ..records.run_folder import LEFT, RECORD, read_status
+from ..records.tries import TRY
+from ..training import models
+from .stage_meter import StageMeter
+
+TEXT_TOKENS = 128
+"""Tokens of a chunk of other text."""
+
+
+# -- which cells -------------------------------------------------------------------------------------------------------
+
+
+def refuse_unchosen(folder: Path, spec: CellSpec) -> None:
+    """Raise NotApplicable for an attack on a cell that has no record, or on a setting that a sweep does not choose."""
+    if spec.attack is None:
+        return
+    cells = folder.parent
+    status = read_status(cells / spec.plain)
+    if status is None or status.status != CellStatus.DONE:
+        raise NotApplicable(f"the cell without the attack ended as {status.status if status else 'pending'}")
+    if not spec.rivals:
+        return
+    by_setting: dict[str, list[float]] = {}
+    for key in spec.rivals:
+        record = _record_of(cells / key)
+        setting = record.identity.setting if record else ""
+        by_setting.setdefault(setting, []).append(_value(cells, record) if record else math.nan)
+    means = {setting: fmean(values) for setting, values in by_setting.items() if setting}
+    known = [setting for setting, mean in means.items() if not math.isnan(mean)]
+    chosen = max(known, key=lambda setting: means[setting]) if known else next(iter(means), "")
+    if spec.setting != chosen:
+        raise NotApplicable(f"the sweep chooses {chosen}")
+
+
+def _record_of(folder: Path) -> Record | None:
+    status = read_status(folder)
+    return read_record(folder / RECORD) if status and status.status == CellStatus.DONE else None
+
+
+def _value(cells: Path, record: Record) -> float:
+    """What the sweep's rule says of a cell."""
+    references = {role: read_record(cells / key / RECORD) for role, key in record.samples.references.items()}
+    return selection_value(record, references.get("original"), references.get("retained"))
+
+
+# -- from which weights ------------------------------------------------------------------------------------------------
+
+
+def leave_model(folder: Path, model: Any, encoder: Encoder) -> None:
+    """Keep the weights for the cells that attack this one; a model that is not one of transformers' is made again."""
+    shutil.rmtree(folder / LEFT, ignore_errors=True)
+    if isinstance(model, torch.nn.Module) and hasattr(model, "save_pretrained") and _is_plain(model):
+        models.save_checkpoint(folder / LEFT, model, encoder.tokenizer)
+
+
+def _is_plain(model: Any) -> bool:
+    """Whether a saved model loads again as what it is."""
+    return type(model).__module__.startswith("transformers.")
+
+
+def left_model(folder: Path, spec: CellSpec, device: torch.device) -> Any:
+    """The weights that the cell without the attack left; None where they must be made again."""
+    left = folder.parent / spec.plain / LEFT
+    if not left.is_dir():
+        return None
+    return models.load_checkpoint(str(left), spec.model.spec).to(device)
+
+
+def checked_model(model: Any, plugin: str, verb: str, vocabulary: int) -> Any:
+    """What a plugin's verb returned, if it is a model that can be measured.
+
+    Raises:
+        PluginError: it is none, or has another vocabulary.
+        Diverged: a weight is not finite.
+    """
+    if model is None:
+        raise PluginError(plugin, f"{verb} returned None; return the model")
+    if not callable(getattr(model, "named_parameters", None)):
+        raise PluginError(plugin, f"{verb} returned {type(model).__name__}, expected a model")
+    models.check_finite(model)
+    if model.get_input_embeddings().num_embeddings != vocabulary:
+        raise PluginError(plugin, f"{verb} changed the size of the vocabulary")
+    return model
+
+
+# -- by which questions ------------------------------------------------------------------------------------------------
+
+
+def measure_attacked(
+    spec: CellSpec,
+    planned: PlannedAttack,
+    model: Any,
+    benchmark: Benchmark,
+    task: Task,
+    ctx: Context,
+    meter: StageMeter,
+) -> tuple[Measurement, AttackFacts, Context]:
+    """Attack the model, and measure what concerns the forget set; every row has the number of its try.
+
+    Raises:
+        NotApplicable: the benchmark offers nothing to attack, or too little is left to ask.
+        PluginError: the attack returns something else than it promises.
+    """
+    if not isinstance(benchmark, Attackable):
+        raise NotApplicable(f"{spec.benchmark.name} offers no questions to attack (forget_questions, asking)")
+    name = planned.qualified
+    # The method has no part in the seed: all models of a table meet the same attack.
+    seed = derived_seed(spec.seed, "attack", planned.name, spec.benchmark.name, spec.model.name)
+    ctx = Context(planned.name, seed, ctx.engine, ctx.log, autocast=ctx.autocast)
+    attack: Attack = resolve(planned.target, name)(**planned.hyperparameters)
+    data = _data(planned, task, seed)
+    with meter("attack"):
+        vocabulary = model.get_input_embeddings().num_embeddings
+        attacked = checked_model(attack.change(model, data, ctx), name, "change", vocabulary).eval()
+        questions = [
+            question
+            for question in benchmark.forget_questions(task)
+            if not any(question.about(row) for row in data.drawn.get("forget", ()))
+        ]
+        if not questions:
+            raise NotApplicable("every question is about a row that the attack was given")
+        tries = list(_tries(attack, name, questions, data, ctx))
+    rows: list[dict[str, Any]] = []
+    with meter("measure"):
+        for asked in tries:
+            for measured in _measured(attack.sampling, benchmark, benchmark.asking(task, asked), attacked, ctx):
+                number = int(rows[-1][TRY]) + 1 if rows else 0
+                rows += [{**row, TRY: number} for row in measured.rows]
+    given = {part: len(drawn) for part, drawn in data.drawn.items()}
+    facts = AttackFacts(
+        name=planned.name,
+        qualified=name,
+        hyperparameters=planned.hyperparameters,
+        requires=planned.requires,
+        given=given,
+        questions=len(questions),
+        tries=int(rows[-1][TRY]) + 1,
+    )
+    return Measurement(tuple(rows)), facts, ctx
+
+
+def _data(planned: PlannedAttack, task: Task, seed: int) -> AttackData:
+    from importlib.resources import files
+
+    text = files("unlearnbench.data").joinpath("other_text.txt").read_text(encoding="utf-8")
+    encoder = task.encoder
+    chunks = encoder.chunks(text.split("\n\n"), encoder.chunk_size(TEXT_TOKENS)) if planned.requires.text else []
+    return AttackData(planned.name, planned.requires, encoder, task.forget, task.retain, chunks, seed)
+
+
+def _tries(
+    attack: Attack, name: str, questions: Sequence[Question], data: AttackData, ctx: Context
+) -> Iterator[list[Question]]:
+    """The questions in the words of each try; one with fewer words than others is left out of later tries.
+
+    Texts that are read and not asked are part of the first try.
+    """
+    words = {
+        (question.part, question.index): [question.prompt]
+        if question.fixed
+        else prompts_of(attack, name, question, data, ctx)
+        for question in questions
+    }
+    for number in range(max(map(len, words.values()))):
+        yield [
+            question.put(own[number])
+            for question in questions
+            if number < len(own := words[question.part, question.index])
+        ]
+
+
+def prompts_of(attack: Attack, name: str, question: Question, data: AttackData, ctx: Context) -> list[str]:
+    """The prompts by which an attack asks a question. Raises PluginError where ``put`` returns no list of texts."""
+    prompts: Any = attack.put(question, data, ctx)
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not prompts:
+        raise PluginError(name, f"put returned {prompts!r:.80}; return a list of prompts")
+    wrong = [text for text in prompts if not isinstance(text, str)]
+    if wrong:
+        raise PluginError(name, f"put returned {wrong[0]!r:.80} among its prompts, which are texts")
+    return list(prompts)
+
+
+def _measured(
+    sampling: Sampling | None, benchmark: Benchmark, task: Task, model: Any, ctx: Context
+) -> Iterator[Measurement]:
+    """The measurement, or one for each of the answers that are drawn."""
+    if sampling is None:
+        yield benchmark.measure(model, task, ctx)
+        return
+    engine = _SamplingEngine(ctx.engine, sampling, ctx.seed)
+    drawing = Context("sample", ctx.seed, engine, ctx.log, autocast=ctx.autocast)
+    for engine.turn in range(sampling.samples):
+        yield benchmark.measure(model, task, drawing)
+
+
+class _SamplingEngine(Engine):
+    """An engine that writes drawn answers: those of number ``turn``, of all that were drawn at the first call.
+
+    Likelihoods do not depend on what is drawn, and are computed once.
+    """
+
+    def __init__(self, engine: Engine, sampling: Sampling, seed: int) -> None:
+        super().__init__(engine.device, engine.budgets, engine.mechanisms)
+        self.counters = engine.counters
+        self._sampling, self._seed = sampling, seed
+        self._drawn: dict[Any, list[list[list[int]]]] = {}
+        self._scored: dict[Any, list[Likelihood]] = {}
+        self._tokens: dict[Any, list[list[float]]] = {}
+        self.turn = 0
+
+    def score(self, model: Any, rows: Sequence[EncodedRow]) -> list[Likelihood]:
+        key = tuple(rows)
+        if key not in self._scored:
+            self._scored[key] = super().score(model, rows)
+        return self._scored[key]
+
+    def token_logprobs(self, model: Any, rows: Sequence[EncodedRow]) -> list[list[float]]:
+        key = tuple(rows)
+        if key not in self._tokens:
+            self._tokens[key] = super().token_logprobs(model, rows)
+        return self._tokens[key]
+
+    def generate(
+        self,
+        model: Any,
+        prompts: Sequence[tuple[int, ...]],
+        max_new_tokens: int,
+        eos: Sequence[int],
+        begun: Sequence[tuple[int, ...]] = (),
+    ) -> list[list[int]]:
+        key = (tuple(prompts), max_new_tokens, tuple(eos))
+        if key not in self._drawn:
+            self._drawn[key] = self.sample(model, prompts, max_new_tokens, eos, self._sampling, self._seed)
+        return [answers[self.turn] for answers in self._drawn[key]]
