@@ -53,6 +53,7 @@ from .engine.logprobs import answer_logprobs as answer_logprobs
 from .engine.logprobs import sequence_logprob as sequence_logprob
 from .engine.numerics import widened as widened
 from .engine.scoring import Likelihood as Likelihood
+from .engine.scoring import ReadText as ReadText
 from .errors import BundleError as BundleError
 from .errors import DataError as DataError
 from .errors import Diverged as Diverged
@@ -66,6 +67,13 @@ from .errors import StorageError as StorageError
 from .errors import UndeclaredAccess as UndeclaredAccess
 from .errors import UnknownName as UnknownName
 from .errors import UsageError as UsageError
+from .metrics.memorisation import answer_divergence as answer_divergence
+from .metrics.memorisation import exact_memorisation as exact_memorisation
+from .metrics.memorisation import extraction_strength as extraction_strength
+from .metrics.memorisation import min_k_plus_plus as min_k_plus_plus
+from .metrics.memorisation import ngram_entropy as ngram_entropy
+from .metrics.memorisation import repetition as repetition
+from .metrics.memorisation import zlib_ratio as zlib_ratio
 from .metrics.overlap import NO_WORDS as NO_WORDS
 from .metrics.overlap import bleu as bleu
 from .metrics.overlap import rouge_l_f as rouge_l_f

@@ -17,7 +17,7 @@ from unlearnbench.plugin import hookspecs
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"harness": "unlearnbench", "methods": "unlearnbench.methods", "benchmarks": "unlearnbench.benchmarks",
-           "leaderboard": "unlearnbench.leaderboard"}  # fmt: skip
+           "attacks": "unlearnbench.attacks", "leaderboard": "unlearnbench.leaderboard"}  # fmt: skip
 # A room is a folder, or a module at the harness's root. Each imports from its own and from lower floors alone.
 FLOORS = (
     ("errors", "_compat"),
@@ -32,7 +32,7 @@ FLOORS = (
     ("running",),
     ("results",),
     ("authoring",),
-    ("methods", "benchmarks", "leaderboard"),
+    ("methods", "benchmarks", "attacks", "leaderboard"),
     ("api",),
     ("cli",),
     ("__main__",),
@@ -111,7 +111,7 @@ def test_no_modules_import_each_other_in_a_circle():
         visit(module)
 
 
-@pytest.mark.parametrize("folder", ["methods", "benchmarks"])
+@pytest.mark.parametrize("folder", ["methods", "benchmarks", "attacks"])
 def test_what_is_built_in_uses_what_any_plugin_may(folder):
     """Public names of ``unlearnbench`` alone, so that a stranger could have written it."""
     for module in (name for name in MODULES if room(name) == folder):
@@ -135,7 +135,7 @@ def test_the_leaderboard_reads_records_and_never_models():
 
 def test_the_folders_are_not_imported_under_their_bare_names():
     assert not set(FOLDERS) & set(sys.modules)
-    bare = re.compile(r"^\s*(?:from|import) (harness|methods|benchmarks|leaderboard)\b", re.MULTILINE)
+    bare = re.compile(r"^\s*(?:from|import) (harness|methods|benchmarks|attacks|leaderboard)\b", re.MULTILINE)
     for path in [file for folder in (*FOLDERS, "tests") for file in (ROOT / folder).rglob("*.py")]:
         assert not bare.search(path.read_text()), path
 
@@ -184,12 +184,12 @@ def test_every_hook_says_when_it_is_called():
     assert all("Called" in hook.__doc__ for hook in hooks)
 
 
-def test_the_readme_names_every_hook_method_and_benchmark(command):
+def test_the_readme_names_every_hook_method_benchmark_and_attack(command):
     readme = (ROOT / "README.md").read_text()
     for name in vars(hookspecs):
         if name.startswith("unlearnbench_"):
             assert f"`{name}`" in readme
-    for kind in ("methods", "benchmarks"):
+    for kind in ("methods", "benchmarks", "attacks"):
         for entry in command("list", kind, "--json").json[kind]:
             assert f"`{entry['name']}`" in readme
 

@@ -95,7 +95,16 @@ def test_an_editable_install_works_outside_the_checkout(tmp_path):
     environment, python = fresh_environment(tmp_path)
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("harness", "methods", "benchmarks", "leaderboard", "pyproject.toml", "README.md", "LICENSE"):
+    for name in (
+        "harness",
+        "methods",
+        "benchmarks",
+        "attacks",
+        "leaderboard",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+    ):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, source / name)
     words = ("--no-deps", "--no-index", "--no-build-isolation", "--force-reinstall", "--editable", source)
     run(sys.executable, "-m", "pip", "--python", python, "install", "-q", *words)

@@ -13,6 +13,7 @@ def spec() -> BenchmarkSpec:
     """The only spec; the user names the book."""
     return BenchmarkSpec(
         name="hp",
+        version="2",
         target="unlearnbench.benchmarks.hp.benchmark:ForgottenBook",
         summary="Forgetting a book that the user names, as Harry Potter is forgotten in the FLAT paper",
         metrics=metrics(),

@@ -68,4 +68,19 @@ def metrics() -> tuple[Metric, ...]:
             part_of="forgetting",
             two_sided=True,
         ),
+        Metric(
+            name="repetition",
+            label="Repetition",
+            better="lower",
+            source="Li et al. 2016, arXiv:1510.03055",
+            definition="mean of 1 − distinct word trigrams / word trigrams of the continuation of an excerpt",
+        ),
+        Metric(
+            name="entropy",
+            label="Entropy",
+            better="higher",
+            source="Zhang et al. 2018, arXiv:1809.05972; Meng et al. 2022, arXiv:2202.05262",
+            definition="mean of the entropies of word bigrams and trigrams of the continuations, weighted 2 : 4",
+            unit="bits",
+        ),
     )

@@ -30,7 +30,9 @@ from unlearnbench import (
     expanded_share,
     mean,
     mean_score,
+    ngram_entropy,
     percentile_interval,
+    repetition,
     resampled_means,
     rouge_l_recall,
 )
@@ -94,10 +96,21 @@ def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Sco
         for name, values, most in zip(("bleu", "rouge_l"), own, (100.0, 1.0), strict=True):
             yield _mean(name, values, edition, most)
         yield _gap(own, None if theirs is None else overlaps(theirs, edition), edition)
+    yield from _fluency(mine)
     kind = "hub" if any(row["part"] in ("wikitext", *EIGHT) for row in unlearned.rows) else "local"
     yield _perplexity(unlearned.part(PERPLEXITY[kind]), PERPLEXITY[kind])
     for edition in EDITIONS:
         yield _accuracy({task: unlearned.part(task) for task in ACCURACY[kind, edition]}, edition)
+
+
+def _fluency(rows: Sequence[Row]) -> Iterator[Score]:
+    """How repetitive, and how varied, the continuations are."""
+    spoken = [row["generation"] for row in rows if len(row["generation"].split()) >= 3]
+    for name, measure, bounds in (("repetition", repetition, (0.0, 1.0)), ("entropy", ngram_entropy, None)):
+        if spoken:
+            yield mean_score(name, [measure(text) for text in spoken], bounds=bounds)
+        else:
+            yield Score.missing(name, "no continuation has three words")
 
 
 def _mean(name: str, values: Sequence[float], edition: str | None, most: float) -> Score:

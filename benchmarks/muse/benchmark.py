@@ -14,12 +14,13 @@ from unlearnbench import (
     Measurement,
     Preparation,
     Question,
+    ReadText,
     Score,
     Tables,
     Task,
 )
 
-from .metrics import min_k_score, scores
+from .metrics import membership, scores
 from .settings import Settings
 from .tables import RETAIN, forget_tables, overlaps, seen_tables, text_hash
 
@@ -167,8 +168,11 @@ class MuseNews(Settings):
         began = time.perf_counter()
         # A text of fewer than two tokens has no probability.
         readable = [text for text in asked.texts if len(text.ids) > 1]
-        scored = ctx.engine.token_logprobs(model, [EncodedRow(text.ids, 0) for text in readable])
-        logprobs = dict(zip([(text.part, text.index) for text in readable], scored, strict=True))
+        encoded = [EncodedRow(text.ids, 0) for text in readable]
+        places = [(text.part, text.index) for text in readable]
+        read = dict(zip(places, ctx.engine.read(model, encoded), strict=True))
+        norms = ctx.engine.gradient_norms(model, encoded) if self.gradient_norms else []
+        gradients = dict(zip(places, norms, strict=False))
         middle = time.perf_counter()
         rows = self._written(model, task.encoder, asked.continuations, asked.verbatim_tokens, ctx)
         for part in KNOWLEDGE:
@@ -177,15 +181,17 @@ class MuseNews(Settings):
             rows += self._written(model, task.encoder, questions, asked.answer_tokens, ctx)
         end = time.perf_counter()
         for text in asked.texts:
-            rows.append(
-                {
-                    "part": text.part,
-                    "index": text.index,
-                    "text_sha256": text_hash(text.prompt),
-                    "tokens": len(text.ids),
-                    "min40": min_k_score(logprobs.get((text.part, text.index), [])),
-                }
-            )
+            place = text.part, text.index
+            row = {
+                "part": text.part,
+                "index": text.index,
+                "text_sha256": text_hash(text.prompt),
+                "tokens": len(text.ids),
+                **membership(read.get(place, ReadText()), text.prompt),
+            }
+            if self.gradient_norms:
+                row["gradient_norm"] = gradients.get(place)
+            rows.append(row)
         return Measurement(tuple(rows), {"scoring": middle - began, "generation": end - middle})
 
     def _written(

@@ -31,6 +31,7 @@ def _spec(name: str, study: str, step: int, summary: str, published: str) -> Ben
     tables = table_fields(study, step)
     return BenchmarkSpec(
         name=name,
+        version="2",
         target="unlearnbench.benchmarks.muse.benchmark:MuseNews",
         summary=summary,
         metrics=metrics(),
@@ -45,7 +46,7 @@ def _spec(name: str, study: str, step: int, summary: str, published: str) -> Ben
         vocabulary=tuple(tables),
         training={"original": (*seen_tables(study), *RETAIN), "retained": RETAIN},
         parameters=parameters_of(Settings),
-        evaluation_parameters=("limit", "verbatim_tokens", "answer_tokens"),
+        evaluation_parameters=("limit", "verbatim_tokens", "answer_tokens", "gradient_norms"),
         fixed={"study": study, "step": step},
         workload=_workload(study, step),
         citation="Shi et al. 2024, arXiv:2407.06460",

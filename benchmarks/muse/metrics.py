@@ -1,7 +1,9 @@
 """MUSE's metrics as pure functions of rows. Shi et al. 2024, arXiv:2407.06460, §3.
 
 Rows of ``verbmem_f``, ``knowmem_f`` and ``knowmem_r`` hold ``prompt``, ``truth`` and ``generation``; rows of
-``privleak_forget`` and ``privleak_holdout`` hold ``min40``, a text's score, None where it has too few tokens.
+``privleak_forget`` and ``privleak_holdout`` hold scores of a text for membership, None where it has too few tokens for
+one (``min40``, ``min40pp``, ``loss``, ``zlib`` and, where asked for, ``gradient_norm``), and ``greedy``: how many
+tokens are the model's first choice, how many of them stand at the end, and of how many tokens.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -19,15 +22,24 @@ from unlearnbench import (
     DataError,
     Floats,
     Measurement,
+    ReadText,
     Score,
     auc,
     bootstrap_draws,
+    exact_memorisation,
+    extraction_strength,
     mean,
     mean_score,
+    min_k_plus_plus,
+    ngram_entropy,
     percentile_interval,
+    repetition,
     resampled_auc,
     rouge_l_f,
+    zlib_ratio,
 )
+
+from .metric_list import MEMBERSHIP
 
 Row = Mapping[str, Any]
 
@@ -48,6 +60,20 @@ def min_k_score(logprobs: Sequence[float], share: float = SHARE) -> float | None
         # Sorting puts NaN at an undefined position.
         return math.nan
     return -mean(sorted(logprobs)[:count]) if count else None
+
+
+def membership(read: ReadText, text: str) -> dict[str, Any]:
+    """The scores of a text for membership, larger for a text that was not seen, and its first choices."""
+    count = len(read.logprobs)
+    nll = -math.fsum(read.logprobs)
+    suffix = sum(1 for _ in takewhile(bool, reversed(read.greedy)))
+    return {
+        "min40": min_k_score(read.logprobs),
+        "min40pp": min_k_plus_plus(read.logprobs, read.means, read.variances, SHARE),
+        "loss": nll / count if count else None,
+        "zlib": zlib_ratio(nll, text) if count else None,
+        "greedy": [sum(read.greedy), suffix, count],
+    }
 
 
 def first_answer(generation: str) -> str:
@@ -72,6 +98,10 @@ def scores(unlearned: Measurement, original: Measurement | None, retained: Measu
         yield replace(score, passes=passes)
     yield _auc(unlearned)
     yield _privleak(unlearned, retained)
+    for field, *_ in MEMBERSHIP:
+        yield _membership_auc(field, unlearned, retained)
+    yield from _memorised(unlearned)
+    yield from _fluency(unlearned)
 
 
 def _passes(part: str, value: float, bound: float) -> bool | None:
@@ -132,6 +162,63 @@ def _auc(measured: Measurement) -> Score:
         resampled = resampled_auc(forget, holdout, *_draws(forget, holdout))
         spread = percentile_interval(_bounded_auc(forget, holdout))
     return Score("auc", value, len(forget), tuple(forget), spread, reason=_left_out(measured), resamples=resampled)
+
+
+def _membership_auc(field: str, measured: Measurement, retained: Measurement | None) -> Score:
+    """The AUC of one membership attack on forget and holdout texts."""
+    name = f"auc_{field}"
+    if field == "reference" and retained is None:
+        return Score.missing(name, "needs the retained model's values")
+    by_part = []
+    for part in ("privleak_forget", "privleak_holdout"):
+        rows = measured.part(part)
+        if field == "reference" and retained is not None:
+            pairs = zip(rows, retained.part(part), strict=True)
+            values = [_difference(mine.get("loss"), other.get("loss")) for mine, other in pairs]
+        else:
+            values = [row.get(field) for row in rows]
+        by_part.append([float(value) for value in values if value is not None])
+    forget, holdout = by_part
+    if not forget or not holdout:
+        asked = (
+            "gradient norms were not asked for (gradient_norms)" if field == "gradient_norm" else "no text has a score"
+        )
+        return Score.missing(name, asked)
+    value = auc(forget, holdout)
+    if math.isnan(value):
+        return Score.missing(name, "a text's score is not a number", len(forget))
+    resampled = spread = None
+    if len(forget) > 1 and len(holdout) > 1:
+        resampled = resampled_auc(forget, holdout, *_draws(forget, holdout))
+        spread = percentile_interval(_bounded_auc(forget, holdout))
+    return Score(name, value, len(forget), tuple(forget), spread, resamples=resampled)
+
+
+def _difference(mine: float | None, other: float | None) -> float | None:
+    return None if mine is None or other is None else mine - other
+
+
+def _memorised(measured: Measurement) -> Iterator[Score]:
+    rows = [row for row in measured.part("privleak_forget") if row.get("greedy") and row["greedy"][2]]
+    for name, measure, place in (
+        ("forget_extraction_strength", extraction_strength, 1),
+        ("forget_exact_memorisation", exact_memorisation, 0),
+    ):
+        values = [measure(row["greedy"][place], row["greedy"][2]) for row in rows]
+        if values:
+            yield mean_score(name, values, bounds=(0.0, 1.0), seed=len(OVERLAPS))
+        else:
+            yield Score.missing(name, "no texts were scored")
+
+
+def _fluency(measured: Measurement) -> Iterator[Score]:
+    spoken = [row for row in measured.part("verbmem_f") if len(row["generation"].split()) >= 3]
+    for name, measure, bounds in (("repetition", repetition, (0.0, 1.0)), ("entropy", ngram_entropy, None)):
+        values = [measure(row["generation"]) for row in spoken]
+        if values:
+            yield mean_score(f"verbmem_f_{name}", values, bounds=bounds, seed=OVERLAPS.index("verbmem_f"))
+        else:
+            yield Score.missing(f"verbmem_f_{name}", "no continuation has three words")
 
 
 def _draws(forget: Sequence[float], holdout: Sequence[float]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -16,3 +16,4 @@ class Settings:
     answer_tokens: int = hyperparameter(32, "new tokens of an answer", low=1)
     chunk_tokens: int = hyperparameter(2048, "tokens of a training chunk, BOS included", low=8)
     train_limit: int = hyperparameter(0, "train on the first texts of each table only; 0 takes all", low=0)
+    gradient_norms: bool = hyperparameter(False, "also read the gradient norm of every text, by a backward pass each")

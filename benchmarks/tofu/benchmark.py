@@ -162,10 +162,13 @@ class Tofu(Settings):
                 "generation": task.encoder.decode(ids),
                 "generated_tokens": len(ids),
             }
-            values = [[each.loss, each.tokens] for _, each in zip(_answers(question), scored, strict=False)]
+            likelihoods = [each for _, each in zip(_answers(question), scored, strict=False)]
+            values = [[each.loss, each.tokens] for each in likelihoods]
             row["answer"] = values.pop(0)
+            row["greedy"] = [likelihoods[0].greedy, likelihoods[0].greedy_suffix]
             if question.paraphrase is not None:
                 row["paraphrase"] = values.pop(0)
+                row["paraphrased"] = question.paraphrase
             row["perturbed"] = values
             rows.append(row)
         return Measurement(tuple(rows), {"scoring": middle - began, "generation": end - middle})

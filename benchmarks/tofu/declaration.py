@@ -19,6 +19,7 @@ def _spec(forget: str, retain: str, published: str) -> BenchmarkSpec:
     return BenchmarkSpec(
         name=f"tofu-{forget}",
         target="unlearnbench.benchmarks.tofu.benchmark:Tofu",
+        version="2",
         summary=f"TOFU: forgetting {percent} % of 200 fictitious authors",
         metrics=metrics(),
         data=DataSpec(

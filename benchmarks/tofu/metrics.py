@@ -2,7 +2,8 @@
 
 A row holds ``prompt``, ``truth``, ``generation`` and the likelihoods of its answers as ``[loss, tokens]``, loss in
 nats per token: ``answer``, ``paraphrase`` (absent for real authors and world facts, where the answer serves) and
-the list ``perturbed``. The probability p of an answer is exp(−loss).
+the list ``perturbed``. The probability p of an answer is exp(−loss). ``greedy`` counts the answer's tokens that are the
+model's first choice, anywhere and at its end; ``paraphrased`` is the text of ``paraphrase``.
 
 Editions differ in p(wrong), the probability of the wrong answers together: ``paper`` takes the arithmetic mean of
 their probabilities, ``as-released`` the geometric one, as every released aggregation script does.
@@ -25,19 +26,26 @@ from unlearnbench import (
     Floats,
     Measurement,
     Score,
+    answer_divergence,
     bounded_means,
+    exact_memorisation,
+    extraction_strength,
     harmonic_mean,
     ks_pvalue,
     mean,
     mean_score,
+    ngram_entropy,
     percentile_interval,
+    repetition,
     resampled_means,
     rouge_l_recall,
 )
 
-from .metric_list import PARTS, TERMS, UTILITY_PARTS
+from .metric_list import MEMORISED, PARTS, TERMS, UTILITY_PARTS
 
 Row = Mapping[str, Any]
+NO_ROWS = "no rows of this part were scored"
+UNCOUNTED = "rows do not say which tokens are the model's first choice"
 
 
 def log_wrong_probability(losses: Sequence[float], edition: str) -> float:
@@ -98,15 +106,76 @@ def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Sco
                 yield _mean_score(f"{part}_{term}", per_row, rows, edition if differs else None)
     for part in ("forget", "retain"):
         yield _mean_score(f"{part}_rouge_l", values[part, "rouge", EDITIONS[0]], parts[part])
+    yield from _memorised(parts)
+    yield from _forget_more(parts["forget"], retained)
     authors = _authors(parts["retain"])
     for edition in EDITIONS:
         yield _model_utility(values, authors, edition)
         yield from _forget_quality(parts["forget"], retained, edition)
 
 
+def _memorised(parts: Mapping[str, Sequence[Row]]) -> Iterator[Score]:
+    """What a model has by heart, of rows that say which tokens are its first choice, and the fluency of its answers."""
+    for part in MEMORISED:
+        rows = parts[part]
+        for place, name in enumerate(("exact_memorisation", "extraction_strength")):
+            measure = (exact_memorisation, extraction_strength)[place]
+            counted = all("greedy" in row for row in rows)
+            values = [measure(row["greedy"][place], row["answer"][1]) for row in rows] if counted else []
+            missing = NO_ROWS if not rows else UNCOUNTED
+            yield _bounded(f"{part}_{name}", values, rows, (0.0, 1.0), missing)
+        spoken = [row for row in rows if len(row["generation"].split()) >= 3]
+        missing = NO_ROWS if not rows else "no answer has three words"
+        yield _bounded(f"{part}_repetition", [repetition(row["generation"]) for row in spoken], spoken, (0, 1), missing)
+        entropies = [ngram_entropy(row["generation"]) for row in spoken]
+        yield _bounded(f"{part}_entropy", entropies, spoken, None, missing)
+
+
+def _forget_more(rows: Sequence[Row], retained: Measurement | None) -> Iterator[Score]:
+    """Metrics of the answer in other words, and of all answers of a question together."""
+    paraphrased = [_exp(-_loss(row["paraphrase"])) for row in rows if "paraphrase" in row]
+    yield _bounded("forget_paraphrase_probability", paraphrased, rows, (0, 1), NO_ROWS)
+    texts = all("paraphrased" in row for row in rows)
+    rouge = [rouge_l_recall(row["paraphrased"], row["generation"]) for row in rows] if texts else []
+    yield _bounded("forget_paraphrase_rouge", rouge, rows, (0, 1), NO_ROWS if not rows else "rows lack its text")
+    for edition in EDITIONS:
+        ratios = [truth_ratio(row, edition) for row in rows]
+        values = [math.nan if math.isnan(r) else max(0.0, 1 - r) for r in ratios]
+        yield _bounded("forget_truth_preference", values, rows, (0, 1), NO_ROWS, edition)
+    if retained is None:
+        yield Score.missing("forget_answer_kl", "needs the retained model's values", len(rows))
+        return
+    reference = retained.part("forget")
+    refuse_different_rows(rows, reference)
+    values = [answer_divergence(_losses(mine), _losses(other)) for mine, other in zip(rows, reference, strict=True)]
+    yield _bounded("forget_answer_kl", values, rows, None, NO_ROWS)
+
+
+def _losses(row: Row) -> list[float]:
+    """Losses of all answers of a row."""
+    others = [row["paraphrase"]] if "paraphrase" in row else []
+    return [_loss(pair) for pair in (row["answer"], *others, *row["perturbed"])]
+
+
+def _bounded(
+    name: str,
+    values: Sequence[float],
+    rows: Sequence[Row],
+    bounds: tuple[float, float] | None,
+    missing: str,
+    edition: str | None = None,
+) -> Score:
+    """The mean of one value per row, or missing."""
+    if not values:
+        return Score.missing(name, missing, edition=edition)
+    seed = PARTS.index(str(rows[0]["part"]))
+    undefined = "rows have no defined value"
+    return mean_score(name, values, edition, bounds, undefined, seed, _authors(rows))
+
+
 def _mean_score(name: str, values: Sequence[float], rows: Sequence[Row], edition: str | None = None) -> Score:
     if not values:
-        return Score.missing(name, "no rows of this part were scored", edition=edition)
+        return Score.missing(name, NO_ROWS, edition=edition)
     undefined = NO_WORDS if name.endswith(("rouge", "rouge_l")) else "rows have a loss that is no number"
     seed = PARTS.index(str(rows[0]["part"]))
     return mean_score(name, values, edition, (0.0, 1.0), undefined, seed, _authors(rows))

@@ -13,8 +13,9 @@ from .batch import TokenBatch, collate
 from .budgets import Budgets, Mechanisms
 from .decoding import Sampler
 from .generation import drawn, greedy
+from .gradients import gradient_norms
 from .runtime import Runtime
-from .scoring import Likelihood, likelihoods, token_logprobs
+from .scoring import Likelihood, ReadText, likelihoods, read_texts, token_logprobs
 
 
 class Engine(Runtime):
@@ -52,6 +53,15 @@ class Engine(Runtime):
     def token_logprobs(self, model: Any, rows: Sequence[EncodedRow]) -> list[list[float]]:
         """The log-probability of every scored token of every row, in nats, in the order given."""
         return token_logprobs(self, model, rows)
+
+    def read(self, model: Any, rows: Sequence[EncodedRow]) -> list[ReadText]:
+        """What the model makes of every scored token of every row: log-probability, rank one or not, and moments."""
+        found: list[ReadText] = read_texts(self, model, rows)
+        return found
+
+    def gradient_norms(self, model: Any, rows: Sequence[EncodedRow]) -> list[float]:
+        """The norm of the gradient of each row's loss (nats per token) by all weights, in the order given."""
+        return gradient_norms(self, model, rows)
 
     def generate(
         self,

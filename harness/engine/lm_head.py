@@ -43,15 +43,18 @@ class LMHead:
         """(M, D) → (M, V)."""
         return torch.cat([piece.t() for _, piece in self._pieces(_padded(states))], dim=1)[: len(states)]
 
-    def token_logprobs(self, states: Tensor, targets: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    def token_logprobs(
+        self, states: Tensor, targets: Tensor, places: Tensor, moments: bool = False
+    ) -> tuple[Tensor, ...]:
         """Log-probabilities of tokens, in nats, and whether each token is the argmax and alone in that: (P,) each.
 
         Args:
             states: (M, D).
             targets: (P,) token ids.
             places: (P,) the row of ``states`` that predicts each of them.
+            moments: give mean and variance too, as ``numerics.moments_of``.
         """
-        softmax = _OnlineSoftmax(_padded(states), targets, places)
+        softmax = _OnlineSoftmax(_padded(states), targets, places, moments)
         for begin, piece in self._pieces(softmax.states):
             softmax.add(begin, piece)
         return softmax.result()
@@ -71,10 +74,11 @@ class LMHead:
 class _OnlineSoftmax:
     """log p(t) = z_t − m − log Σ exp(z − m), with m the maximum and the sum of logits z kept over pieces.
 
-    When a piece raises the maximum from m to m′, the sum so far is multiplied by exp(m − m′).
+    When a piece raises the maximum from m to m′, the sum so far is multiplied by exp(m − m′). With moments, the sums of
+    exp(z − m) (z − m) and exp(z − m) (z − m)² are kept too, and moved along with the maximum.
     """
 
-    def __init__(self, states: Tensor, targets: Tensor, places: Tensor) -> None:
+    def __init__(self, states: Tensor, targets: Tensor, places: Tensor, moments: bool = False) -> None:
         self.states, self.targets, self.places = states, targets, places
         self._order = targets.argsort()
         self._ordered = targets[self._order]
@@ -83,6 +87,7 @@ class _OnlineSoftmax:
         self._maximum = states.new_full((len(states),), -math.inf)  # (M,)
         self._sum = torch.zeros_like(self._maximum)  # (M,)
         self._ties = torch.zeros(len(states), dtype=torch.long)  # (M,) pieces whose maximum is the maximum so far
+        self._powers = (torch.zeros_like(self._sum), torch.zeros_like(self._sum)) if moments else None  # (M,) each
 
     def add(self, begin: int, piece: Tensor) -> None:
         """Take in the (v, M) logits of the tokens from ``begin`` on; the piece is overwritten."""
@@ -95,13 +100,32 @@ class _OnlineSoftmax:
         self._unique[top] = (piece[:, self.places[top]] == highest[self.places[top]]).sum(0) == 1
         self._ties = torch.where(highest > self._maximum, 1, self._ties + (highest == self._maximum))
         maximum = torch.maximum(self._maximum, highest)
-        self._sum = self._sum * (self._maximum - maximum).exp_() + piece.sub_(maximum).exp_().sum(0)
+        down = self._maximum - maximum
+        shifted = piece.sub_(maximum)
+        if self._powers is None:
+            self._sum = self._sum * down.exp_() + shifted.exp_().sum(0)
+        else:
+            # Of what was kept nothing is left where there was nothing: exp(−∞) (−∞) is no number.
+            down = down.nan_to_num(neginf=-torch.finfo(down.dtype).max / 4)
+            scale, weights = down.exp(), shifted.exp()
+            first, second = self._powers
+            more = weights * shifted
+            self._powers = (
+                scale * (first + down * self._sum).nan_to_num() + more.sum(0),
+                scale * (second + 2 * down * first + down**2 * self._sum).nan_to_num() + more.mul_(shifted).sum(0),
+            )
+            self._sum = self._sum * scale + weights.sum(0)
         self._maximum = maximum
 
-    def result(self) -> tuple[Tensor, Tensor]:
-        """(P,) log-probabilities, and whether each token is the argmax and alone in that."""
+    def result(self) -> tuple[Tensor, ...]:
+        """(P,) log-probabilities, whether each token is the argmax and alone in that, and the moments asked for."""
         is_argmax = (self._picked == self._maximum[self.places]) & self._unique & (self._ties == 1)[self.places]
-        return self._picked - (self._maximum + self._sum.log())[self.places], is_argmax
+        found = self._picked - (self._maximum + self._sum.log())[self.places], is_argmax
+        if self._powers is None:
+            return found
+        first, second = (power / self._sum for power in self._powers)
+        mean, variance = first - self._sum.log(), (second - first**2).clamp(min=0.0)
+        return *found, mean[self.places], variance[self.places]
 
 
 def _padded(states: Tensor) -> Tensor:

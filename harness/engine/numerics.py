@@ -40,6 +40,18 @@ def is_argmax(logits: Tensor, targets: Tensor, places: Tensor) -> Tensor:
     return (logits[places, targets] == torch.cat(top)[places]) & torch.cat(alone)[places]
 
 
+def moments_of(logits: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """(P,) mean and variance of log-probabilities (nats) over the vocabulary, by the model's own probabilities."""
+    means, variances = [], []
+    for block in logits.split(_block(logits)):
+        logp = widened(block).log_softmax(-1)
+        chances = logp.exp()
+        mean = (chances * logp).sum(-1)
+        means.append(mean)
+        variances.append((chances * (logp - mean[:, None]) ** 2).sum(-1))
+    return torch.cat(means)[places], torch.cat(variances)[places]
+
+
 class _PickedLogprobs(torch.autograd.Function):
     """Rows of logits are normalised a few at a time, so that what is computed of a row stays in a CPU's cache, and no
     second block of logits in float32 is ever made."""

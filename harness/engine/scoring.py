@@ -14,7 +14,7 @@ from ..data.encoder import EncodedRow
 from .batch import budget_batches, collate
 from .capabilities import TriedWay, vocabulary_of
 from .memory import in_pieces, lacks_memory
-from .numerics import attention_dtype, is_argmax, logits_at, states_at, token_logprobs_of
+from .numerics import attention_dtype, is_argmax, logits_at, moments_of, states_at, token_logprobs_of
 from .prefix_tree import PrefixTree, pack_trees, trees_by_prompt
 from .runtime import Runtime
 
@@ -24,12 +24,15 @@ class Likelihood:
     """Summed negative log-likelihood of an answer in nats, and its number of tokens (EOS included).
 
     ``greedy_prefix`` counts the tokens at its beginning that the model itself would have written, each more likely
-    than any other: a generation that starts like this need not be generated again.
+    than any other: a generation that starts like this need not be generated again. ``greedy_suffix`` counts those at
+    its end, and ``greedy`` those anywhere, each after the answer's own tokens before it.
     """
 
     nll: float
     tokens: int
     greedy_prefix: int = 0
+    greedy_suffix: int = 0
+    greedy: int = 0
 
     @property
     def loss(self) -> float:
@@ -41,8 +44,34 @@ def likelihoods(runtime: Runtime, model: Any, rows: Sequence[EncodedRow]) -> lis
     """The likelihood of every row's answer, in the order given; see ``Engine.score``."""
     found = {}
     for row, logp, flags in _scored(runtime, model, rows):
-        prefix = sum(1 for _ in takewhile(bool, flags.tolist()))
-        found[row] = Likelihood(-float(logp.sum()), row.answer_tokens, prefix)
+        greedy = flags.tolist()
+        prefix, suffix = (sum(1 for _ in takewhile(bool, order)) for order in (greedy, reversed(greedy)))
+        found[row] = Likelihood(-float(logp.sum()), row.answer_tokens, prefix, suffix, sum(greedy))
+    return [found[row] for row in rows]
+
+
+@dataclass(frozen=True)
+class ReadText:
+    """What a model makes of each scored token of a text.
+
+    Args:
+        logprobs: nats.
+        greedy: whether the model itself would have written the token.
+        means, variances: of log-probabilities over the vocabulary, by the model's own probabilities.
+    """
+
+    logprobs: tuple[float, ...] = ()
+    greedy: tuple[bool, ...] = ()
+    means: tuple[float, ...] = ()
+    variances: tuple[float, ...] = ()
+
+
+def read_texts(runtime: Runtime, model: Any, rows: Sequence[EncodedRow]) -> list[ReadText]:
+    """What a model makes of every scored token of every row, in the order given."""
+    found = {
+        row: ReadText(*(tuple(values.tolist()) for values in (logp, flags, *moments)))
+        for row, logp, flags, *moments in _scored(runtime, model, rows, moments=True)
+    }
     return [found[row] for row in rows]
 
 
@@ -53,8 +82,10 @@ def token_logprobs(runtime: Runtime, model: Any, rows: Sequence[EncodedRow]) -> 
 
 
 @torch.no_grad()
-def _scored(runtime: Runtime, model: Any, rows: Sequence[EncodedRow]) -> Iterator[tuple[EncodedRow, Tensor, Tensor]]:
-    """Every distinct row with its tokens' log-probabilities, in float64, and whether each token is the argmax.
+def _scored(
+    runtime: Runtime, model: Any, rows: Sequence[EncodedRow], moments: bool = False
+) -> Iterator[tuple[Any, ...]]:
+    """Every distinct row with its tokens' log-probabilities, in float64, whether each token is the argmax, and moments.
 
     What the device computes is read once, at the end, so that it never waits for the next batch to be made.
     """
@@ -63,24 +94,25 @@ def _scored(runtime: Runtime, model: Any, rows: Sequence[EncodedRow]) -> Iterato
         return
     model.eval()
     order: list[EncodedRow] = []
-    computed: list[tuple[Tensor, Tensor]] = []
+    computed: list[tuple[Tensor, ...]] = []
 
     def score(pieces: int) -> None:
         done = set(order)
         left = [row for row in unique if row not in done]
-        for batch, found in _Scorer(runtime, model, pieces).passes(left):
+        for batch, found in _Scorer(runtime, model, pieces, moments).passes(left):
             computed.append(found)
             order.extend(batch)
 
     in_pieces(score, runtime.counters)
-    logp = torch.cat([values for values, _ in computed]).double().cpu()
-    flags = torch.cat([found for _, found in computed]).cpu()
+    logp, flags, *more = (torch.cat(values) for values in zip(*computed, strict=True))
     lengths = [row.answer_tokens for row in order]
-    yield from zip(order, logp.split(lengths), flags.split(lengths), strict=True)
+    values = [logp.double().cpu(), flags.cpu(), *(moment.double().cpu() for moment in more)]
+    yield from zip(order, *(value.split(lengths) for value in values), strict=True)
 
 
-# Rows of one pass; for their scored tokens, row after row, the log-probability and whether it is the argmax.
-Passes = Iterator[tuple[list[EncodedRow], tuple[Tensor, Tensor]]]
+# Rows of one pass; for their scored tokens, row after row, the log-probability and whether it is the argmax, and the
+# moments of all log-probabilities where they are asked for.
+Passes = Iterator[tuple[list[EncodedRow], tuple[Tensor, ...]]]
 
 
 class _Scorer:
@@ -88,10 +120,11 @@ class _Scorer:
 
     Args:
         pieces: how much smaller than usual all batches are.
+        moments: whether the moments of log-probabilities over the vocabulary are asked for.
     """
 
-    def __init__(self, runtime: Runtime, model: Any, pieces: int) -> None:
-        self.runtime, self.model = runtime, model
+    def __init__(self, runtime: Runtime, model: Any, pieces: int, moments: bool = False) -> None:
+        self.runtime, self.model, self.moments = runtime, model, moments
         self.able = runtime.capabilities(model)
         self.head = runtime.lm_head(model)
         way = "in pieces of the vocabulary" if self.head else "all at once"
@@ -156,7 +189,7 @@ class _Scorer:
             self.runtime.counters.count("forward passes", "padded rows")
             yield batch, found
 
-    def _alone(self, row: EncodedRow) -> tuple[Tensor, Tensor]:
+    def _alone(self, row: EncodedRow) -> tuple[Tensor, ...]:
         """A row by itself, as the model is called with it alone."""
         rows = collate([row], self.runtime.device)
         inputs, where = self.able.reading(rows)
@@ -166,15 +199,16 @@ class _Scorer:
 
     def _token_logprobs(
         self, inputs: Mapping[str, Tensor], where: Tensor, targets: Tensor, nodes: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(P,) log-probabilities and argmax flags of one pass; its logits are freed before the next is computed."""
+    ) -> tuple[Tensor, ...]:
+        """(P,) log-probabilities, argmax flags and moments of one pass, whose logits are freed before the next."""
         if self.head:
-            return self.head.token_logprobs(states_at(self.model, inputs, where), targets, nodes)
+            return self.head.token_logprobs(states_at(self.model, inputs, where), targets, nodes, self.moments)
         logits = logits_at(self.model, inputs, where, self.able.narrows)
-        return token_logprobs_of(logits, targets, nodes), is_argmax(logits, targets, nodes)
+        found = token_logprobs_of(logits, targets, nodes), is_argmax(logits, targets, nodes)
+        return (*found, *moments_of(logits, nodes)) if self.moments else found
 
 
-def _attempted(way: TriedWay, compute: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None:
+def _attempted(way: TriedWay, compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...] | None:
     """What a way gives; None where it fails, which makes it none for this model. Rows alone may fail."""
     try:
         return compute()

@@ -64,7 +64,7 @@ class _Origin:
     def owns(self, module: str) -> bool:
         parts = module.split(".")
         if parts[0] == "unlearnbench":
-            return len(parts) > 1 and parts[1] in ("methods", "benchmarks")
+            return len(parts) > 1 and parts[1] in ("methods", "benchmarks", "attacks")
         if parts[0] == self._top:
             return True
         beside = self._folder / parts[0] if self._folder else None

@@ -39,7 +39,7 @@ def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
         name, _, key = rest.rpartition(".")
         if section == "recipe" and name:
             target = target.setdefault(name.strip('"'), {})
-        elif section in ("methods", "benchmarks", "models"):
+        elif section in ("methods", "benchmarks", "models", "attacks"):
             if not name:
                 raise UsageError(f"--set {assignment!r}: expected {section}.NAME.key=value")
             target = target.setdefault(name.strip('"'), {})

@@ -33,8 +33,8 @@ def selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any]
     ]
     if kind == "model":
         components = _told_apart(components)
-    # What the command line leaves out keeps its settings in the file.
-    others = left_out(study, registry, kind)
+    # What the command line leaves out keeps its settings in the file; a study may say how to attack, and not whether.
+    others = registry.of_kind(kind) if kind == "attack" else left_out(study, registry, kind)
     known = {*names, *(name for c in (*components, *others) for name in (c.spec.name, c.qualified))}
     known |= {*study.also.get(section, ())}
     # The reference methods are part of every plan.
@@ -57,8 +57,8 @@ def selected_attacks(study: Study, registry: Registry) -> list[Component[AttackS
     """
     names = study.selected("attacks")
     if not names:
-        for name in study.overrides("attacks"):
-            raise UnknownName("attack in [attacks]", name, names, "; the study selects no attack")
+        for name in study.overrides("attacks").keys() - {EVERY}:
+            registry.find("attack", name)
         return []
     attacks: list[Component[AttackSpec]] = selected(study, registry, "attack")
     usable = [attack for attack in attacks if not any(find_spec(package) is None for package in attack.spec.packages)]

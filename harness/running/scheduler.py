@@ -10,7 +10,8 @@ from pathlib import Path
 from ..domain import CellStatus
 from ..errors import RecordError, StorageError
 from ..planning.nodes import Node, Plan
-from ..records.node_spec import write_spec
+from ..records.chosen import unattackable
+from ..records.node_spec import CellSpec, write_spec
 from ..records.run_folder import LEFT, RECORD, STATUS, read_status
 from .executor import Executor, Job, JobState, Slot
 from .run_store import Outcome, finished, folder_of, write_status
@@ -74,7 +75,11 @@ class _Schedule:
                 self.fail(node, self._blocked(node, self.outcomes[failed]))
             elif self.free and all(key in self.outcomes for key in (*node.needs, *node.after)):
                 del self.waiting[node.key]
-                self._start(node, self._take_slot())
+                left_out = self._left_out(node)
+                if left_out:
+                    self.fail(node, left_out)
+                else:
+                    self._start(node, self._take_slot())
 
     def collect(self) -> None:
         """Conclude every job that ended or overstepped a limit."""
@@ -133,6 +138,16 @@ class _Schedule:
         reason = f"needs {cause.node.title}, which ended as {cause.status}: {cause.reason}"
         status = cause.status if cause.status == CellStatus.NOT_APPLICABLE else CellStatus.FAILED
         return Outcome(node, status, reason, exit_code=cause.exit_code)
+
+    def _left_out(self, node: Node) -> Outcome | None:
+        """The outcome of an attack that is not run; None of a node that is."""
+        if not isinstance(node.spec, CellSpec) or node.spec.attack is None:
+            return None
+        try:
+            reason = unattackable(self.run / node.spec.folder, node.spec)
+        except RecordError as error:
+            return Outcome(node, CellStatus.FAILED, str(error))
+        return Outcome(node, CellStatus.NOT_APPLICABLE, reason) if reason else None
 
     def _over_limit(self, node: Node, state: JobState) -> Outcome | None:
         """The outcome of a job that takes more than the study allows; None of one that may go on."""

@@ -1,69 +1,30 @@
-"""What an attacked cell does in place of measuring: whether it is run, from which weights, and by which questions."""
+"""What an attacked cell does in place of measuring: from which weights, and by which questions."""
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
 
 from ..contracts import Attack, Attackable, AttackData, Benchmark, Context, Task, derived_seed
 from ..data.encoder import EncodedRow, Encoder
-from ..domain import CellStatus, Measurement, Question, Sampling
+from ..domain import Measurement, Question, Sampling
 from ..engine.engine import Engine
 from ..engine.scoring import Likelihood
 from ..errors import NotApplicable, PluginError
 from ..plugin.specs import resolve
-from ..records.balance import selection_value
 from ..records.node_spec import CellSpec, PlannedAttack
-from ..records.record import AttackFacts, Record, read_record
-from ..records.run_folder import LEFT, RECORD, read_status
+from ..records.record import AttackFacts
+from ..records.run_folder import LEFT
 from ..records.tries import TRY
 from ..training import models
 from .stage_meter import StageMeter
 
 TEXT_TOKENS = 128
 """Tokens of a chunk of other text."""
-
-
-# -- which cells -------------------------------------------------------------------------------------------------------
-
-
-def refuse_unchosen(folder: Path, spec: CellSpec) -> None:
-    """Raise NotApplicable for an attack on a cell that has no record, or on a setting that a sweep does not choose."""
-    if spec.attack is None:
-        return
-    cells = folder.parent
-    status = read_status(cells / spec.plain)
-    if status is None or status.status != CellStatus.DONE:
-        raise NotApplicable(f"the cell without the attack ended as {status.status if status else 'pending'}")
-    if not spec.rivals:
-        return
-    by_setting: dict[str, list[float]] = {}
-    for key in spec.rivals:
-        record = _record_of(cells / key)
-        setting = record.identity.setting if record else ""
-        by_setting.setdefault(setting, []).append(_value(cells, record) if record else math.nan)
-    means = {setting: fmean(values) for setting, values in by_setting.items() if setting}
-    known = [setting for setting, mean in means.items() if not math.isnan(mean)]
-    chosen = max(known, key=lambda setting: means[setting]) if known else next(iter(means), "")
-    if spec.setting != chosen:
-        raise NotApplicable(f"the sweep chooses {chosen}")
-
-
-def _record_of(folder: Path) -> Record | None:
-    status = read_status(folder)
-    return read_record(folder / RECORD) if status and status.status == CellStatus.DONE else None
-
-
-def _value(cells: Path, record: Record) -> float:
-    """What the sweep's rule says of a cell."""
-    references = {role: read_record(cells / key / RECORD) for role, key in record.samples.references.items()}
-    return selection_value(record, references.get("original"), references.get("retained"))
 
 
 # -- from which weights ------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from ..records.node_spec import CellSpec
 from ..records.run_folder import RECORD
 from ..storage import write_bytes
 from ..training import models
-from .attack import checked_model, leave_model, left_model, measure_attacked, refuse_unchosen
+from .attack import checked_model, leave_model, left_model, measure_attacked
 from .record_builder import Measured, build_record
 from .reference import checkpoint
 from .setup import autocast_of, device_of, load_plugin_files, log, prepare_task, seed_everything, synchronise
@@ -44,7 +44,6 @@ def run_cell(folder: Path, spec: CellSpec) -> dict[str, str]:
         NotApplicable, Diverged, HarnessError: as the pairing, the method or the benchmark has it.
     """
     load_plugin_files(spec)
-    refuse_unchosen(folder, spec)
     device = device_of(spec.run.device)
     meter = StageMeter(device)
     with meter("load"):
