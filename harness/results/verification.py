@@ -84,6 +84,7 @@ def verify(results: Results, registry: Registry, data: DataSource | None = None)
             result.faults.append(f"{cell.key}: the samples of its reference {absent[0]} are not in {results.source}")
             result.refuted[cell.key] = result.faults[-1]
             continue
+        result.faults += _wrong_references(record, {other.key: other.record for other in done})
         try:
             with _time_limit(SECONDS_A_CELL):
                 _verify_cell(record, results, registry, data, result)
@@ -122,6 +123,20 @@ def _verify_cell(
     result.cells.append(record.cell)
     result.scores += sum(len(entry.editions) for entry in record.scores.values())
     result.rows += len(rows)
+
+
+def _wrong_references(record: Record, records: Mapping[str, Record]) -> Iterator[str]:
+    """Yield a fault for each reference that is another model than its role says, and for samples that are a copy.
+
+    A method that does nothing has the original model's samples; those of the retained model it can only have copied.
+    """
+    for role, key in record.samples.references.items():
+        other = records[key]
+        wanted = replace(record.identity.cell, method=role, repeat=0, setting="")
+        if other.identity.cell != wanted or other.identity.method_qualified != f"unlearnbench/{role}":
+            yield f"{record.cell}: it names a cell of {other.identity.method} as its {role} model: {key}"
+        elif role == "retained" and not record.identity.reference and other.samples.sha256 == record.samples.sha256:
+            yield f"{record.cell}: its samples are those of the retained model, to the last byte"
 
 
 def _limits_shown(record: Record, component: Component[BenchmarkSpec]) -> Iterator[str]:

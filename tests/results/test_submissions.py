@@ -321,3 +321,28 @@ def test_a_cell_is_run_again(bundle, command, nano_plugin):
     found = {entry["metric"]: entry for entry in done.json["distances"]}
     assert found["model_utility"]["half_widths"] < 0.1
     assert command("verify", str(bundle), "--rerun", "nothing").code == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cheat", ["hidden hyperparameters", "invented samples"])
+def test_only_a_rerun_tells_what_recomputes_and_is_not_true(bundle, command, nano_plugin, tmp_path, cheat):
+    def lie(files):
+        name = next(name for name in files if name.startswith("cells/npo--") and name.endswith("record.json"))
+        record = json.loads(files[name])
+        if cheat == "hidden hyperparameters":
+            record["identity"]["hyperparameters"]["learning_rate"] = 3e-2
+        else:
+            # Another method's samples, with its scores: consistent, and no answer of this method's model.
+            other = next(n for n in files if n.startswith("cells/task-vector--") and n.endswith("record.json"))
+            samples = files[other.replace("record.json", "samples.jsonl.gz")]
+            files[name.replace("record.json", "samples.jsonl.gz")] = samples
+            record["scores"] = json.loads(files[other])["scores"]
+            record["samples"]["sha256"] = sha256(samples)
+        files[name] = json.dumps(record).encode()
+
+    forged = changed(bundle, tmp_path / "forged.zip", lie)
+    assert checked(forged).holds
+    done = command("verify", str(forged), "--rerun", "npo", "--plugin", str(nano_plugin), "--device", "cpu", "--json")
+    assert done.code == 0, done.err
+    # An honest cell is found again within a tenth of its intervals (above).
+    assert max(entry["half_widths"] for entry in done.json["distances"]) > 0.1
