@@ -2,6 +2,7 @@ from ._compat import cache_keyword as cache_keyword
 from .api import Run as Run
 from .api import compare as compare
 from .api import load_study as load_study
+from .api import meta_evaluate as meta_evaluate
 from .api import open_results as open_results
 from .api import plan as plan
 from .api import render as render

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .data.sources import DataSource
-from .errors import BundleError, UsageError
+from .errors import BundleError, RecordError, UsageError
 from .planning.nodes import Plan
 from .planning.overrides import merged
 from .planning.plan import make_plan
@@ -22,6 +22,7 @@ from .plugin.registry import Registry, load_plugins
 from .plugin.specs import resolve
 from .records.comparison import Comparison
 from .records.gates import Gate, read_gates
+from .records.meta_evaluation import MetaEvaluation, write_meta_evaluation
 from .records.results import Reporter, ResultSet
 from .records.run_folder import cache_folder
 from .results.opening import opened
@@ -221,3 +222,80 @@ def render(
         if strict and faults:
             raise BundleError(faults[0])
         return Rendered(write(shown, Path(out), registry), tuple(faults))
+
+
+RECIPES: tuple[Mapping[str, float], ...] = ({}, {"epochs": 0.5}, {"learning_rate": 0.5})
+"""Factors on the fine-tuning of reference models, one for each group of pairs in a meta-evaluation."""
+PAIRS, QUICK_PAIRS = 10, 3
+"""Seeds of each recipe."""
+META_ATTACKS = ("quantise", "relearn")
+
+
+def meta_evaluate(
+    study: Study,
+    out: Source | None = None,
+    quick: bool = False,
+    registry: Registry | None = None,
+    progress: bool = True,
+) -> MetaEvaluation:
+    """Train pairs of models with and without the forget set, and rate the metrics of a study's benchmarks by them.
+
+    Of the study count its benchmarks, models, data and settings; the attacks are its own, or quantisation and
+    relearning. Run again to resume.
+
+    Args:
+        out: the folder of the runs and of the record; ``runs/<name of the study>-meta`` by default.
+        quick: nine pairs in place of thirty.
+
+    Raises:
+        RecordError: some model could not be trained or measured.
+        UnknownName, UsageError, DataError, ModelError, NothingSelected: what of the study cannot be used.
+    """
+    from .results.meta_evaluation import rated_metrics
+
+    registry = registry or load_plugins(study.plugins)
+    folder = Path(out) if out else Path("runs") / f"{study.name}-meta"
+    seeds = list(range(QUICK_PAIRS if quick else PAIRS))
+    runs = []
+    for number, factors in enumerate(RECIPES):
+        made = make_plan(_reference_study(study, factors, seeds, registry), registry)
+        ran = run(made, folder / f"recipe-{number}", registry, progress)
+        if ran.exit_code:
+            raise RecordError(
+                f"{ran.folder}: some models have no scores, so that metrics cannot be rated; see: unlearnbench results "
+                f"{ran.folder}"
+            )
+        runs.append(ran.folder)
+    with open_results(*runs, edition=study.edition) as results:
+        found = MetaEvaluation(
+            study=study.name,
+            edition=study.edition,
+            recipes=[dict(factors) for factors in RECIPES],
+            seeds=seeds,
+            attacks=list(dict.fromkeys(cell.identity.attack for cell in results.cells if cell.identity.attack)),
+            metrics=rated_metrics(results, registry, study.edition),
+        )
+    write_meta_evaluation(folder, found)
+    return found
+
+
+def _reference_study(study: Study, factors: Mapping[str, float], seeds: Sequence[int], registry: Registry) -> Study:
+    """The study of reference models alone, with another recipe."""
+    head = {
+        **study.raw.get("study", {}),
+        "methods": ["unlearnbench/original"],
+        "seeds": list(seeds),
+        "attacks": list(study.selected("attacks") or META_ATTACKS),
+    }
+    raw = {name: table for name, table in study.raw.items() if name not in ("sweep", "selection", "gates", "methods")}
+    base = check_study({**raw, "study": head}, study.plugins, study.also)
+    recipes = {node.spec.benchmark.name: dict(node.spec.recipe) for node in make_plan(base, registry).nodes}
+    own = {**base.raw.get("recipe", {})}
+    scaled = {name: {**own.get(name, {}), **_scaled(recipe, factors)} for name, recipe in recipes.items()}
+    return check_study({**base.raw, "recipe": {**own, **scaled}}, study.plugins, study.also)
+
+
+def _scaled(recipe: Mapping[str, Any], factors: Mapping[str, float]) -> dict[str, float]:
+    """The values of a recipe that factors change."""
+    changed = {key: float(recipe[key]) * factor for key, factor in factors.items()}
+    return {key: max(1, round(value)) if key == "epochs" else value for key, value in changed.items()}

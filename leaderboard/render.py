@@ -33,6 +33,7 @@ from .samples import Samples, Shown, shown_parts, texts_of
 from .scatter import scatter
 from .site import Entry, MethodEntry, Part, Site
 from .stability import stability
+from .trust import by_benchmark
 
 COVERAGE_ROWS = 500
 """Most methods in the overview's matrix; it links to the others."""
@@ -67,7 +68,7 @@ def _written(site: Site, out: Path) -> Path:
         pages.benchmark(benchmark)
     for method in site.methods.values():
         pages.method(method)
-    for name in ("methods", "metrics", "about"):
+    for name in ("methods", "metrics", "about", *(["trust"] if site.meta else [])):
         pages.write(f"{name}.html", f"{name}.html.j2")
     pages.downloads()
     samples = Samples()
@@ -249,7 +250,13 @@ def _environment() -> Environment:
     environment.filters["number"] = formatted
     environment.filters["share"] = formatted_share
     environment.globals.update(
-        stability=stability, numbers=NUMBERS, arrows=ARROWS, editions=EDITIONS, first_cell=_first, question=_question
+        stability=stability,
+        numbers=NUMBERS,
+        arrows=ARROWS,
+        editions=EDITIONS,
+        first_cell=_first,
+        question=_question,
+        by_benchmark=by_benchmark,
     )
     return environment
 

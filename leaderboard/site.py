@@ -103,6 +103,9 @@ class Site:
 
     def __init__(self, results: Sequence[Results], registry: Registry) -> None:
         self.registry = registry
+        self.meta = [some.meta for some in results if some.meta]
+        """Meta-evaluations of metrics, which have a page of their own."""
+        results = [some for some in results if not some.meta]
         self.sources = [_source(some) for some in results]
         self.entries = dict(_entries(results, self.sources))
         self.tables = tables(entry.cell for entry in self.entries.values())

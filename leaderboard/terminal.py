@@ -11,11 +11,13 @@ from rich.text import Text
 
 from unlearnbench.domain import NUMBERS
 from unlearnbench.errors import printable
+from unlearnbench.records.meta_evaluation import Area, MetaEvaluation
 from unlearnbench.records.run_folder import StoredCell
 
 from .ranking import ARROWS, Table, formatted, formatted_share, tables
 from .robustness import unexpected
 from .rows import TableRow
+from .trust import by_benchmark
 
 
 def print_tables(cells: Iterable[StoredCell]) -> None:
@@ -93,3 +95,22 @@ def _cells(row: TableRow, table: Table) -> list[Text]:
 def plain(text: str, **style: Any) -> Text:
     """Untrusted text as a rich Text, without markup and control characters."""
     return Text(printable(text), **style)
+
+
+def print_trust(found: MetaEvaluation) -> None:
+    """Print how far each metric can be trusted, the most first, a table for each benchmark."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    for (benchmark, model), metrics in by_benchmark(found).items():
+        grid = RichTable(title=plain(f"{benchmark} · {model} · {metrics[0].pairs} pairs"), title_justify="left")
+        for heading in ("metric", "faithfulness", "under attack", "worst attack"):
+            grid.add_column(heading, justify="left" if heading in ("metric", "worst attack") else "right")
+        for metric in metrics:
+            attack, worst = metric.robustness or ("", None)
+            grid.add_row(plain(metric.label), _area(metric.faithfulness), _area(worst), plain(attack))
+        console.print(grid)
+
+
+def _area(area: Area | None) -> Text:
+    return plain("–" if area is None else f"{area.value:.2f} ({area.low:.2f}–{area.high:.2f})")

@@ -144,6 +144,41 @@ def _run(study: Study, options: dict[str, Any], as_json: bool, strict: bool) -> 
     return ran.exit_code
 
 
+@click.command("meta-evaluate")
+@study_options
+@out_option
+@click.option("-j", "--jobs", type=int, help="Cells at a time on each device.")
+@click.option("--device", help="cpu, cuda, cuda:1, …")
+@click.option("--quick", is_flag=True, help="Nine pairs of models in place of thirty, on smaller generated data.")
+@json_option
+def meta_evaluate(quick: bool, as_json: bool, **options: Any) -> None:
+    """Rate the metrics of a study's benchmarks by models with and without the forget set. Run again to resume.
+
+    \b
+    STUDY is a TOML file or a built-in study; without one the demo's benchmarks are rated.
+    """
+    from .. import api
+    from ..leaderboard.terminal import print_trust
+    from ..planning.overrides import merged
+    from ..planning.provenance import usable_cores
+    from ..planning.study import read_study
+
+    base = None
+    if not options.get("study_file"):
+        more: dict[str, Any] = {"run": {"jobs": usable_cores()}}
+        base = merged(read_study("demo"), {**more, "data": {"scale": "quick"}} if quick else more)
+    study = study_of(options, base)
+    registry = registry_of(study.plugins)
+    folder = Path(options["out"] or Path("runs") / f"{study.name}-meta")
+    found = api.meta_evaluate(study, folder, quick, registry)
+    page = api.render(folder, out=folder / "site", registry=registry).page.with_name("trust.html")
+    if as_json:
+        return print_json({**found.model_dump(mode="json"), "page": str(page)})
+    print_trust(found)
+    say(f"page: {page}")
+    return None
+
+
 @click.command("run-cell")
 @click.argument("folder")
 def run_cell(folder: str) -> int:

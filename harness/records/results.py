@@ -15,6 +15,7 @@ from ..plugin.registry import Registry
 from ..storage import file_digest, read_rows
 from .badge import Badge
 from .manifest import Manifest
+from .meta_evaluation import MetaEvaluation
 from .record import SAMPLES
 from .run_folder import FinishedCell, StoredCell
 
@@ -33,6 +34,7 @@ class Results:
         badge: the result of recomputing a bundle's scores, where requested.
         fault: why the source could not be read.
         read_rows: reads a sample file of this source.
+        meta: a meta-evaluation, which has no cells; None for any other source.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Results:
     badge: Badge | None = None
     fault: str = ""
     read_rows: Callable[[Path], list[dict[str, Any]]] = read_rows
+    meta: MetaEvaluation | None = None
 
     @property
     def finished(self) -> tuple[FinishedCell, ...]:

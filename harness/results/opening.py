@@ -11,9 +11,10 @@ from typing import Any
 
 from ..domain import CellStatus
 from ..errors import HarnessError, RecordError, UsageError
+from ..records.meta_evaluation import META, read_meta_evaluation
 from ..records.record import Record
 from ..records.results import Results
-from ..records.run_folder import FinishedCell, StoredCell, read_own_study, stored_cells
+from ..records.run_folder import PLAN, FinishedCell, StoredCell, read_own_study, stored_cells
 from .bundle_reader import bundled_rows, unpacked
 
 
@@ -52,7 +53,9 @@ def _each(paths: Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
 
 @contextmanager
 def _opened(path: Path, edition: str) -> Iterator[Results]:
-    if path.is_dir():
+    if (path / META).is_file() and not (path / PLAN).exists():
+        yield Results(str(path), (), meta=read_meta_evaluation(path))
+    elif path.is_dir():
         yield Results(str(path), tuple(stored_cells(path, edition)), read_own_study(path), folder=path)
     elif path.suffix == ".json":
         printed, gates = _printed(path, edition)

@@ -345,4 +345,5 @@ def test_only_a_rerun_tells_what_recomputes_and_is_not_true(bundle, command, nan
     done = command("verify", str(forged), "--rerun", "npo", "--plugin", str(nano_plugin), "--device", "cpu", "--json")
     assert done.code == 0, done.err
     # An honest cell is found again within a tenth of its intervals (above).
-    assert max(entry["half_widths"] for entry in done.json["distances"]) > 0.1
+    apart = [entry["half_widths"] for entry in done.json["distances"]]
+    assert max(value for value in apart if isinstance(value, float)) > 0.1

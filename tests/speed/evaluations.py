@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import plain
@@ -16,10 +17,14 @@ from workload import Work, prepared, untrained
 
 from unlearnbench.benchmarks.hp.benchmark import Excerpt
 from unlearnbench.benchmarks.muse.benchmark import Asked
-from unlearnbench.benchmarks.tofu.benchmark import Question, _answers
+from unlearnbench.benchmarks.tofu.benchmark import AskedRow, _answers
 from unlearnbench.contracts import Context
 from unlearnbench.domain import Example
 from unlearnbench.engine.engine import Engine
+from unlearnbench.plugin.registry import load_plugins
+from unlearnbench.records.node_spec import PlannedAttack
+from unlearnbench.worker.attack import measure_attacked
+from unlearnbench.worker.stage_meter import StageMeter
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,33 @@ def tofu(work: Work) -> Evaluation:
         return Found([-sum(values) for values in found], [encoder.decode(ids) for ids in written])
 
     return Evaluation(measured, plain_way, once)
+
+
+ATTACKS = ("quantise", "relearn", "sample", "paraphrase")
+
+
+def tofu_attacked(work: Work, engine: Engine) -> list[int]:
+    """The whole of TOFU and the forget part under each attack; how many rows each measured."""
+    registry = load_plugins()
+    counts = [len(work.benchmark.measure(work.model, work.task, Context("measure", 0, engine)).rows)]
+    for name in ATTACKS:
+        spec = registry.find("attack", name).spec
+        values = {parameter.name: parameter.default for parameter in spec.parameters}
+        planned = PlannedAttack(
+            name=name,
+            qualified=f"unlearnbench/{name}",
+            target=spec.target,
+            source="",
+            values=values,
+            fixed=dict(spec.fixed),
+            requires=spec.requires,
+        )
+        cell: Any = SimpleNamespace(seed=0, benchmark=work.benchmark, model=SimpleNamespace(name="speed"))
+        model = copy.deepcopy(work.model)
+        ctx, meter = Context(name, 0, engine, lambda _: None), StageMeter(engine.device)
+        found, _, _ = measure_attacked(cell, planned, model, work.benchmark, work.task, ctx, meter)
+        counts.append(len(found.rows))
+    return counts
 
 
 def _of_row(row: dict[str, Any]) -> list[Any]:
@@ -216,7 +248,7 @@ def long_tofu() -> Work:
         same = paraphrase.split()[: -rng.randint(2, 8)]
         wrong = tuple(" ".join([*same, words(2, 8)]) for _ in range(3 if short else 5))
         part = "world_facts" if short else "retain" if index >= 5 else "forget"
-        asked.append(Question(part, Example(index, words(12, 30), answer), None if short else paraphrase, wrong))
+        asked.append(AskedRow(part, Example(index, words(12, 30), answer), None if short else paraphrase, wrong))
     prompts = work.task.encoder.prompts([question.example for question in asked])
     questions = replace(work.task.evaluation, asked=tuple(asked), new_tokens=200)
     return _ending(work, questions, [(prompts, 200, 3, 40)])
@@ -248,7 +280,7 @@ def long_book() -> Work:
     work = small_book()
     size = work.task.encoder.tokenizer.vocab_size
     rows = [tuple(rng.randrange(2, size) for _ in range(rng.randint(240, 300))) for _ in range(16)]
-    excerpts = tuple(Excerpt(index, "", "", "", ids, ids) for index, ids in enumerate(rows))
+    excerpts = tuple(Excerpt(index, "", "", "", ids, ids, "") for index, ids in enumerate(rows))
     questions = replace(work.task.evaluation, excerpts=excerpts, new_tokens=64)
     return Work(work.model, replace(work.benchmark, max_new_tokens=64), replace(work.task, evaluation=questions))
 
