@@ -88,11 +88,13 @@ def measure_attacked(
     if not isinstance(benchmark, Attackable):
         raise NotApplicable(f"{spec.benchmark.name} offers no questions to attack (forget_questions, asking)")
     name = planned.qualified
-    # The method has no part in the seed: all models of a table meet the same attack.
+    # The method has no part in the seed: all models of a table meet the same attack. Rows that are handed out are the
+    # same for all seeds, so that means over seeds are of the same questions.
     seed = derived_seed(spec.seed, "attack", planned.name, spec.benchmark.name, spec.model.name)
+    rows_seed = derived_seed(0, "attack", planned.name, spec.benchmark.name)
     ctx = Context(planned.name, seed, ctx.engine, ctx.log, autocast=ctx.autocast)
     attack: Attack = resolve(planned.target, name)(**planned.hyperparameters)
-    data = _data(planned, task, seed)
+    data = _data(planned, task, rows_seed)
     with meter("attack"):
         vocabulary = model.get_input_embeddings().num_embeddings
         attacked = checked_model(attack.change(model, data, ctx), name, "change", vocabulary).eval()
