@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import zlib
 from itertools import product
 from pathlib import Path
 
@@ -471,3 +472,43 @@ def test_a_criterion_over_a_value_that_is_not_known_is_neither_met_nor_missed():
         assert math.isnan(judged[part].value)
         assert judged[part].passes is None
         assert "ROUGE compares no others" in judged[part].reason
+
+
+def attacked(forget, holdout):
+    """A measurement whose texts have these losses, from which other scores for membership are made."""
+    found = list(rows(EQUAL, [1.0] * len(forget), [1.0] * len(holdout)).rows)
+    losses = iter([*forget, *holdout])
+    texts = [
+        {**row, "loss": loss, "zlib": 2 * loss, "min40pp": -loss, "greedy": [3, 1, 4]}
+        for row in found
+        if "min40" in row
+        for loss in [next(losses)]
+    ]
+    return Measurement((*(row for row in found if "min40" not in row), *texts))
+
+
+def test_membership_attacks_are_counts_of_pairs():
+    mine, theirs = attacked([1.0, 2.0, 5.0], [3.0, 3.0, 4.0]), attacked([2.0, 2.0, 2.0], [1.0, 2.0, 3.0])
+    found = scored(mine, theirs)
+    # A holdout text scores below a forget text in three of nine pairs, and above where the score is turned.
+    assert found["auc_loss"].value == found["auc_zlib"].value == pytest.approx(3 / 9)
+    assert found["auc_min40pp"].value == pytest.approx(6 / 9)
+    # Differences from the retained model's losses: -1, 0, 3 and 2, 1, 1.
+    assert found["auc_reference"].value == pytest.approx(3 / 9)
+    assert found["auc_gradient_norm"].reason == "gradient norms were not asked for (gradient_norms)"
+    assert found["forget_exact_memorisation"].value == 3 / 4
+    assert found["forget_extraction_strength"].value == 1 / 4
+    assert scored(mine)["auc_reference"].reason == "needs the retained model's values"
+
+
+def test_a_text_s_scores_for_membership_come_of_its_tokens():
+    from unlearnbench import ReadText
+
+    read = ReadText((-1.0, -3.0, -2.0), (True, False, True), (-2.0, -2.0, -2.0), (1.0, 1.0, 1.0))
+    found = metrics.membership(read, "some text")
+    assert found["loss"] == 2.0
+    assert found["zlib"] == 6.0 / len(zlib.compress(b"some text"))
+    assert (found["min40"], found["min40pp"]) == (3.0, 1.0)
+    assert found["greedy"] == [2, 1, 3]
+    nothing = metrics.membership(ReadText(), "")
+    assert [nothing[name] for name in ("min40", "min40pp", "loss", "zlib")] == [None] * 4
