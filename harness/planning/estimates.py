@@ -20,9 +20,9 @@ from pathlib import Path
 
 from ..domain import Requires
 from ..engine.budgets import CPU
-from ..plugin.parameters import Value
+from ..plugin.parameters import TRAINING_PARAMETERS, Value
 from ..plugin.specs import ModelSpec
-from ..records.node_spec import CellSpec, PlannedMethod, ReferenceSpec
+from ..records.node_spec import CellSpec, PlannedAttack, PlannedMethod, ReferenceSpec
 
 # Sustained rates measured on a single H100-class device with matrix products of this size.
 OPERATIONS = 250e12
@@ -106,10 +106,34 @@ def estimated(spec: ReferenceSpec | CellSpec) -> Estimate | None:
     if isinstance(spec, ReferenceSpec):
         return _preparation(spec)
     evaluation = _evaluation(shape, workload, spec.method.models)
+    if spec.attack:
+        return _attacked(spec, spec.attack, evaluation)
     if not _trains(spec.method):
         return evaluation
     training = _unlearning(spec)
     return Estimate(training.seconds + evaluation.seconds, max(training.memory, evaluation.memory))
+
+
+def _attacked(spec: CellSpec, attack: PlannedAttack, evaluation: Estimate) -> Estimate:
+    """An attack with its measurement, at most: that of all questions, of which it asks those on the forget set.
+
+    The cell that is attacked leaves its weights, so that unlearning is no part of it.
+    """
+    seconds = evaluation.seconds * float(attack.values.get("samples", 1))
+    recipe = _recipe_of(attack)
+    if not recipe:
+        return Estimate(seconds, evaluation.memory)
+    row = spec.benchmark.workload["row"]
+    tokens = row * _number(recipe, "steps") * _number(recipe, "batch_size")
+    training = _training(spec.model.shape, recipe, tokens, row)
+    return Estimate(seconds + training.seconds, max(training.memory, evaluation.memory))
+
+
+def _recipe_of(attack: PlannedAttack) -> dict[str, Value]:
+    """The training of an attack that takes optimiser steps; empty for any other."""
+    if not {"steps", "batch_size"} <= attack.values.keys():
+        return {}
+    return {**{parameter.name: parameter.default for parameter in TRAINING_PARAMETERS}, **attack.values}
 
 
 def _trains(method: PlannedMethod) -> bool:
@@ -201,7 +225,11 @@ def resident(spec: ReferenceSpec | CellSpec) -> dict[str, float]:
     weights = 4.0 * spec.model.shape["parameters"]
     # Loading maps the weights' file: pages not yet read are not resident.
     stages = {"load": LIBRARIES, "measure": LIBRARIES + spec.method.models * weights + _resident_evaluation(spec)}
-    if _trains(spec.method):
+    if spec.attack:
+        recipe = _recipe_of(spec.attack)
+        if recipe:
+            stages["attack"] = _resident_training(spec, recipe, Requires())
+    elif _trains(spec.method):
         stages["unlearn"] = _resident_training(spec, spec.method.values, spec.method.requires)
     return stages
 

@@ -6,7 +6,10 @@ import json
 
 import pytest
 
-from unlearnbench.planning.estimates import resident, shape_of
+from unlearnbench.planning.estimates import estimated, resident, shape_of
+from unlearnbench.planning.plan import make_plan
+from unlearnbench.planning.study import check_study
+from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.plugin.specs import ModelSpec
 from unlearnbench.records.node_spec import read_spec
 from unlearnbench.running.builtin import unlearnbench_models
@@ -43,3 +46,17 @@ def test_the_size_of_a_model_is_that_of_its_weights(tmp_path):
     assert found == {"parameters": pytest.approx(weights, rel=0.1), "layers": 3, "width": 32, "inner": 48,
                      "vocabulary": 90, "key_width": 16}  # fmt: skip
     assert shape_of(ModelSpec("elsewhere", "on the hub", path="somebody/model")) == {}
+
+
+def test_an_attack_is_estimated_by_what_it_adds():
+    """At most a measurement, as often as it draws answers, and its own training; unlearning is its cell's."""
+    head = {"methods": ["npo"], "benchmarks": ["tofu-forget10"], "models": ["llama2-7b"],
+            "attacks": ["quantise", "sample", "relearn"]}  # fmt: skip
+    plan = make_plan(check_study({"study": head, "data": {"source": "hub"}, "run": {"device": "cpu"}}), load_plugins())
+    cost = {node.id.attack: estimated(node.spec) for node in plan.cells if node.id.method == "npo"}
+    assert cost["sample"].seconds == pytest.approx(16 * cost["quantise"].seconds)
+    assert cost["quantise"].seconds < cost[""].seconds
+    assert cost["relearn"].memory > 2 * cost["quantise"].memory
+    stages = {node.id.attack: set(resident(node.spec)) for node in plan.cells if node.id.method == "npo"}
+    assert stages == {"": {"load", "measure", "unlearn"}, "quantise": {"load", "measure"}, "sample": {"load", "measure"},
+                      "relearn": {"load", "measure", "attack"}}  # fmt: skip
