@@ -245,6 +245,23 @@ def test_an_attack_that_breaks_its_promise_fails_alone(command):
 
 
 @pytest.mark.slow
+def test_a_benchmark_that_offers_no_questions_is_not_attacked(command):
+    from unlearnbench.authoring.scaffold import write_package
+
+    write_package("benchmark", "my-bench", command.folder)
+    plugins = ("--plugin", str(command.nano), "--plugin", "my-bench/my_bench.py")
+    done = command("run", *plugins, "-m", "ga", "-b", "my-bench", "--model", "nano", "--data", "generated", "--attack",
+                   "quantise", "--device", "cpu", "--name", "closed", "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    cells = {(cell["method"], cell["attack"]): cell for cell in done.json["cells"]}
+    assert cells["ga", ""]["status"] == "done"
+    assert {cells[method, "quantise"]["status"] for method in ("original", "retained", "ga")} == {"not-applicable"}
+    assert cells["retained", "quantise"]["reason"] == (
+        "my-bench offers no questions to attack (forget_questions, asking)"
+    )
+
+
+@pytest.mark.slow
 def test_in_a_sweep_the_setting_that_the_rule_chooses_is_attacked(command):
     done = command(*command.study("-m", "ga", "-b", "tofu-forget10", *LONGER, "--attack", "quantise", "--name", "swept",
                                   "--set", "sweep.methods.*.learning_rate=[1e-3, 3e-3, 1e-2]", "--json"))  # fmt: skip
