@@ -154,14 +154,19 @@ def _undefined(measured: Measurement) -> str:
 
 def _auc(measured: Measurement) -> Score:
     forget, holdout = _min_k(measured, "forget"), _min_k(measured, "holdout")
+    return _area("auc", forget, holdout, _undefined(measured), _left_out(measured))
+
+
+def _area(name: str, forget: Sequence[float], holdout: Sequence[float], undefined: str, reason: str = "") -> Score:
+    """The AUC of scores of forget and holdout texts; missing, for the reason ``undefined``, where there is none."""
     value = auc(forget, holdout)
     if math.isnan(value):
-        return Score.missing("auc", _undefined(measured), len(forget))
+        return Score.missing(name, undefined, len(forget))
     resampled = spread = None
     if len(forget) > 1 and len(holdout) > 1:
         resampled = resampled_auc(forget, holdout, *_draws(forget, holdout))
         spread = percentile_interval(_bounded_auc(forget, holdout))
-    return Score("auc", value, len(forget), tuple(forget), spread, reason=_left_out(measured), resamples=resampled)
+    return Score(name, value, len(forget), tuple(forget), spread, reason=reason, resamples=resampled)
 
 
 def _membership_auc(field: str, measured: Measurement, retained: Measurement | None) -> Score:
@@ -184,14 +189,7 @@ def _membership_auc(field: str, measured: Measurement, retained: Measurement | N
             "gradient norms were not asked for (gradient_norms)" if field == "gradient_norm" else "no text has a score"
         )
         return Score.missing(name, asked)
-    value = auc(forget, holdout)
-    if math.isnan(value):
-        return Score.missing(name, "a text's score is not a number", len(forget))
-    resampled = spread = None
-    if len(forget) > 1 and len(holdout) > 1:
-        resampled = resampled_auc(forget, holdout, *_draws(forget, holdout))
-        spread = percentile_interval(_bounded_auc(forget, holdout))
-    return Score(name, value, len(forget), tuple(forget), spread, resamples=resampled)
+    return _area(name, forget, holdout, "a text's score is not a number")
 
 
 def _difference(mine: float | None, other: float | None) -> float | None:
