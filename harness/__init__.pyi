@@ -33,6 +33,7 @@ from .domain import LogFile as LogFile
 from .domain import Measurement as Measurement
 from .domain import Metric as Metric
 from .domain import Question as Question
+from .domain import ReadText as ReadText
 from .domain import Requires as Requires
 from .domain import Sampling as Sampling
 from .domain import Score as Score
@@ -54,7 +55,6 @@ from .engine.logprobs import answer_logprobs as answer_logprobs
 from .engine.logprobs import sequence_logprob as sequence_logprob
 from .engine.numerics import widened as widened
 from .engine.scoring import Likelihood as Likelihood
-from .engine.scoring import ReadText as ReadText
 from .errors import BundleError as BundleError
 from .errors import DataError as DataError
 from .errors import Diverged as Diverged

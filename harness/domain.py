@@ -254,6 +254,22 @@ class Example:
 
 
 @dataclass(frozen=True)
+class ReadText:
+    """What a model makes of each scored token of a text.
+
+    Args:
+        logprobs: nats.
+        greedy: whether the model itself would have written the token.
+        means, variances: of log-probabilities over the vocabulary, by the model's own probabilities.
+    """
+
+    logprobs: tuple[float, ...] = ()
+    greedy: tuple[bool, ...] = ()
+    means: tuple[float, ...] = ()
+    variances: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Measurement:
     """The output of one model on one benchmark: a JSON-able mapping per row. Scores depend on it alone."""
 

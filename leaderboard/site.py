@@ -273,4 +273,6 @@ def _entries(results: Sequence[Results], sources: Sequence[Source]) -> Iterator[
 def _same(one: StoredCell, other: StoredCell) -> bool:
     if one.record is None or other.record is None:
         return one.record is other.record and (one.status, one.reason) == (other.status, other.reason)
-    return (one.record.samples.sha256, one.record.scores) == (other.record.samples.sha256, other.record.scores)
+    # As JSON: a missing score is NaN, which equals nothing.
+    mine, theirs = (record.model_dump_json(include={"scores"}) for record in (one.record, other.record))
+    return one.record.samples.sha256 == other.record.samples.sha256 and mine == theirs

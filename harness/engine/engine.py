@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from ..data.encoder import EncodedRow
-from ..domain import Sampling
+from ..domain import ReadText, Sampling
 from .batch import TokenBatch, collate
 from .budgets import Budgets, Mechanisms
 from .decoding import Sampler
 from .generation import drawn, greedy
 from .gradients import gradient_norms
 from .runtime import Runtime
-from .scoring import Likelihood, ReadText, likelihoods, read_texts, token_logprobs
+from .scoring import Likelihood, likelihoods, read_texts, token_logprobs
 
 
 class Engine(Runtime):

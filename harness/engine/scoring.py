@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.encoder import EncodedRow
+from ..domain import ReadText
 from .batch import budget_batches, collate
 from .capabilities import TriedWay, vocabulary_of
 from .memory import in_pieces, lacks_memory
@@ -48,22 +49,6 @@ def likelihoods(runtime: Runtime, model: Any, rows: Sequence[EncodedRow]) -> lis
         prefix, suffix = (sum(1 for _ in takewhile(bool, order)) for order in (greedy, reversed(greedy)))
         found[row] = Likelihood(-float(logp.sum()), row.answer_tokens, prefix, suffix, sum(greedy))
     return [found[row] for row in rows]
-
-
-@dataclass(frozen=True)
-class ReadText:
-    """What a model makes of each scored token of a text.
-
-    Args:
-        logprobs: nats.
-        greedy: whether the model itself would have written the token.
-        means, variances: of log-probabilities over the vocabulary, by the model's own probabilities.
-    """
-
-    logprobs: tuple[float, ...] = ()
-    greedy: tuple[bool, ...] = ()
-    means: tuple[float, ...] = ()
-    variances: tuple[float, ...] = ()
 
 
 def read_texts(runtime: Runtime, model: Any, rows: Sequence[EncodedRow]) -> list[ReadText]:

@@ -47,7 +47,7 @@ def test_the_stored_specs_are_those_of_the_classes():
     assert unlearnbench_attacks() == specs()
 
 
-@pytest.mark.parametrize("name", [spec.name for spec in specs()])
+@pytest.mark.parametrize("name", [spec.name for spec in specs() if not spec.packages])
 def test_an_attack_keeps_its_promises(name):
     broken = [each for each in check(checkable(load_plugins(), name)) if not each.kept]
     assert not broken
@@ -116,6 +116,13 @@ def test_equal_weights_are_kept():
     assert torch.equal(round_to_nearest(torch.full((2, 8), 0.3), 4, 4), torch.full((2, 8), 0.3))
 
 
+@pytest.mark.slow
+def test_nf4_keeps_its_promises():
+    pytest.importorskip("bitsandbytes")
+    test_an_attack_keeps_its_promises("quantise-nf4")
+
+
+@pytest.mark.slow
 def test_nf4_has_sixteen_levels_for_each_scale(tiny_model, data, ctx):
     pytest.importorskip("bitsandbytes")
     model = copy.deepcopy(tiny_model).float()

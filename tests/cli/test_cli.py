@@ -93,6 +93,9 @@ def test_run_prints_json_alone_on_stdout_and_progress_on_stderr(small_run):
         "forget_quality", "forget_quality_log10", "model_utility", "forget_rouge_l", "retain_rouge_l",
         *(f"{part}_{term}" for part in ("retain", "real_authors", "world_facts", "forget")
           for term in ("rouge", "probability", "truth_ratio")),
+        *(f"{part}_{term}" for part in ("retain", "forget")
+          for term in ("extraction_strength", "exact_memorisation", "repetition", "entropy")),
+        "forget_paraphrase_probability", "forget_paraphrase_rouge", "forget_truth_preference", "forget_answer_kl",
     }  # fmt: skip
     utility = scores["model_utility"]
     assert set(utility) >= {"value", "n", "interval", "edition", "editions"}
