@@ -72,7 +72,7 @@ def publish(site: str, where: str, dry_run: bool, as_json: bool) -> None:
 @plugin_option
 @json_option
 def results(runs: tuple[str, ...], edition: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
-    """Print the tables of run folders, bundles, or folders of bundles."""
+    """Print the tables of run folders, bundles, folders of bundles, or meta-evaluations."""
     from .. import api
 
     registry_of(plugins)
@@ -80,10 +80,15 @@ def results(runs: tuple[str, ...], edition: str | None, plugins: tuple[str, ...]
         if as_json:
             records = [json.loads(cell.record.model_dump_json()) for cell in opened.finished]
             gates = [gate for some in opened for gate in some.study.get("gates", [])]
-            return print_json({"records": records, "gates": gates})
-        from ..leaderboard.terminal import print_tables
+            metas = [some.meta.model_dump(mode="json") for some in opened if some.meta]
+            more = {"meta_evaluations": metas} if metas else {}
+            return print_json({"records": records, "gates": gates, **more})
+        from ..leaderboard.terminal import print_tables, print_trust
 
         print_tables(opened.cells)
+        for some in opened:
+            if some.meta:
+                print_trust(some.meta)
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -276,14 +277,21 @@ def test_a_low_cap_on_answers_is_another_table(small_run, tmp_path):
 # -- division rules ----------------------------------------------------------------------------------------------------
 
 
-def test_a_setting_chosen_on_the_reported_rows_is_another_table():
+def test_a_setting_chosen_on_the_reported_rows_is_another_table(cells_with):
+    from unlearnbench.leaderboard.ranking import tables
     from unlearnbench.planning.study import check_study
+    from unlearnbench.records.record import comparability
 
     base = {"study": {"methods": ["ga"], "benchmarks": ["tofu-forget10"], "models": ["tiny"]},
             "data": {"source": "generated"}, "sweep": {"methods": {"*": {"learning_rate": [1e-4, 1e-3]}}}}  # fmt: skip
-    # The record's comparability key holds which rows were reported, so that the two are never ranked together.
     assert check_study(base).divides_rows
     assert not check_study({**base, "selection": {"rows": "test"}}).divides_rows
+    # What rows are reported is in the comparability key, so that the two are never ranked together.
+    cells = cells_with({"npo": (0.9, 0.9), "ga": (0.5, 0.9)})
+    npo = next(cell for cell in cells if cell.identity.method == "npo")
+    held_back = comparability({**npo.record.comparability.key, "rows": "reported half"})
+    other = replace(npo, key=f"{npo.key}x", record=npo.record.model_copy(update={"comparability": held_back}))
+    assert [len(table.rows) for table in tables([*cells, other])] == [2, 1]
 
 
 def test_one_seed_says_so_and_more_seeds_show_their_spread(cells_with):

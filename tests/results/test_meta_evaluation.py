@@ -95,6 +95,7 @@ def test_metrics_are_rated_from_the_command_line(command):
     site = command.folder / "runs" / "rated-meta" / "site"
     assert "Which metrics can be trusted" in (site / "trust.html").read_text()
     assert 'href="trust.html"' in (site / "metrics.html").read_text()
+    assert "Forget Probability" in command("results", "runs/rated-meta").out
     again = command(*words)
     assert again.code == 0
     assert again.err.count("done (kept)") == again.err.count("[") == 3 * len(json.loads(
