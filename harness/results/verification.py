@@ -25,6 +25,7 @@ from ..records.recomputation import agree, benchmark_of, differences, rescored
 from ..records.record import Record
 from ..records.results import Results
 from ..records.run_folder import StoredCell
+from ..records.tries import TRY, leaking_share
 from ..storage import digest, file_digest, write_json
 from .bundle import badge_path, read_badge
 
@@ -112,6 +113,7 @@ def _verify_cell(
     scores = rescored(record, results.samples_of, registry)
     result.faults += differences(record, scores, component)
     result.faults += _limits_shown(record, component)
+    result.faults += _attack_told(record, rows)
     pins, where = _pins(record, component, data)
     if pins is None:
         result.notes.append(f"{record.cell}: {where}")
@@ -137,6 +139,20 @@ def _wrong_references(record: Record, records: Mapping[str, Record]) -> Iterator
             yield f"{record.cell}: it names a cell of {other.identity.method} as its {role} model: {key}"
         elif role == "retained" and not record.identity.reference and other.samples.sha256 == record.samples.sha256:
             yield f"{record.cell}: its samples are those of the retained model, to the last byte"
+
+
+def _attack_told(record: Record, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a fault for each fact of an attack that its samples do not bear out."""
+    if record.identity.attack != (record.attack.name if record.attack else ""):
+        yield f"{record.cell}: it is a cell under {record.identity.attack or 'no attack'}, and its record is of another"
+    if record.attack is None:
+        return
+    stored, again = record.attack.leaking, leaking_share(rows)
+    if not agree(stored, again):
+        yield f"{record.cell}: the share of answers that leak is stored as {stored!r}, and recomputed as {again!r}"
+    tries = 1 + max((int(row.get(TRY, 0)) for row in rows), default=0)
+    if tries != record.attack.tries:
+        yield f"{record.cell}: its samples have {tries} tries, its record says {record.attack.tries}"
 
 
 def _limits_shown(record: Record, component: Component[BenchmarkSpec]) -> Iterator[str]:

@@ -98,18 +98,18 @@ def measure_attacked(
     with meter("attack"):
         vocabulary = model.get_input_embeddings().num_embeddings
         attacked = checked_model(attack.change(model, data, ctx), name, "change", vocabulary).eval()
-        questions = [
-            question
-            for question in benchmark.forget_questions(task)
-            if not any(question.about(row) for row in data.drawn.get("forget", ()))
-        ]
-        if not questions:
+        every = benchmark.forget_questions(task)
+        tries = list(_tries(attack, name, every, data, ctx))
+        # Rows may be drawn by either verb, so that what they tell is known only now.
+        drawn = data.drawn.get("forget", ())
+        asked = {_place(question) for question in every if not any(question.about(row) for row in drawn)}
+        if not asked:
             raise NotApplicable("every question is about a row that the attack was given")
-        tries = list(_tries(attack, name, questions, data, ctx))
+        tries = [kept for each in tries if (kept := [question for question in each if _place(question) in asked])]
     rows: list[dict[str, Any]] = []
     with meter("measure"):
-        for asked in tries:
-            for measured in _measured(attack.sampling, benchmark, benchmark.asking(task, asked), attacked, ctx):
+        for put in tries:
+            for measured in _measured(attack.sampling, benchmark, benchmark.asking(task, put), attacked, ctx):
                 number = int(rows[-1][TRY]) + 1 if rows else 0
                 rows += [{**row, TRY: number} for row in measured.rows]
     given = {part: len(drawn) for part, drawn in data.drawn.items()}
@@ -119,7 +119,7 @@ def measure_attacked(
         hyperparameters=planned.hyperparameters,
         requires=planned.requires,
         given=given,
-        questions=len(questions),
+        questions=len(asked),
         tries=int(rows[-1][TRY]) + 1,
     )
     return Measurement(tuple(rows)), facts, ctx
@@ -134,6 +134,10 @@ def _data(planned: PlannedAttack, task: Task, seed: int) -> AttackData:
     return AttackData(planned.name, planned.requires, encoder, task.forget, task.retain, chunks, seed)
 
 
+def _place(question: Question) -> tuple[str, int]:
+    return question.part, question.index
+
+
 def _tries(
     attack: Attack, name: str, questions: Sequence[Question], data: AttackData, ctx: Context
 ) -> Iterator[list[Question]]:
@@ -142,17 +146,11 @@ def _tries(
     Texts that are read and not asked are part of the first try.
     """
     words = {
-        (question.part, question.index): [question.prompt]
-        if question.fixed
-        else prompts_of(attack, name, question, data, ctx)
+        _place(question): [question.prompt] if question.fixed else prompts_of(attack, name, question, data, ctx)
         for question in questions
     }
     for number in range(max(map(len, words.values()))):
-        yield [
-            question.put(own[number])
-            for question in questions
-            if number < len(own := words[question.part, question.index])
-        ]
+        yield [question.put(own[number]) for question in questions if number < len(own := words[_place(question)])]
 
 
 def prompts_of(attack: Attack, name: str, question: Question, data: AttackData, ctx: Context) -> list[str]:

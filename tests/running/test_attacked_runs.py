@@ -23,7 +23,8 @@ import torch
 from unlearnbench import Attack, AttackSpec, Touches
 
 def attack(name, **members):
-    told = {"name": name, "__module__": __name__, "__doc__": name, "__annotations__": {"name": ClassVar[str]}}
+    kinds = {"name": ClassVar[str], "requires": ClassVar[Touches]}
+    told = {"name": name, "__module__": __name__, "__doc__": name, "__annotations__": kinds}
     made = dataclass(frozen=True)(type(name.title(), (Attack,), {**told, **members}))
     globals()[name.title()] = made
     return AttackSpec.of(made)
@@ -43,10 +44,13 @@ def hanging(self, model, data, ctx): time.sleep(600)
 def silent(self, question, data, ctx): return []
 def wordy(self, question, data, ctx): return question.prompt
 def fine(self, question, data, ctx): return (question.prompt, "Please: " + question.prompt)
+def shows(self, question, data, ctx):
+    return [row.prompt + row.answer + question.prompt for row in data.draw_forget(2)]
 
 CHANGES = dict(raising=raising, nothing=nothing, notfinite=notfinite, greedy=greedy, larger=larger, hanging=hanging)
 SPECS = [*(attack(name, change=verb) for name, verb in CHANGES.items()), attack("silent", put=silent),
-         attack("wordy", put=wordy), attack("fine", put=fine)]
+         attack("wordy", put=wordy), attack("fine", put=fine),
+         attack("shows", put=shows, requires=Touches(forget=True))]
 
 def unlearnbench_attacks():
     return SPECS
@@ -196,6 +200,7 @@ def test_attacked_cells_are_handed_in_recomputed_and_compared(attacked, reseal, 
     forged = command("verify", str(tmp_path / "forged"))
     assert forged.code == 7
     assert "forget_rouge" in forged.out
+    assert "the share of answers that leak is stored as" in forged.out
 
 
 def test_a_gate_judges_rows_without_an_attack_unless_it_names_one(attacked):
@@ -221,7 +226,7 @@ def test_a_gate_judges_rows_without_an_attack_unless_it_names_one(attacked):
 def test_an_attack_that_breaks_its_promise_fails_alone(command):
     path = command.folder / "bad_attacks.py"
     path.write_text(BAD_ATTACKS)
-    names = "raising nothing notfinite greedy larger hanging silent wordy fine".split()
+    names = "raising nothing notfinite greedy larger hanging silent wordy fine shows".split()
     chosen = [word for name in names for word in ("--attack", name)]
     done = command(*command.study("-m", "ga", *chosen, "--plugin", str(path), "-b", "tofu-forget10", "--timeout", "12",
                                   "-j", "2", "--name", "bad", "--json"))  # fmt: skip
@@ -241,7 +246,11 @@ def test_an_attack_that_breaks_its_promise_fails_alone(command):
         found = cells["retained", name]
         assert found[0] == status
         assert reason in found[1]
-    assert {status for (_, attack), (status, _) in cells.items() if attack in ("", "fine")} == {"done"}
+    assert {status for (_, attack), (status, _) in cells.items() if attack in ("", "fine", "shows")} == {"done"}
+    # What is shown beside a question is not asked either.
+    shown = under(done.json, "ga", "shows")["attack"]
+    assert shown["given"]["forget"] == 2
+    assert shown["questions"] <= 32 - 2
 
 
 @pytest.mark.slow
