@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebook.ipynb"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what notebooks' own libraries warn of
 def test_the_notebook_runs(monkeypatch, tmp_path, shared_cache):
     monkeypatch.setenv("UNLEARNBENCH_CACHE", str(shared_cache))

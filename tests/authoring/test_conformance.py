@@ -108,7 +108,9 @@ def test_check_prints_every_promise_and_exits_7(command, tmp_path):
     assert command("check", "nothing-like-it").code == 4
 
 
-@pytest.mark.parametrize("kind", ["method", "benchmark"])
+@pytest.mark.parametrize(
+    "kind", ["method", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("benchmark", "attack"))]
+)
 def test_a_new_package_installs_and_passes_its_own_tests(kind, command, tmp_path):
     pytest.importorskip("setuptools")
     done = command("new", kind, "my-plugin")

@@ -195,6 +195,7 @@ def test_redacted_texts_are_counted_and_not_shown(text_run, tmp_path):
         assert ("row of 12 words" in page) is (shown == "redacted")
 
 
+@pytest.mark.slow
 def test_a_method_without_its_data_is_not_applicable_and_the_rest_stands(command):
     """News without retain texts: what needs none of them runs, and no row is ranked."""
     from unlearnbench.benchmarks.muse import generated

@@ -100,6 +100,7 @@ def test_the_built_ins_come_in_as_entry_points():
     assert registry.find("method", "npo").plugin.dist == "unlearnbench"
 
 
+@pytest.mark.slow
 def test_two_strangers_run_a_cell_together(distribution, command):
     site = distribution("halfway-method", "halfway_method", METHOD)
     distribution("sevens-bench", "sevens_bench", BENCHMARK)

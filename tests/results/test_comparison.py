@@ -102,7 +102,7 @@ SLOW = (
                   marks=pytest.mark.slow),
      pytest.param("metric", (), {"bench_edit": ('float(row["loss"])', '2 * float(row["loss"])')}, "ga × my-bench",
                   marks=pytest.mark.slow),
-     ("slow", (), {"method_edit": (HEAD, SLOW)}, "fastest_step_cpu_seconds")],
+     pytest.param("slow", (), {"method_edit": (HEAD, SLOW)}, "fastest_step_cpu_seconds", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_a_gate_catches(runs, name, words, edits, tripped):
     run, command, folder, options = runs

@@ -110,6 +110,7 @@ def test_a_stage_has_a_peak_of_its_own():
     assert peaks.device == {}
 
 
+@pytest.mark.slow
 def test_what_a_device_can_do_is_measured_and_compared_with_its_limits(command):
     limits = measured_limits(torch.device("cpu"), torch.float32)
     assert limits.operations > 1e8

@@ -295,6 +295,7 @@ def test_a_setting_of_a_model_given_as_a_folder_is_used_under_either_name(comman
     assert "its settings would change nothing" in done.err
 
 
+@pytest.mark.slow
 def test_a_study_whose_models_all_fail_shows_the_failures(command, tiny_model, tiny_encoder):
     """Without a single record there is no table, and still a page, a summary and an exit code."""
     folder = command.folder / "nan"

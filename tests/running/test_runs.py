@@ -204,6 +204,7 @@ def processes_in(folder):
     return found
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_kept_and_what_changed_runs_again(command, tmp_path):
     plugin = tmp_path / "edited.py"
     source = (
@@ -326,6 +327,7 @@ def test_a_full_disk_is_exit_3_and_loses_nothing(command, kilobytes):
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_record_in_any_order_of_cells(command):
     def scores(name, *methods, jobs="1"):
         chosen = [word for method in methods for word in ("-m", method)]

@@ -205,6 +205,7 @@ def test_a_damaged_cache_is_made_again_with_the_same_weights(finished):
     assert [r["scores"] for r in done.json["records"]] == [r["scores"] for r in first["records"]]
 
 
+@pytest.mark.slow
 def test_every_file_of_a_run_is_whole_or_made_again_or_named(finished):
     """A file of each cell is damaged, and of the run: each is named where it is read, and one run makes all whole."""
     command, again, _, first = finished
