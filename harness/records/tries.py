@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..domain import Measurement
-from ..metrics.overlap import rouge_l_recall
 
 TRY = "try"
 """The field of a sample row that numbers the tries of an attack."""
@@ -18,6 +17,9 @@ def overlap(row: Mapping[str, Any]) -> float | None:
     """How much of the truth an answer has: ROUGE-L recall; None of a row without an answer."""
     if "generation" not in row or not row.get("truth"):
         return None
+    # Commands that only look need not wait for rouge-score and what it imports (1.6 s).
+    from ..metrics.overlap import rouge_l_recall
+
     return rouge_l_recall(str(row["truth"]), str(row["generation"]))
 
 

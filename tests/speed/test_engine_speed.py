@@ -197,7 +197,7 @@ def test_a_whole_evaluation_of(race, tofu_work, name):
     race(f"evaluation of {name}", lambda: evaluation.measured(Engine()), evaluation.plain, equal)
 
 
-def test_an_evaluation_with_four_attacks_costs_no_more_than_the_plain_way_without(race, tofu_work):
+def test_an_evaluation_with_four_attacks_beside_the_plain_way_without(race, tofu_work):
     """All metrics, quantise, relearn, sixteen samples and paraphrases against the plain evaluation alone."""
     plainly = evaluations.tofu(tofu_work).plain
     questions = len(tofu_work.task.evaluation.asked)
