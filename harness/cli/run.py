@@ -149,7 +149,7 @@ def _run(study: Study, options: dict[str, Any], as_json: bool, strict: bool) -> 
 @out_option
 @click.option("-j", "--jobs", type=int, help="Cells at a time on each device.")
 @click.option("--device", help="cpu, cuda, cuda:1, …")
-@click.option("--quick", is_flag=True, help="Nine pairs of models in place of thirty, on smaller generated data.")
+@click.option("--quick", is_flag=True, help="Nine pairs of models in place of thirty; the demo's with smaller data.")
 @json_option
 def meta_evaluate(quick: bool, as_json: bool, **options: Any) -> None:
     """Rate the metrics of a study's benchmarks by models with and without the forget set. Run again to resume.
