@@ -129,8 +129,12 @@ class PlannedModel(Strict):
         return {**kept, "fingerprint": self.fingerprint}
 
 
-class PlannedMethod(Strict):
-    """A method with a study's hyperparameters, and the hash of its code."""
+class PlannedComponent(Strict):
+    """A component with a study's hyperparameters, and the hash of its code.
+
+    Args:
+        values, fixed: fields of the target that the study sets, and that the registered name sets.
+    """
 
     name: str
     qualified: str
@@ -138,32 +142,26 @@ class PlannedMethod(Strict):
     source: str
     values: dict[str, Value]
     fixed: dict[str, Value]
+
+    @property
+    def hyperparameters(self) -> dict[str, Value]:
+        """Every field of the target."""
+        return {**self.values, **self.fixed}
+
+
+class PlannedMethod(PlannedComponent):
+    """A method of a cell."""
+
     requires: Requires
     reference: bool
     models: int
     citation: str
 
-    @property
-    def hyperparameters(self) -> dict[str, Value]:
-        """Every field of the method's target."""
-        return {**self.values, **self.fixed}
 
+class PlannedAttack(PlannedComponent):
+    """An attack on a cell."""
 
-class PlannedAttack(Strict):
-    """An attack with a study's hyperparameters, and the hash of its code."""
-
-    name: str
-    qualified: str
-    target: str
-    source: str
-    values: dict[str, Value]
-    fixed: dict[str, Value]
     requires: Touches
-
-    @property
-    def hyperparameters(self) -> dict[str, Value]:
-        """Every field of the attack's target."""
-        return {**self.values, **self.fixed}
 
 
 class NodeSpec(Strict):
