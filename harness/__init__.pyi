@@ -68,12 +68,14 @@ from .errors import StorageError as StorageError
 from .errors import UndeclaredAccess as UndeclaredAccess
 from .errors import UnknownName as UnknownName
 from .errors import UsageError as UsageError
+from .metrics.memorisation import FLUENCY as FLUENCY
 from .metrics.memorisation import answer_divergence as answer_divergence
 from .metrics.memorisation import exact_memorisation as exact_memorisation
 from .metrics.memorisation import extraction_strength as extraction_strength
 from .metrics.memorisation import min_k_plus_plus as min_k_plus_plus
 from .metrics.memorisation import ngram_entropy as ngram_entropy
 from .metrics.memorisation import repetition as repetition
+from .metrics.memorisation import speaks as speaks
 from .metrics.memorisation import zlib_ratio as zlib_ratio
 from .metrics.overlap import NO_WORDS as NO_WORDS
 from .metrics.overlap import bleu as bleu

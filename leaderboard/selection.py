@@ -11,6 +11,7 @@ import numpy as np
 
 from unlearnbench.metrics.balance import hypervolume
 from unlearnbench.records.balance import References
+from unlearnbench.records.chosen import chosen_place
 
 from .numbers import Number, with_interval
 from .rows import Sweep, TableRow
@@ -31,10 +32,8 @@ def chosen(rows: Iterable[TableRow], references: References) -> list[TableRow]:
 
 
 def _best(settings: Sequence[TableRow], references: References) -> TableRow:
-    values = [_value(row, references) for row in settings]
-    known = [place for place, value in enumerate(values) if not math.isnan(value)]
-    scored = [place for place, row in enumerate(settings) if row.record]
-    best = max(known, key=lambda place: values[place]) if known else (scored or [0])[0]
+    scored = [row for row in settings if row.record] or settings
+    best = scored[chosen_place([_value(row, references) for row in scored])]
     records = [cell.record for row in settings for cell in row.cells if cell.record]
     sweep = Sweep(
         tuple(settings),
@@ -43,7 +42,7 @@ def _best(settings: Sequence[TableRow], references: References) -> TableRow:
         sum(record.cost.seconds.get("unlearn", 0.0) for record in records),
         _area(settings),
     )
-    return replace(settings[best], sweep=sweep)
+    return replace(best, sweep=sweep)
 
 
 def _value(row: TableRow, references: References) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 
 from unlearnbench import (
     EDITIONS,
+    FLUENCY,
     LEVEL,
     NO_WORDS,
     RESAMPLES,
@@ -30,11 +31,10 @@ from unlearnbench import (
     expanded_share,
     mean,
     mean_score,
-    ngram_entropy,
     percentile_interval,
-    repetition,
     resampled_means,
     rouge_l_recall,
+    speaks,
 )
 
 Row = Mapping[str, Any]
@@ -104,9 +104,8 @@ def scores(unlearned: Measurement, retained: Measurement | None) -> Iterator[Sco
 
 
 def _fluency(rows: Sequence[Row]) -> Iterator[Score]:
-    """How repetitive, and how varied, the continuations are."""
-    spoken = [row["generation"] for row in rows if len(row["generation"].split()) >= 3]
-    for name, measure, bounds in (("repetition", repetition, (0.0, 1.0)), ("entropy", ngram_entropy, None)):
+    spoken = [row["generation"] for row in rows if speaks(row["generation"])]
+    for name, measure, bounds in FLUENCY:
         if spoken:
             yield mean_score(name, [measure(text) for text in spoken], bounds=bounds)
         else:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearnbench import (
+    FLUENCY,
     NO_WORDS,
     DataError,
     Floats,
@@ -31,11 +32,10 @@ from unlearnbench import (
     mean,
     mean_score,
     min_k_plus_plus,
-    ngram_entropy,
     percentile_interval,
-    repetition,
     resampled_auc,
     rouge_l_f,
+    speaks,
     zlib_ratio,
 )
 
@@ -210,10 +210,10 @@ def _memorised(measured: Measurement) -> Iterator[Score]:
 
 
 def _fluency(measured: Measurement) -> Iterator[Score]:
-    spoken = [row for row in measured.part("verbmem_f") if len(row["generation"].split()) >= 3]
-    for name, measure, bounds in (("repetition", repetition, (0.0, 1.0)), ("entropy", ngram_entropy, None)):
-        values = [measure(row["generation"]) for row in spoken]
-        if values:
+    spoken = [row["generation"] for row in measured.part("verbmem_f") if speaks(row["generation"])]
+    for name, measure, bounds in FLUENCY:
+        if spoken:
+            values = [measure(text) for text in spoken]
             yield mean_score(f"verbmem_f_{name}", values, bounds=bounds, seed=OVERLAPS.index("verbmem_f"))
         else:
             yield Score.missing(f"verbmem_f_{name}", "no continuation has three words")

@@ -20,6 +20,7 @@ from scipy.special import logsumexp
 
 from unlearnbench import (
     EDITIONS,
+    FLUENCY,
     NO_WORDS,
     RESAMPLES,
     DataError,
@@ -34,11 +35,10 @@ from unlearnbench import (
     ks_pvalue,
     mean,
     mean_score,
-    ngram_entropy,
     percentile_interval,
-    repetition,
     resampled_means,
     rouge_l_recall,
+    speaks,
 )
 
 from .metric_list import MEMORISED, PARTS, TERMS, UTILITY_PARTS
@@ -124,11 +124,10 @@ def _memorised(parts: Mapping[str, Sequence[Row]]) -> Iterator[Score]:
             values = [measure(row["greedy"][place], row["answer"][1]) for row in rows] if counted else []
             missing = NO_ROWS if not rows else UNCOUNTED
             yield _bounded(f"{part}_{name}", values, rows, (0.0, 1.0), missing)
-        spoken = [row for row in rows if len(row["generation"].split()) >= 3]
+        spoken = [row for row in rows if speaks(row["generation"])]
         missing = NO_ROWS if not rows else "no answer has three words"
-        yield _bounded(f"{part}_repetition", [repetition(row["generation"]) for row in spoken], spoken, (0, 1), missing)
-        entropies = [ngram_entropy(row["generation"]) for row in spoken]
-        yield _bounded(f"{part}_entropy", entropies, spoken, None, missing)
+        for name, fluency, bounds in FLUENCY:
+            yield _bounded(f"{part}_{name}", [fluency(row["generation"]) for row in spoken], spoken, bounds, missing)
 
 
 def _forget_more(rows: Sequence[Row], retained: Measurement | None) -> Iterator[Score]:

@@ -17,6 +17,7 @@ from .batch import placed
 from .capabilities import text_config
 from .cuda_graph import RecordedSteps, can_record
 from .kv_cache import new_cache
+from .numerics import rows_at_once
 from .runtime import Runtime
 from .shared_prefix import shared_attention
 
@@ -52,6 +53,9 @@ class Request:
 
 WrittenRows = dict[Request, list[int]]
 
+RUN = 256
+"""Tokens of the vocabulary whose probabilities are summed before one is drawn."""
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -74,11 +78,28 @@ class Sampler:
         return (logits.float() / self.temperature).softmax(-1).cumsum(-1)
 
     def choose(self, logits: Tensor, uniforms: Tensor) -> Tensor:
-        """(B, V) logits and (B, 1) uniforms → (B, 1) tokens, by inversion of the cumulative probabilities."""
-        cumulative = self.cumulative(logits)
-        # Rounding leaves the last one a little beside 1.
-        below = cumulative < uniforms * cumulative[:, -1:]
-        return below.sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+        """(B, V) logits and (B, 1) uniforms → (B, 1) tokens, by inversion of the cumulative probabilities.
+
+        First the run of tokens in which a number falls, then the token in it: sums of runs are few, so that the
+        vocabulary is gone through once and not cumulated.
+        """
+        blocks = zip(logits.split(rows_at_once(logits)), uniforms.split(rows_at_once(logits)), strict=True)
+        return torch.cat([self._chosen(block, numbers) for block, numbers in blocks])
+
+    def _chosen(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        vocabulary = logits.shape[-1]
+        highest = logits.amax(-1, keepdim=True).float()
+        weights = torch.sub(logits, highest).div_(self.temperature).exp_()  # (B, V), up to a factor of each row
+        runs = torch.nn.functional.pad(weights, (0, -vocabulary % RUN)).view(len(logits), -1, RUN)  # (B, R, RUN)
+        totals = runs.sum(-1)
+        ends = totals.cumsum(-1)
+        sought = uniforms * ends[:, -1:]
+        # Rounding may leave what is sought a little beyond the last.
+        run = (ends < sought).sum(-1, keepdim=True).clamp(max=ends.shape[-1] - 1)
+        before = ends.gather(-1, run) - totals.gather(-1, run)
+        inside = runs.gather(1, run[..., None].expand(-1, -1, RUN)).squeeze(1).cumsum(-1) + before
+        place = (inside < sought).sum(-1, keepdim=True).clamp(max=RUN - 1)
+        return (run * RUN + place).clamp(max=vocabulary - 1)
 
 
 class _Line:
@@ -131,16 +152,23 @@ class _Decoder:
         """An empty cache of rows, which come after the shared prefix where there is one."""
         return new_cache(self.model, self.runtime) if self._start is None else self._start.fork_prefix()
 
-    def next(self, ids: Tensor, mask: Tensor, cache: Any, uniforms: Tensor | None) -> Tensor:
+    def next(
+        self, ids: Tensor, mask: Tensor, cache: Any, uniforms: Tensor | None, rows: Tensor | None = None
+    ) -> Tensor:
         """(B, T) tokens to read → (B, 1) tokens that follow; ``mask`` (B, L + T) covers the rows' cache too.
 
-        ``uniforms`` (B, 1) are the numbers by which a sampler draws them.
+        Args:
+            uniforms: (B, 1) the numbers by which a sampler draws them.
+            rows: (B,) where the prompts of the rows stand among ``ids``, which is read once for all.
         """
         # A finished row is decoded until it leaves; its positions stay at the last one, and nothing is read of it.
         positions = (mask.cumsum(-1) + self.prefix - 1).clamp(min=0, max=self.last)[:, -ids.shape[1] :]
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         options = {cache_keyword(self.model): cache, "use_cache": True, "logits_to_keep": 1}
         logits: Tensor = self.model(**inputs, **options).logits[:, -1]
+        if rows is not None:
+            cache.spread(rows)
+            logits = logits[rows]
         if self.sampler and uniforms is not None:
             return self.sampler.choose(logits, uniforms)
         return logits.argmax(-1, keepdim=True)
@@ -162,17 +190,23 @@ class _Batch:
     def __init__(self, decoder: _Decoder, lines: Sequence[_Line]) -> None:
         self._decoder, self.lines = decoder, list(lines)
         device, prefix = decoder.runtime.device, decoder.prefix
-        rests = [line.request.ids[prefix:] for line in lines]
+        self._cache = decoder.new_cache()
+        read = [line.request.ids[prefix:] for line in lines]
+        rests = list(dict.fromkeys(read)) if self._cache.can_select else read
         width = max(len(rest) for rest in rests)
         # Left padding: the last position of every row is the one that predicts.
-        ids = placed(torch.tensor([[0] * (width - len(rest)) + list(rest) for rest in rests]), device)  # (B, T)
+        ids = placed(torch.tensor([[0] * (width - len(rest)) + list(rest) for rest in rests]), device)
         own = [[0] * (width - len(rest)) + [1] * len(rest) for rest in rests]
-        self._mask = placed(torch.tensor(own), device)
-        self._cache = decoder.new_cache()
+        mask = placed(torch.tensor(own), device)
+        rows = None
+        if len(rests) < len(read):
+            place = {rest: number for number, rest in enumerate(rests)}
+            rows = torch.tensor([place[rest] for rest in read], device=device)
+        self._mask = mask if rows is None else mask[rows]
         self._cache.expect(len(lines), max(line.request.length for line in lines) - prefix)
         self._recorded: RecordedSteps | None = None
         self._uniforms = self._drawn_by(decoder.sampler) if decoder.sampler else None
-        self._tokens = decoder.next(ids, self._mask, self._cache, self._numbers())
+        self._tokens = decoder.next(ids, mask, self._cache, self._numbers(), rows)
         self._keep(self._tokens)
 
     def _drawn_by(self, sampler: Sampler) -> Tensor:

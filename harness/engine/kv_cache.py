@@ -79,6 +79,12 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
                 part[begin : begin + len(some), :, :length] = part[some, :, drop:]
         self._hold(len(rows), length, parts)
 
+    def spread(self, rows: Tensor) -> None:
+        """Hold these rows, each as often as it is named."""
+        parts = (self.keys[rows], self.values[rows])
+        self._hold(len(rows), self.get_seq_length(), parts)
+        self.keys[:], self.values[:] = parts
+
     def reserve(self, room: int, column: Tensor) -> None:
         """Hold ``room`` further columns, and write to the one that ``column`` names."""
         held = self.get_seq_length()
@@ -149,6 +155,14 @@ class KVCache(DynamicCache):  # type: ignore[misc]
             else:
                 select_rows(layer, rows)
 
+    def spread(self, rows: Tensor) -> None:
+        """Hold these rows, each as often as it is named."""
+        for layer in self.layers:
+            if isinstance(layer, GrowingLayer):
+                layer.spread(rows)
+            else:
+                select_rows(layer, rows)
+
 
 class PairedKVCache:
     """The caches of two models that answer together, changed together."""
@@ -177,6 +191,10 @@ class PairedKVCache:
     def select(self, rows: Tensor, drop: int = 0) -> None:
         for cache in self._caches:
             cache.select(rows, drop)
+
+    def spread(self, rows: Tensor) -> None:
+        for cache in self._caches:
+            cache.spread(rows)
 
 
 def new_cache(model: Any, runtime: Runtime) -> Any:

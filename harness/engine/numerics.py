@@ -33,7 +33,7 @@ def token_logprobs_of(logits: Tensor, targets: Tensor, places: Tensor | None = N
 def is_argmax(logits: Tensor, targets: Tensor, places: Tensor) -> Tensor:
     """(P,) whether a token is the one most likely, and alone in that; arguments as for ``token_logprobs_of``."""
     top, alone = [], []
-    for block in logits.split(_block(logits)):
+    for block in logits.split(rows_at_once(logits)):
         highest = block.amax(-1, keepdim=True)
         top.append(highest[:, 0])
         alone.append((block == highest).sum(-1) == 1)
@@ -43,7 +43,7 @@ def is_argmax(logits: Tensor, targets: Tensor, places: Tensor) -> Tensor:
 def moments_of(logits: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """(P,) mean and variance of log-probabilities (nats) over the vocabulary, by the model's own probabilities."""
     means, variances = [], []
-    for block in logits.split(_block(logits)):
+    for block in logits.split(rows_at_once(logits)):
         logp = widened(block).log_softmax(-1)
         chances = logp.exp()
         mean = (chances * logp).sum(-1)
@@ -58,7 +58,7 @@ class _PickedLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, places: Tensor) -> Tensor:
-        normalisers = torch.cat([widened(block).logsumexp(-1) for block in logits.split(_block(logits))])  # (M,)
+        normalisers = torch.cat([widened(block).logsumexp(-1) for block in logits.split(rows_at_once(logits))])  # (M,)
         ctx.save_for_backward(logits, normalisers, targets, places)
         return widened(logits[places, targets]) - normalisers[places]
 
@@ -68,7 +68,7 @@ class _PickedLogprobs(torch.autograd.Function):
         logits, normalisers, targets, places = ctx.saved_tensors
         weights = torch.zeros_like(normalisers).index_add_(0, places, gradient)  # (M,)
         found = torch.empty_like(logits)
-        size = _block(logits)
+        size = rows_at_once(logits)
         for into, block, normaliser, weight in zip(
             found.split(size), logits.split(size), normalisers.split(size), weights.split(size), strict=True
         ):
@@ -76,8 +76,8 @@ class _PickedLogprobs(torch.autograd.Function):
         return found.index_put_((places, targets), gradient.to(found.dtype), accumulate=True), None, None
 
 
-def _block(logits: Tensor) -> int:
-    """Rows of logits normalised at a time."""
+def rows_at_once(logits: Tensor) -> int:
+    """Rows of logits normalised at a time: on a CPU few, so that what is computed of them stays in its cache."""
     return 16 if logits.device.type == "cpu" else 4096
 
 

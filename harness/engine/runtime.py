@@ -77,14 +77,17 @@ class Runtime:
         # At every second position, as answers take some of a row.
         where = inputs["attention_mask"].bool().clone()
         where[:, 1::2] = False
-        full = logits_at(model, inputs, where, narrow=False)
-        has_head = getattr(model, "get_output_embeddings", lambda: None)() is not None
+        layer: Any = getattr(model, "get_output_embeddings", lambda: None)()
+        whole, by_layer = _whole_logits(model, inputs, layer)
+        full = whole[where]
         narrows = (
             self.mechanisms.narrowed_head
-            and has_head
+            and layer is not None
             and _same_logits(model, full, lambda: logits_at(model, inputs, where, narrow=True))
         )
-        head = self.mechanisms.chunked_head and narrows and _same_by_head(model, inputs, where, full, self.budgets)
+        # To the last bit: what bounds large logits hardly changes the small ones of an untrained model.
+        untouched = narrows and by_layer is not None and torch.equal(whole, by_layer)
+        head = self.mechanisms.chunked_head and untouched and _same_by_head(model, inputs, where, full, self.budgets)
         trees = self.mechanisms.prefix_trees and not sharded
         tree_longest = min(self.budgets.tree_tokens, longest, attention_window(model)) if trees else 0
         return Capabilities(narrows, head, longest, tree_longest, sharded, positions, trees=TriedWay(trees))
@@ -162,7 +165,7 @@ class Runtime:
 # -- the output head --------------------------------------------------------------------------------------------------
 
 # Positions of a row on which the output head is tried out.
-PROBED = 64
+PROBED = 16
 
 
 def _probe_inputs(model: Any, length: int, device: torch.device) -> dict[str, Tensor]:
@@ -173,18 +176,21 @@ def _probe_inputs(model: Any, length: int, device: torch.device) -> dict[str, Te
     return {"input_ids": ids * mask, "attention_mask": mask}
 
 
-def _same_by_head(model: Any, inputs: Mapping[str, Tensor], where: Tensor, expected: Tensor, budgets: Budgets) -> bool:
-    """Whether the head alone makes these logits, and nothing is done to them afterwards, such as bounding them."""
-    head = LMHead.of(model, budgets)
-    if head is None or not _same_logits(model, expected, lambda: head.logits(states_at(model, inputs, where))):
-        return False
+def _whole_logits(model: Any, inputs: Mapping[str, Tensor], layer: Any) -> tuple[Tensor, Tensor | None]:
+    """(B, T, V) a model's logits, and what its output head gave for them."""
     made: list[Tensor] = []
-    handle = model.get_output_embeddings().register_forward_hook(lambda _module, _args, out: made.append(out))
+    handle = layer.register_forward_hook(lambda _module, _args, out: made.append(out)) if layer is not None else None
     try:
-        # To the last bit: what bounds large logits hardly changes the small ones of an untrained model.
-        return bool(torch.equal(model(**inputs).logits, made[0]))
+        return model(**inputs).logits, made[0] if made else None
     finally:
-        handle.remove()
+        if handle is not None:
+            handle.remove()
+
+
+def _same_by_head(model: Any, inputs: Mapping[str, Tensor], where: Tensor, expected: Tensor, budgets: Budgets) -> bool:
+    """Whether the head in pieces makes these logits of the last states."""
+    head = LMHead.of(model, budgets)
+    return head is not None and _same_logits(model, expected, lambda: head.logits(states_at(model, inputs, where)))
 
 
 def _same_logits(model: Any, expected: Tensor, compute: Callable[[], Tensor]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -80,6 +80,18 @@ def ngram_entropy(text: str) -> float:
         chances = counts / counts.sum()
         entropies.append(weight * float(-(chances * np.log2(chances)).sum()))
     return sum(entropies) / len(entropies)
+
+
+FLUENCY: tuple[tuple[str, Callable[[str], float], tuple[float, float] | None], ...] = (
+    ("repetition", repetition, (0.0, 1.0)),
+    ("entropy", ngram_entropy, None),
+)
+"""How repetitive, and how varied, generated texts are: name, measure of one that ``speaks``, and bounds."""
+
+
+def speaks(text: str) -> bool:
+    """Whether a text is long enough for what ``FLUENCY`` measures: three words."""
+    return len(text.split()) >= 3
 
 
 def answer_divergence(losses: Sequence[float], reference: Sequence[float]) -> float:

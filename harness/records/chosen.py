@@ -1,8 +1,9 @@
-"""Which cells of a study an attack is run on: those with a record, and of a sweep those of the chosen setting."""
+"""The setting that a sweep chooses, and which cells an attack is run on: of a sweep those of that setting."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -10,6 +11,17 @@ from ..domain import CellStatus
 from .node_spec import CellSpec
 from .record import Record, read_record
 from .run_folder import RECORD, read_status
+
+
+def chosen_place(values: Sequence[float]) -> int:
+    """Where among its settings a sweep's choice stands: of the highest value, the first of equal ones.
+
+    Args:
+        values: what the rule says of each, more being better; NaN where it is not known. With none known the first is
+            chosen.
+    """
+    known = [place for place, value in enumerate(values) if not math.isnan(value)]
+    return max(known, key=lambda place: values[place]) if known else 0
 
 
 def unattackable(cells: Path, spec: CellSpec) -> str:
@@ -35,9 +47,8 @@ def unattackable(cells: Path, spec: CellSpec) -> str:
     means = {
         setting: fmean(values) if len(values) == runs else math.nan for setting, values in by_setting.items() if setting
     }
-    known = [setting for setting, mean in means.items() if not math.isnan(mean)]
-    chosen = max(known, key=lambda setting: means[setting]) if known else next(iter(means))
-    return "" if spec.setting == chosen else f"the sweep chooses {chosen}"
+    best = list(means)[chosen_place(list(means.values()))]
+    return "" if spec.setting == best else f"the sweep chooses {best}"
 
 
 def _record_of(folder: Path) -> Record | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from ..domain import Measurement
@@ -17,10 +18,16 @@ def overlap(row: Mapping[str, Any]) -> float | None:
     """How much of the truth an answer has: ROUGE-L recall; None of a row without an answer."""
     if "generation" not in row or not row.get("truth"):
         return None
+    return _recall(str(row["truth"]), str(row["generation"]))
+
+
+# A cell asks twice, and the answers of a reference model are asked about for every method.
+@cache
+def _recall(truth: str, generation: str) -> float:
     # Commands that only look need not wait for rouge-score and what it imports (1.6 s).
     from ..metrics.overlap import rouge_l_recall
 
-    return rouge_l_recall(str(row["truth"]), str(row["generation"]))
+    return rouge_l_recall(truth, generation)
 
 
 def worst_tries(measured: Measurement) -> Measurement:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -10,6 +13,9 @@ from unlearnbench.domain import Sampling
 from unlearnbench.engine import decoding
 from unlearnbench.engine.decoding import Request, Sampler
 from unlearnbench.engine.engine import Engine
+
+sys.path.insert(0, str(Path(__file__).parent))
+from architectures import ARCHITECTURES
 
 PROMPTS = [(3, 4, 5), (7, 8), (9, 10, 11, 12, 13)]
 ENDS = (0,)
@@ -92,6 +98,28 @@ def test_a_way_that_draws_otherwise_than_the_row_alone_is_not_taken(tiny_model, 
     engine = Engine()
     assert engine.sample(tiny_model, PROMPTS, 6, ENDS, Sampling(4), 0) == expected
     assert not engine.capabilities(tiny_model).batched.fits
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mistral-window", "gpt2", "deepseek-v3", "mamba", "jamba"])
+@pytest.mark.parametrize("shared", [0, 40])
+def test_a_prompt_that_is_read_once_for_all_its_answers_gives_those_of_the_row_alone(name, shared):
+    model = ARCHITECTURES[name]()
+    prompts = [tuple(range(3, 3 + shared)) + prompt for prompt in PROMPTS]
+    engine, alone = Engine(), Engine()
+    able = alone.capabilities(model)
+    able.batched.fits = able.shared.fits = False
+    asked = (prompts, 6, ENDS, Sampling(5), 0)
+    assert engine.sample(model, *asked) == alone.sample(model, *asked)
+
+
+def test_a_prompt_is_read_once_for_all_its_answers(tiny_model):
+    read = []
+    handle = tiny_model.get_input_embeddings().register_forward_hook(lambda _, args, __: read.append(args[0].shape))
+    draws(tiny_model, PROMPTS, samples=16)
+    handle.remove()
+    assert (3, 5) in read
+    assert (48, 1) in read
+    assert all(rows <= 3 for rows, columns in read if columns > 1)
 
 
 def test_numbers_belong_to_the_request_alone():

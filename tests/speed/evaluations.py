@@ -18,10 +18,11 @@ from workload import Work, prepared, untrained
 from unlearnbench.benchmarks.hp.benchmark import Excerpt
 from unlearnbench.benchmarks.muse.benchmark import Asked
 from unlearnbench.benchmarks.tofu.benchmark import AskedRow, _answers
-from unlearnbench.contracts import Context
+from unlearnbench.contracts import Attack, Context
 from unlearnbench.domain import Example
 from unlearnbench.engine.engine import Engine
 from unlearnbench.plugin.registry import load_plugins
+from unlearnbench.plugin.specs import resolve
 from unlearnbench.records.node_spec import PlannedAttack
 from unlearnbench.worker.attack import measure_attacked
 from unlearnbench.worker.stage_meter import StageMeter
@@ -141,7 +142,8 @@ def tofu_attacked(work: Work, engine: Engine) -> list[int]:
             requires=spec.requires,
         )
         cell: Any = SimpleNamespace(seed=0, benchmark=work.benchmark, model=SimpleNamespace(name="speed"))
-        model = copy.deepcopy(work.model)
+        changes = resolve(spec.target, name).change is not Attack.change
+        model = copy.deepcopy(work.model) if changes else work.model
         ctx, meter = Context(name, 0, engine, lambda _: None), StageMeter(engine.device)
         found, _, _ = measure_attacked(cell, planned, model, work.benchmark, work.task, ctx, meter)
         counts.append(len(found.rows))
