@@ -96,6 +96,7 @@ class _Planner:
     def __post_init__(self) -> None:
         self._benchmarks: dict[str, PlannedBenchmark] = {}
         self._models: dict[str, PlannedModel] = {}
+        self._attacks: dict[str, PlannedAttack] = {}
         self._settings: dict[str, list[dict[str, Value]]] = {}
         refuse_unequal(
             {method.spec.name: len(self.settings(method)) for method in self.methods if not method.spec.reference}
@@ -173,18 +174,20 @@ class _Planner:
 
     def _attack(self, component: Component[AttackSpec]) -> PlannedAttack:
         """The attack with the study's hyperparameters."""
-        spec = component.spec
-        keys = [parameter.name for parameter in spec.parameters]
-        given = self.study.given("attacks", (spec.name, component.qualified), keys)
-        return PlannedAttack(
-            name=spec.name,
-            qualified=component.qualified,
-            target=spec.target,
-            source=self.code(spec.target),
-            values=parse_parameters(spec.parameters, given, f"attacks.{spec.name}"),
-            fixed=dict(spec.fixed),
-            requires=spec.requires,
-        )
+        if component.qualified not in self._attacks:
+            spec = component.spec
+            keys = [parameter.name for parameter in spec.parameters]
+            given = self.study.given("attacks", (spec.name, component.qualified), keys)
+            self._attacks[component.qualified] = PlannedAttack(
+                name=spec.name,
+                qualified=component.qualified,
+                target=spec.target,
+                source=self.code(spec.target),
+                values=parse_parameters(spec.parameters, given, f"attacks.{spec.name}"),
+                fixed=dict(spec.fixed),
+                requires=spec.requires,
+            )
+        return self._attacks[component.qualified]
 
     def settings(self, component: Component[MethodSpec]) -> list[dict[str, Value]]:
         """The sweep's settings of a method, once for a plan."""

@@ -33,13 +33,9 @@ TEXT_TOKENS = 128
 def leave_model(folder: Path, model: Any, encoder: Encoder) -> None:
     """Keep the weights for the cells that attack this one; a model that is not one of transformers' is made again."""
     shutil.rmtree(folder / LEFT, ignore_errors=True)
-    if isinstance(model, torch.nn.Module) and hasattr(model, "save_pretrained") and _is_plain(model):
+    # A saved model of another class may not load again as what it is.
+    if type(model).__module__.startswith("transformers."):
         models.save_checkpoint(folder / LEFT, model, encoder.tokenizer)
-
-
-def _is_plain(model: Any) -> bool:
-    """Whether a saved model loads again as what it is."""
-    return type(model).__module__.startswith("transformers.")
 
 
 def left_model(folder: Path, spec: CellSpec, device: torch.device) -> Any:
