@@ -129,17 +129,6 @@ def compile_key_patterns() -> None:
     importlib.import_module("transformers.models.llama.modeling_llama")
 
 
-# -- accelerate -------------------------------------------------------------------------------------------------------
-
-
-def reset_precision(precision: str) -> None:
-    """Let the next Accelerator have another mixed precision: accelerate keeps one for a process."""
-    from accelerate.state import AcceleratorState
-
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state(reset_partial_state=True)
-
-
 # -- lm-eval ----------------------------------------------------------------------------------------------------------
 
 

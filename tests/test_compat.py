@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from accelerate import Accelerator
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from unlearnbench import _compat
@@ -98,12 +97,6 @@ def test_norms_and_biases_are_no_names_that_are_decayed():
     decayed = _compat.decayed_names(model)
     assert "transformer.h.0.attn.c_attn.weight" in decayed
     assert not any("bias" in name or "ln_" in name for name in decayed)
-
-
-def test_a_process_may_use_one_precision_after_another():
-    for precision in ("no", "bf16", "no"):
-        _compat.reset_precision(precision)
-        assert Accelerator(mixed_precision=precision, cpu=True).mixed_precision == precision
 
 
 def test_key_patterns_are_compiled_where_there_are_any():

@@ -109,3 +109,9 @@ def states_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor) -> Tensor
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Mixed precisions by accelerate's names: float32 weights, forward passes in the compute type."""
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Forward passes within this context are of a precision named as in ``PRECISIONS``; any other name is full."""
+    dtype = PRECISIONS.get(precision)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)

@@ -9,13 +9,13 @@ from itertools import islice
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from transformers import get_scheduler
 
-from .._compat import decayed_names, reset_precision, without_dropout
+from .._compat import decayed_names, without_dropout
 from ..contracts import Context
 from ..engine.memory import in_pieces
+from ..engine.numerics import autocast
 from ..engine.process_group import processes, rank, summed
 from ..errors import Diverged, UsageError
 from .loss import Batch, Objective, loss_of
@@ -38,8 +38,6 @@ def train(model: Any, recipe: Objective, steps: Iterator[list[Batch]], rows: int
             f"dtype = 'float16' with run.processes = {processes()}: losses are scaled and sharded gradients are not "
             "scaled back; use dtype = 'bfloat16', or run.processes = 1"
         )
-    reset_precision(ctx.autocast)
-    accelerator = Accelerator(mixed_precision=ctx.autocast, cpu=ctx.device.type == "cpu", gradient_accumulation_steps=1)
     _set_training(model, recipe)
     sharded = Sharded(model, ctx.device) if processes() > 1 else None
     if sharded:
@@ -49,8 +47,8 @@ def train(model: Any, recipe: Objective, steps: Iterator[list[Batch]], rows: int
         _weight_groups(model), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=_fused(trainable)
     )
     schedule = _scheduler(optimiser, recipe, rows)
-    if sharded is None:
-        model, optimiser = accelerator.prepare(model, optimiser)
+    # Gradients in float16 would underflow: losses are scaled up, and gradients back before a step.
+    scaler = torch.amp.GradScaler(ctx.device.type, enabled=ctx.autocast == "fp16")
     pending: list[Tensor] = []
     pieces = 1
     for batches in islice(steps, _budget(recipe, rows)[1]):
@@ -59,10 +57,12 @@ def train(model: Any, recipe: Objective, steps: Iterator[list[Batch]], rows: int
         for batch in batches:
             for count, number in batch.counts().items():
                 totals[count] = totals.get(count, 0) + number
-        step_loss, pieces = _gradients(accelerator, model, recipe, batches, totals, pieces, ctx)
+        step_loss, pieces = _gradients(scaler, model, recipe, batches, totals, pieces, ctx)
+        scaler.unscale_(optimiser)
         if recipe.max_grad_norm:
-            accelerator.clip_grad_norm_(trainable, recipe.max_grad_norm)
-        optimiser.step()
+            torch.nn.utils.clip_grad_norm_(trainable, recipe.max_grad_norm)
+        scaler.step(optimiser)
+        scaler.update()
         schedule.step()
         optimiser.zero_grad(set_to_none=True)
         ctx.meter.optimiser_steps += 1
@@ -73,13 +73,13 @@ def train(model: Any, recipe: Objective, steps: Iterator[list[Batch]], rows: int
         if len(pending) == CHECK_EVERY:
             _read(pending, ctx)
     _read(pending, ctx)
-    model = sharded.whole() if sharded else accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    model = sharded.whole() if sharded else model
     model.eval()
     return model
 
 
 def _gradients(
-    accelerator: Accelerator,
+    scaler: torch.amp.GradScaler,
     model: Any,
     recipe: Objective,
     batches: Sequence[Batch],
@@ -109,9 +109,9 @@ def _gradients(
         for batch in chosen:
             part, weight = _own_part(batch, recipe)
             # The original model's forward passes round as the trained model's do.
-            with accelerator.autocast():
+            with autocast(ctx.device, ctx.autocast):
                 loss = loss_of(recipe.loss(model, part), totals, recipe.name) * weight
-            accelerator.backward(loss)
+            scaler.scale(loss).backward()
             total = total + loss.detach()
         return summed(torch.as_tensor(total)) / processes(), pieces * more
 

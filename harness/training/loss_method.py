@@ -13,7 +13,7 @@ from ..contracts import Context, UnlearningData
 from ..data.encoder import EncodedRow
 from ..domain import Example, Requires
 from ..engine.logprobs import answer_logprobs
-from ..engine.numerics import PRECISIONS
+from ..engine.numerics import autocast
 from .loop import train
 from .loss import Batch, Objective, Term
 
@@ -65,8 +65,7 @@ class LossMethod(Objective):
         """Before the first step the model is the original model, so it scores its own reference values."""
         rows = {row for epoch in epochs for draw in epoch for part in draw if part != "retain" for row in draw[part]}
         unique = sorted(rows, key=lambda row: row.ids)
-        dtype = PRECISIONS.get(ctx.autocast)
-        with torch.autocast(ctx.device.type, dtype, enabled=dtype is not None):
+        with autocast(ctx.device, ctx.autocast):
             found = ctx.engine.score(model, unique)
         return {row: -scored.nll for row, scored in zip(unique, found, strict=True)}
 

@@ -278,6 +278,35 @@ def test_under_autocast_the_references_round_as_the_model_does(tiny_model, tiny_
             assert seen[0].value.item() / len(FORGET) == pytest.approx(start, abs=1e-2)
 
 
+def test_training_leaves_a_model_on_its_device(tiny_model, tiny_encoder, monkeypatch):
+    """Another library's idea of the device would move a model on the second GPU to the first."""
+
+    def moved(self, *arguments, **options):
+        raise AssertionError(f"the model was moved: {arguments}")
+
+    ctx = Context("ga", 7, Engine(), log=lambda line: None, autocast="bf16")
+    data = UnlearningData("ga", Requires(), tiny_encoder, FORGET, (), ())
+    model = tiny_model.float()
+    monkeypatch.setattr(torch.nn.Module, "to", moved)
+    GradientAscent(**QUICK).unlearn(model, tiny_encoder.tokenizer, data, ctx)
+    assert ctx.meter.optimiser_steps == 2
+
+
+def test_gradients_in_float16_do_not_underflow(tiny_model, tiny_encoder, monkeypatch):
+    """Losses are scaled before the backward pass, and gradients scaled back before they are clipped and used."""
+    norms: dict[str, list[float]] = {"no": [], "fp16": []}
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *given: norms[precision].append(float(clip(*given))))
+    model, data = tiny_model.float(), UnlearningData("ga", Requires(), tiny_encoder, FORGET, (), ())
+    for precision in ("no", "fp16"):
+        ctx = Context("ga", 7, Engine(), log=lambda line: None, autocast=precision)
+        recipe = FineTune(max_grad_norm=1.0, **{**QUICK, "epochs": 8})
+        recipe.unlearn(copy.deepcopy(model), tiny_encoder.tokenizer, data, ctx)
+    # Steps are left out while the scale is too large: up to then the weights are those of the beginning.
+    first = next(norm for norm in norms["fp16"] if math.isfinite(norm))
+    assert first == pytest.approx(norms["no"][0], rel=1e-2)
+
+
 def test_no_epochs_leave_the_model_as_it_is(tiny_model, tiny_encoder):
     same, ctx = unlearned(tiny_model, NPO(**{**QUICK, "epochs": 0}), tiny_encoder)
     assert torch.equal(weights(same), weights(tiny_model))
