@@ -35,16 +35,35 @@ def set_threads(threads: int) -> None:
 def device_of(name: str) -> torch.device:
     """The device that a setting names; ``auto`` is the first GPU where there is one.
 
+    Of several GPUs this process sees from then on only the one that is named, as its first: libraries take the first
+    for theirs. To be asked before anything starts CUDA.
+
     Raises:
         UsageError: a GPU is named and none is visible.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and process_group.processes() > 1:
-        name = f"cuda:{process_group.local_rank()}"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if name.startswith("cuda:"):
+        _see_only(name)
+        place = "cuda:0"
+    elif name == "auto":
+        place = "cuda" if torch.cuda.is_available() else "cpu"
+    else:
+        place = name
+    if place == "cuda" and process_group.processes() > 1:
+        place = f"cuda:{process_group.local_rank()}"
+    if place.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"run.device = {name!r}: no GPU is visible here; use --device cpu")
-    return torch.device(name)
+    return torch.device(place)
+
+
+def _see_only(name: str) -> None:
+    """Hide all GPUs but ``cuda:N``, the N-th of those that are visible."""
+    place = int(name.removeprefix("cuda:"))
+    visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
+    if visible and place >= len(visible):
+        raise UsageError(f"run.device = {name!r}: CUDA_VISIBLE_DEVICES shows {len(visible)}; they are numbered from 0")
+    # Numbers name the same cards in every process, and those that nvidia-smi shows.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[place] if visible else str(place)
 
 
 def seed_everything(seed: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
 
 from unlearnbench.cli.main import bench_gpu
 from unlearnbench.engine.memory import Peaks
+from unlearnbench.errors import UsageError
 from unlearnbench.planning import provenance
 from unlearnbench.planning.plan import make_plan
 from unlearnbench.planning.study import check_study
@@ -19,6 +21,7 @@ from unlearnbench.running.local_executor import LocalExecutor
 from unlearnbench.running.scheduler import execute
 from unlearnbench.storage import write_sealed
 from unlearnbench.training.device_benchmark import SHAPES, Limits, measured_limits, stages
+from unlearnbench.worker.setup import device_of
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,35 @@ def test_a_setting_names_the_devices_that_are_there(setting, visible, gpus, expe
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert provenance.devices(setting) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "visible", "shown"),
+    [
+        ("cuda:0", None, "0"),
+        ("cuda:1", None, "1"),
+        ("cuda:1", "2,5", "5"),
+        ("cuda:0", "GPU-b1, GPU-a2", "GPU-b1"),
+    ],
+)
+def test_a_process_sees_only_the_gpu_that_it_is_given(name, visible, shown, monkeypatch):
+    """accelerate, bitsandbytes and others take the first GPU for theirs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    # Set first, so that what the process sets itself is undone as well.
+    for variable in ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert device_of(name) == torch.device("cuda:0")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == shown
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_a_gpu_that_is_not_among_the_visible_ones_is_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    with pytest.raises(UsageError, match=r"^run\.device = 'cuda:2': CUDA_VISIBLE_DEVICES shows 2; .* from 0$"):
+        device_of("cuda:2")
 
 
 class Recorder:
