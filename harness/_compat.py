@@ -79,6 +79,11 @@ def cache_keyword(model: Any) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
+def without_cache(model: Any) -> dict[str, bool]:
+    """The argument by which a model keeps no keys and values of a pass; empty where it knows of none."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+
+
 # -- transformers: models ---------------------------------------------------------------------------------------------
 
 

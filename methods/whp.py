@@ -84,12 +84,17 @@ class Contrast(torch.nn.Module):
         return None
 
     def forward(
-        self, input_ids: Tensor | None = None, past_key_values: PairedKVCache | None = None, **inputs: Any
+        self,
+        input_ids: Tensor | None = None,
+        past_key_values: PairedKVCache | None = None,
+        use_cache: bool | None = None,
+        **inputs: Any,
     ) -> SimpleNamespace:
         """``logits`` (B, T, V), and ``past_key_values``, of a causal language model's usual arguments."""
         caches = past_key_values or (None, None)
+        inputs = {"input_ids": input_ids, "use_cache": use_cache, **inputs}
         logits, preferred = (
-            widened(part(input_ids=input_ids, **{cache_keyword(part): cache}, **inputs).logits)
+            widened(part(**{cache_keyword(part): cache}, **inputs).logits)
             for part, cache in zip((self.original, self.reinforced), caches, strict=True)
         )
         contrast = logits - self.alpha * torch.relu(preferred - logits)

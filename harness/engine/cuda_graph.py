@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._compat import cache_keyword
 from .kv_cache import KVCache
+from .memory import lacks_memory
 from .runtime import Runtime
 
 
@@ -97,18 +98,22 @@ class RecordedSteps:
     def _record(self) -> None:
         """Record a step. The first step has run before, since kernels that warm up cannot be recorded."""
         graph = torch.cuda.CUDAGraph()
+        lacked = False
         try:
             with torch.cuda.graph(graph):
                 self._step()
             if self._able.repeats is None:
                 self._able.repeats = self._repeats(graph)
-        except RuntimeError:
-            # What waits for the device, or depends on its numbers, cannot be recorded.
-            self._able.repeats = False
+        except RuntimeError as error:
+            # A batch that leaves no memory for a graph tells nothing of the next one. What waits for the device, or
+            # depends on its numbers, cannot be recorded at all.
+            lacked = lacks_memory(error)
+            if not lacked:
+                self._able.repeats = False
         torch.cuda.synchronize()
-        if self._able.repeats:
+        if self._able.repeats and not lacked:
             self._graph = graph
-        self._counters.count("decoding", "recorded" if self._able.repeats else "step by step")
+        self._counters.count("decoding", "recorded" if self._graph else "step by step")
 
     def _repeats(self, graph: torch.cuda.CUDAGraph) -> bool:
         """Whether the graph writes what the model writes; the batch is restored afterwards."""

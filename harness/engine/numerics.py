@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._compat import without_cache
 from .lm_head import capture_head_input, replace_head_input
 
 
@@ -92,18 +93,21 @@ def attention_dtype(model: Any, device: torch.device) -> torch.dtype:
 def logits_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor, narrow: bool) -> Tensor:
     """(M, V) logits at the positions where (B, T) is true."""
     if not narrow:
-        logits: Tensor = model(**inputs).logits
-        return logits[where]
-
+        return whole_logits(model, inputs)[where]
     with replace_head_input(model, lambda states: states[where].unsqueeze(0)):
-        found: Tensor = model(**inputs).logits[0]
-        return found
+        return whole_logits(model, inputs)[0]
+
+
+def whole_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """(B, T, V) logits of a pass of which nothing is kept: keys and values that nobody reads take gigabytes."""
+    found: Tensor = model(**inputs, **without_cache(model)).logits
+    return found
 
 
 def states_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor) -> Tensor:
     """(M, D) what the output head would read at the positions where (B, T) is true."""
     with capture_head_input(model) as seen:
-        model(**inputs)
+        model(**inputs, **without_cache(model))
     return seen[0][where]
 
 

@@ -25,7 +25,8 @@ from .capabilities import (
 )
 from .counters import Counters
 from .lm_head import LMHead
-from .numerics import attention_dtype, logits_at, states_at, token_logprobs_of
+from .memory import lacks_memory
+from .numerics import attention_dtype, logits_at, states_at, token_logprobs_of, whole_logits
 from .process_group import is_sharded, summed
 
 # Nats of a token's log-probability that are rounding: in full precision at most, for tokens of ordinary likelihood, and
@@ -78,7 +79,7 @@ class Runtime:
         where = inputs["attention_mask"].bool().clone()
         where[:, 1::2] = False
         layer: Any = getattr(model, "get_output_embeddings", lambda: None)()
-        whole, by_layer = _whole_logits(model, inputs, layer)
+        whole, by_layer = _logits_and_head(model, inputs, layer)
         full = whole[where]
         narrows = (
             self.mechanisms.narrowed_head
@@ -176,12 +177,12 @@ def _probe_inputs(model: Any, length: int, device: torch.device) -> dict[str, Te
     return {"input_ids": ids * mask, "attention_mask": mask}
 
 
-def _whole_logits(model: Any, inputs: Mapping[str, Tensor], layer: Any) -> tuple[Tensor, Tensor | None]:
+def _logits_and_head(model: Any, inputs: Mapping[str, Tensor], layer: Any) -> tuple[Tensor, Tensor | None]:
     """(B, T, V) a model's logits, and what its output head gave for them."""
     made: list[Tensor] = []
     handle = layer.register_forward_hook(lambda _module, _args, out: made.append(out)) if layer is not None else None
     try:
-        return model(**inputs).logits, made[0] if made else None
+        return whole_logits(model, inputs), made[0] if made else None
     finally:
         if handle is not None:
             handle.remove()
@@ -197,7 +198,10 @@ def _same_logits(model: Any, expected: Tensor, compute: Callable[[], Tensor]) ->
     """Whether another way to apply the output head gives these logits, up to rounding; one that fails does not."""
     try:
         logits = compute().float()
-    except Exception:  # noqa: BLE001 - any failure means that this model needs the plain path
+    except Exception as error:
+        if lacks_memory(error):
+            raise
+        # Any other failure means that this model needs the plain path.
         return False
     slack = (1e-4 if exact(model, logits.device) else 5e-2) * float(expected.abs().max())
     return logits.shape == expected.shape and float((logits - expected.float()).abs().max()) <= slack

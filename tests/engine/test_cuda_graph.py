@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -60,6 +61,30 @@ def test_only_gpus_record(model):
     model.config.layer_types = ["sliding_attention"] * 2
     model.config.sliding_window = 8
     assert not can_record(gpu, model, new_cache(model, gpu))
+
+
+@pytest.mark.parametrize(
+    ("error", "repeats"),
+    [(torch.OutOfMemoryError("CUDA out of memory"), None), (RuntimeError("operation not permitted"), False)],
+)
+def test_a_graph_that_memory_does_not_hold_is_tried_again_with_the_next_batch(model, error, repeats, monkeypatch):
+    @contextmanager
+    def graph(_):
+        yield
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    runtime, cache = Runtime("cpu"), new_cache(model, Runtime("cpu"))
+    ids = torch.tensor([[3, 4], [5, 6]])
+    with torch.no_grad():
+        model(input_ids=ids, past_key_values=cache, use_cache=True)
+        steps = RecordedSteps(runtime, model, cache, ids[:, -1:], torch.ones_like(ids), 0, 20)
+        steps._record()
+        assert runtime.capabilities(model).repeats is repeats
+        assert steps.next().shape == (2, 1)
+    assert runtime.counters.as_dict()["decoding"] == {"step by step": 1}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a graph is recorded on a GPU")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -11,9 +12,11 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from unlearnbench._compat import cache_keyword
 from unlearnbench.data.encoder import EncodedRow
+from unlearnbench.engine import runtime
 from unlearnbench.engine.budgets import CPU, Budgets
 from unlearnbench.engine.decoding import bytes_per_token, cache_bytes, token_budget
 from unlearnbench.engine.engine import Engine
+from unlearnbench.engine.logprobs import answer_logprobs
 from unlearnbench.engine.runtime import Runtime
 from unlearnbench.engine.scoring import Likelihood
 from unlearnbench.methods.whp import Contrast
@@ -204,3 +207,35 @@ def test_scoring_and_generation_go_on_in_smaller_batches_where_memory_runs_out(t
     with pytest.raises(torch.OutOfMemoryError):
         engine.score(tiny_model, rows)
     handle.remove()
+
+
+def test_memory_that_runs_out_while_a_head_is_tried_out_says_nothing_of_the_head(tiny_model, monkeypatch):
+    failures = [torch.OutOfMemoryError("CUDA out of memory")]
+    narrowed = runtime.logits_at
+
+    def once(model, inputs, where, narrow):
+        if narrow and failures:
+            raise failures.pop()
+        return narrowed(model, inputs, where, narrow)
+
+    monkeypatch.setattr(runtime, "logits_at", once)
+    engine = Engine()
+    engine.score(tiny_model, random_rows(3, tiny_model.config.vocab_size))
+    assert not failures
+    assert engine.capabilities(tiny_model).narrows
+
+
+@pytest.mark.parametrize("kind", ["one model", "two models"])
+def test_no_pass_keeps_keys_and_values_that_nobody_reads(tiny_model, kind, monkeypatch):
+    """At 7B they take more than the pass itself."""
+    model = tiny_model if kind == "one model" else Contrast(tiny_model, copy.deepcopy(tiny_model), alpha=1.0)
+
+    def kept(self, *_, **__):
+        raise AssertionError("keys and values were kept")
+
+    monkeypatch.setattr(DynamicCache, "update", kept)
+    rows, engine = random_rows(6, tiny_model.config.vocab_size), Engine()
+    engine.score(model, rows)
+    engine.read(model, rows)
+    (logp,) = answer_logprobs(model, engine.collate(rows))
+    logp.sum().backward()
