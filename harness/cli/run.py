@@ -182,12 +182,15 @@ def meta_evaluate(quick: bool, as_json: bool, **options: Any) -> None:
 @click.command("run-cell")
 @click.argument("folder")
 def run_cell(folder: str) -> int:
-    """Run the cell whose spec.json lies in FOLDER (what executors call)."""
+    """Run the cell whose spec.json lies in FOLDER (what executors call).
+
+    Exit status 0 where the cell is done, so that what needs it may start; 1 where it ended otherwise.
+    """
     if not (Path(folder) / "spec.json").is_file():
         raise RecordError(f"{folder} has no spec.json; name the folder of a planned cell")
-    from ..worker.worker import run_node
+    from ..worker.worker import start_node
 
-    return run_node(folder)
+    return start_node(folder)
 
 
 @click.command()

@@ -1,7 +1,8 @@
 """What runs nodes, as the scheduler sees it: on this machine, on a cluster, wherever ``run-cell FOLDER`` can run.
 
 An executor is given folders that hold a ``spec.json``. Each job runs ``unlearnbench run-cell FOLDER`` or the like, and
-leaves ``status.json`` there. The scheduler decides what runs when; it reads statuses itself.
+leaves ``status.json`` there; its exit status is 0 where the node is done. The scheduler decides what runs when; it
+reads statuses itself.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import gc
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,7 +22,7 @@ import psutil
 
 from ..errors import DISK_REFUSED
 from ..planning.provenance import device_kind, devices, usable_cores
-from ..records.node_spec import RunSettings, read_spec
+from ..records.node_spec import RunSettings
 from .executor import Job, JobState, Slot
 
 GRACE = 2.0
@@ -178,15 +177,11 @@ def _child(folder: str) -> None:
     for stream in (1, 2):
         os.dup2(log, stream)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    count = read_spec(Path(folder)).run.processes
-    if count > 1:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-        sys.exit(subprocess.call([*command, "-m", "unlearnbench", "run-cell", folder]))
-    from ..worker.worker import run_node
+    from ..worker.worker import start_node
 
     # What the server imported is never garbage; without this a collection walks through all of it (0.25 s).
     gc.freeze()
-    sys.exit(run_node(folder))
+    sys.exit(start_node(folder))
 
 
 def _die_with_parent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 import time
 import traceback
@@ -12,7 +13,7 @@ from .._compat import compile_key_patterns
 from ..domain import CellStatus
 from ..engine import process_group
 from ..engine.memory import lacks_memory
-from ..errors import DISK_REFUSED, Diverged, HarnessError, NotApplicable, StorageError
+from ..errors import DISK_REFUSED, FAILED, Diverged, HarnessError, NotApplicable, StorageError
 from ..records.node_spec import SPEC, CellSpec, ReferenceSpec, read_spec
 from ..records.run_folder import STATUS, NodeStatus
 from ..storage import as_storage_error, file_digest, write_sealed
@@ -21,10 +22,24 @@ from .reference import prepare_reference
 from .setup import set_threads
 
 
+def start_node(folder: str) -> int:
+    """Run the node whose ``spec.json`` lies in ``folder``, in as many processes as its spec says.
+
+    Returns an exit status as ``run_node``, and raises the same. A process that a launcher has already made one of
+    several runs its part.
+    """
+    count = read_spec(Path(folder)).run.processes
+    if count == 1 or process_group.processes() > 1:
+        return run_node(folder)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    return subprocess.call([*command, "-m", "unlearnbench", "run-cell", folder])
+
+
 def run_node(folder: str) -> int:
     """Run the node whose ``spec.json`` lies in ``folder`` and leave ``status.json`` there.
 
-    Returns the exit status of the process: 0 where a status was written, DISK_REFUSED where it could not be.
+    Returns the exit status of the process, by which a cluster's queue knows whether what needs the node may start: 0
+    where it is done, FAILED where it ended otherwise, DISK_REFUSED where its status could not be written.
 
     Raises:
         RecordError: there is no spec, or a broken one.
@@ -45,12 +60,12 @@ def run_node(folder: str) -> int:
         )
         if process_group.rank():
             # The first process writes; its companions say by their exit status that something is wrong.
-            return 0 if status.status.settled or status.status == CellStatus.DIVERGED else 1
+            return 0 if status.status.settled or status.status == CellStatus.DIVERGED else FAILED
         write_sealed(path / STATUS, status.model_dump(mode="json"))
     except StorageError as error:
         print(error, file=sys.stderr)
         return DISK_REFUSED
-    return 0
+    return 0 if status.status == CellStatus.DONE else FAILED
 
 
 def _ended(path: Path, spec: ReferenceSpec | CellSpec) -> NodeStatus:

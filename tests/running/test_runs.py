@@ -9,17 +9,21 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from unlearnbench.domain import CellStatus
 from unlearnbench.planning.plan import make_plan
 from unlearnbench.planning.study import check_study
 from unlearnbench.plugin.registry import load_plugins
+from unlearnbench.records.node_spec import read_spec
 from unlearnbench.records.record import read_record
-from unlearnbench.records.run_folder import stored_cells
+from unlearnbench.records.run_folder import NodeStatus, read_status, stored_cells
 from unlearnbench.running.local_executor import LocalExecutor
 from unlearnbench.running.scheduler import execute
 from unlearnbench.storage import write_sealed
+from unlearnbench.worker import worker
 
 BAD_METHODS = '''
 """Methods that break their promises, one each."""
@@ -374,6 +378,41 @@ def test_run_cell_repeats_a_cell_from_its_folder(small_run, command, tmp_path):
         # A missing score is the text "NaN".
         assert value == (entry["value"] if entry["reason"] else pytest.approx(entry["value"], rel=1e-3, abs=1e-3))
     assert command("run-cell", str(tmp_path)).code == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (CellStatus.DONE, 0),
+        (CellStatus.FAILED, 1),
+        (CellStatus.DIVERGED, 1),
+        (CellStatus.OUT_OF_MEMORY, 1),
+        (CellStatus.NOT_APPLICABLE, 1),
+    ],
+)
+def test_the_exit_status_of_a_node_says_whether_what_needs_it_may_start(status, code, small_run, tmp_path, monkeypatch):
+    run, _ = small_run
+    cell = next((run / "cells").glob("npo--*"))
+    (tmp_path / "spec.json").write_bytes((cell / "spec.json").read_bytes())
+    monkeypatch.setattr(worker, "_ended", lambda path, spec: NodeStatus(status=status))
+    assert worker.start_node(str(tmp_path)) == code
+    assert read_status(tmp_path).status == status
+
+
+def test_run_cell_starts_as_many_processes_as_the_spec_says(small_run, monkeypatch):
+    run, _ = small_run
+    cell = str(next((run / "cells").glob("npo--*")))
+    spec = read_spec(Path(cell))
+    wide = spec.model_copy(update={"run": spec.run.model_copy(update={"processes": 3})})
+    monkeypatch.setattr(worker, "read_spec", lambda folder: wide)
+    monkeypatch.setattr(worker, "run_node", lambda folder: 0)
+    commands = []
+    monkeypatch.setattr(worker.subprocess, "call", lambda command: commands.append(command) or 1)
+    assert worker.start_node(cell) == 1
+    assert commands[0][-6:] == ["--nproc_per_node", "3", "-m", "unlearnbench", "run-cell", cell]
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert worker.start_node(cell) == 0
+    assert len(commands) == 1
 
 
 def test_kept_weights_load(command):
