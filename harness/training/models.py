@@ -119,9 +119,19 @@ def load_base(spec: ModelSpec, encoder: Encoder, seed: int, notes: list[str] | N
     return model
 
 
-def load_checkpoint(folder: str, spec: ModelSpec, revision: str = "", notes: list[str] | None = None) -> Any:
-    """A reference model, in float32, on the CPU. ``notes`` and errors as for ``load_base``."""
-    return _load(folder, spec, notes, **_published(spec, revision))
+def load_checkpoint(
+    folder: str,
+    spec: ModelSpec,
+    revision: str = "",
+    notes: list[str] | None = None,
+    device: torch.device | str = "cpu",
+) -> Any:
+    """A reference model, in float32, on a device. ``notes`` and errors as for ``load_base``.
+
+    Weights go to a GPU one after another: a CPU never holds them all, which are 27 GB at 7B.
+    """
+    placed = {} if torch.device(device).type == "cpu" else {"device_map": {"": torch.device(device)}}
+    return _load(folder, spec, notes, **placed, **_published(spec, revision))
 
 
 def fine_tune(model: Any, encoder: Encoder, rows: Sequence[Example], recipe: Mapping[str, Any], ctx: Context) -> Any:

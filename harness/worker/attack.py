@@ -43,7 +43,7 @@ def left_model(folder: Path, spec: CellSpec, device: torch.device) -> Any:
     left = folder.parent / spec.plain / LEFT
     if not left.is_dir():
         return None
-    return models.load_checkpoint(str(left), spec.model.spec).to(device)
+    return models.load_checkpoint(str(left), spec.model.spec, device=device)
 
 
 def checked_model(model: Any, plugin: str, verb: str, vocabulary: int) -> Any:

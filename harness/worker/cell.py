@@ -93,7 +93,7 @@ def _load(spec: CellSpec, device: torch.device) -> _Loaded:
     start, revision = checkpoint(spec.cache, spec.start)
     encoder = models.saved_encoder(spec.model.spec, start, revision)
     benchmark, task = prepare_task(spec, lambda _: encoder)
-    model = models.load_checkpoint(start, spec.model.spec, revision).to(device)
+    model = models.load_checkpoint(start, spec.model.spec, revision, device=device)
     return _Loaded(encoder, benchmark, task, model)
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from unlearnbench.data.model_folder import REFERENCE, folder_fingerprint, reference_facts
 from unlearnbench.errors import ModelError, RecordError
 from unlearnbench.plugin.specs import ModelSpec
+from unlearnbench.training import models
 from unlearnbench.training.models import cast, frozen_copy, load_base, load_checkpoint, save_checkpoint
 
 
@@ -155,6 +156,25 @@ def test_half_precision_rounds_weights_and_no_buffers(long_llama, dtype):
         assert {n: p.dtype for n, p in found.named_parameters()} == {n: p.dtype for n, p in expected.named_parameters()}
         with torch.no_grad():
             assert torch.equal(found(input_ids=ids).logits, expected(input_ids=ids).logits)
+
+
+def test_weights_go_to_a_gpu_one_after_another(folder, monkeypatch):
+    """By transformers' own placing, here of the CPU: the same model, free to be moved and saved."""
+    load, asked = models._load, []
+
+    def elsewhere(path, spec, notes, **where):
+        asked.append(where["device_map"])
+        return load(path, spec, notes, **{**where, "device_map": {"": "cpu"}})
+
+    plain = load_checkpoint(str(folder), ModelSpec("m", "", path="x"))
+    monkeypatch.setattr(models, "_load", elsewhere)
+    placed = load_checkpoint(str(folder), ModelSpec("m", "", path="x"), device="cuda:0")
+    assert asked == [{"": torch.device("cuda:0")}]
+    for mine, theirs in zip(placed.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+    ids = torch.tensor([[3, 4, 5]])
+    assert torch.equal(placed(ids).logits, plain(ids).logits)
+    placed.to("cpu").save_pretrained(folder.parent / "again")
 
 
 # -- whole or made again ----------------------------------------------------------------------------------------------
