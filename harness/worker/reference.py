@@ -33,8 +33,12 @@ def prepare_reference(spec: ReferenceSpec) -> dict[str, Any]:
 
 def _prepare(spec: ReferenceSpec) -> dict[str, Any]:
     folder = prepared_folder(spec.cache, spec.key)
+    facts: dict[str, Any] | None = None
     with suppress(RecordError):
-        return reference_facts(folder)
+        facts = reference_facts(folder)
+    # The first process decides for all: one that trains without the others waits for them forever.
+    if process_group.first_says(facts is not None):
+        return facts or {}
     load_plugin_files(spec)
     return _check_published(spec, folder) if spec.published else _train(spec, folder)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -195,3 +197,38 @@ def test_two_processes_that_share_a_model_give_what_one_gives(command):
         for name in ("forget_probability", "retain_probability"):
             values = [side["scores"][name]["value"] for side in (record, other)]
             assert values[1] == pytest.approx(values[0], rel=1e-2), (method, name)
+
+
+ONE_IS_BLIND = """
+import sys
+from pathlib import Path
+from unlearnbench.engine import process_group
+from unlearnbench.errors import RecordError
+from unlearnbench.records.node_spec import read_spec
+from unlearnbench.worker import reference
+
+def facts(folder):
+    if process_group.rank() == int(sys.argv[2]):
+        raise RecordError("not there yet")
+    return {"rows": 7}
+
+reference.reference_facts = facts
+reference._train = lambda spec, folder: {"rows": "trained"}
+print("found", reference.prepare_reference(read_spec(Path(sys.argv[1]))))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("blind", "found"), [(1, ["{'rows': 7}", "{}"]), (0, ["{'rows': 'trained'}"] * 2)])
+def test_processes_that_see_a_cache_differently_do_the_same(blind, found, small_run, tmp_path):
+    """The model was stored between two looks: one process would train and wait for the other forever."""
+    run, _ = small_run
+    (tmp_path / "script.py").write_text(ONE_IS_BLIND)
+    node = next((run / "models").iterdir())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "script.py"), str(node), str(blind)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    lines = sorted(line.removeprefix("found ") for line in done.stdout.splitlines() if line.startswith("found "))
+    assert lines == sorted(found)
