@@ -1,10 +1,17 @@
 """Writes a run folder: one process at a time, the plan, the study; and says which nodes are finished.
 
 runs/<name>/study.toml  plan.json  models/<key>/  cells/<key>/{spec,status,record}.json samples.jsonl.gz log.txt
+
+While a node runs it writes into a folder of its own, ``cells/<key>~<digits>/``, which becomes ``cells/<key>``
+in one step once it has ended. So what stands there is of one attempt, and whole.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,7 +23,7 @@ from ..data.model_folder import prepared_folder, reference_facts
 from ..domain import CellStatus
 from ..errors import RecordError, StorageError, UsageError
 from ..planning.nodes import Node, Plan
-from ..records.node_spec import SPEC, CellSpec
+from ..records.node_spec import SPEC, CellSpec, ReferenceSpec
 from ..records.record import SAMPLES
 from ..records.run_folder import (
     PLAN,
@@ -107,17 +114,66 @@ def write_plan(run: Path, plan: Plan) -> None:
     write_bytes(run / STUDY, tomli_w.dumps(study.raw).encode())
 
 
-def write_status(run: Path, node: Node, outcome: Outcome) -> None:
-    """Write a status for a node that could not write its own."""
+def new_attempt(run: Path, node: Node) -> Path:
+    """A folder for one attempt at a node, beside where its result will be. Raises StorageError where it cannot be."""
+    folder = _beside(folder_of(run, node))
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise as_storage_error(error, folder) from error
+    return folder
+
+
+def conclude_attempt(attempt: Path, result: Path) -> bool:
+    """Make an attempt's folder the node's result; False where another attempt was first, whose result stays.
+
+    A folder is renamed in one step, on network file systems too, and never onto one that holds something.
+    """
+    try:
+        os.rename(attempt, result)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise as_storage_error(error, result) from error
+        shutil.rmtree(attempt, ignore_errors=True)
+        return False
+    return True
+
+
+def retire(result: Path) -> None:
+    """Remove a node's earlier result, in one step for whoever looks."""
+    gone = _beside(result)
+    try:
+        os.rename(result, gone)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise as_storage_error(error, result) from error
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def remove_attempts(run: Path) -> None:
+    """Remove what attempts left that never ended."""
+    for kind in (CellSpec.folder, ReferenceSpec.folder):
+        for folder in (run / kind).glob("*~*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _beside(result: Path) -> Path:
+    # No key has a tilde.
+    return result.parent / f"{result.name}~{secrets.token_hex(4)}"
+
+
+def write_status(attempt: Path, outcome: Outcome) -> None:
+    """Write a status for an attempt at a node that could not write its own."""
     status = NodeStatus(
         status=outcome.status,
         reason=outcome.reason,
         exit_code=outcome.exit_code,
-        key=node.key,
-        content=node.content,
+        key=outcome.node.key,
+        content=outcome.node.content,
         seconds=round(outcome.seconds, 3),
     )
-    write_sealed(folder_of(run, node) / STATUS, status.model_dump(mode="json"))
+    write_sealed(attempt / STATUS, status.model_dump(mode="json"))
 
 
 def finished(run: Path, node: Node, cache: Path) -> Outcome | None:

@@ -12,9 +12,18 @@ from ..errors import RecordError, StorageError
 from ..planning.nodes import Node, Plan
 from ..records.chosen import unattackable
 from ..records.node_spec import CellSpec, write_spec
-from ..records.run_folder import LEFT, RECORD, STATUS, read_status
+from ..records.run_folder import LEFT, read_status
 from .executor import Executor, Job, JobState, Slot
-from .run_store import Outcome, finished, folder_of, write_status
+from .run_store import (
+    Outcome,
+    conclude_attempt,
+    finished,
+    folder_of,
+    new_attempt,
+    remove_attempts,
+    retire,
+    write_status,
+)
 
 POLL = 0.02
 """Seconds that the scheduler waits at most before it looks at limits again."""
@@ -31,6 +40,7 @@ def execute(run: Path, plan: Plan, cache: Path, observe: Observer, executor: Exe
         StorageError: the disk refused a write.
     """
     schedule = _Schedule(run, plan, cache, observe, executor)
+    remove_attempts(run)
     schedule.take_finished()
     try:
         while schedule.waiting or schedule.running:
@@ -40,6 +50,15 @@ def execute(run: Path, plan: Plan, cache: Path, observe: Observer, executor: Exe
         for job in schedule.running:
             executor.cancel(job)
     return [schedule.outcomes[node.key] for node in plan.nodes]
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A node that runs: in which folder, and in which slot."""
+
+    node: Node
+    folder: Path
+    slot: Slot
 
 
 @dataclass
@@ -52,7 +71,7 @@ class _Schedule:
     observe: Observer
     executor: Executor
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    running: dict[Job, tuple[Node, Slot]] = field(default_factory=dict)
+    running: dict[Job, _Attempt] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.waiting = {node.key: node for node in self.plan.nodes}
@@ -86,15 +105,19 @@ class _Schedule:
         if not self.running:
             return
         for job, state in self.executor.poll(list(self.running), POLL).items():
-            node, slot = self.running[job]
-            outcome = self._over_limit(node, state) if state.running else self._ended(node, state)
+            attempt = self.running[job]
+            outcome = self._over_limit(attempt.node, state) if state.running else self._ended(attempt, state)
             if outcome is None:
                 continue
             if state.running:
                 self.executor.cancel(job)
-                write_status(self.run, node, outcome)
+                write_status(attempt.folder, outcome)
+            result = folder_of(self.run, attempt.node)
+            if not conclude_attempt(attempt.folder, result):
+                other = read_status(result)
+                outcome = Outcome.of(attempt.node, other, cached=True) if other else outcome
             del self.running[job]
-            self.free.append(slot)
+            self.free.append(attempt.slot)
             self.conclude(outcome)
 
     def conclude(self, outcome: Outcome) -> None:
@@ -112,11 +135,14 @@ class _Schedule:
 
     def _unended(self) -> Iterator[Node]:
         yield from self.waiting.values()
-        yield from (node for node, _ in self.running.values())
+        yield from (attempt.node for attempt in self.running.values())
 
     def fail(self, node: Node, outcome: Outcome) -> None:
         """Conclude a node that was never started."""
-        write_status(self.run, node, outcome)
+        attempt, result = new_attempt(self.run, node), folder_of(self.run, node)
+        write_status(attempt, outcome)
+        retire(result)
+        conclude_attempt(attempt, result)
         self.conclude(outcome)
 
     def _take_slot(self) -> Slot:
@@ -128,11 +154,10 @@ class _Schedule:
         return self.outcomes[key].status == CellStatus.DONE
 
     def _start(self, node: Node, slot: Slot) -> None:
-        folder = folder_of(self.run, node)
-        for stale in (STATUS, RECORD):
-            (folder / stale).unlink(missing_ok=True)
+        retire(folder_of(self.run, node))
+        folder = new_attempt(self.run, node)
         write_spec(folder, node.spec.started(self.cache, slot.device, slot.threads))
-        self.running[self.executor.submit(folder, slot)] = node, slot
+        self.running[self.executor.submit(folder, slot)] = _Attempt(node, folder, slot)
 
     def _blocked(self, node: Node, cause: Outcome) -> Outcome:
         reason = f"needs {cause.node.title}, which ended as {cause.status}: {cause.reason}"
@@ -160,18 +185,21 @@ class _Schedule:
             return Outcome(node, CellStatus.OUT_OF_MEMORY, reason, state.seconds)
         return None
 
-    def _ended(self, node: Node, state: JobState) -> Outcome:
+    def _ended(self, attempt: _Attempt, state: JobState) -> Outcome:
         """The outcome that a node wrote, or why it wrote none."""
+        node = attempt.node
         # Where the disk could not even take the log line, writing the status below fails and says so.
         if state.refused.startswith("cannot write"):
             raise StorageError(state.refused)
         try:
-            status = read_status(folder_of(self.run, node))
+            status = read_status(attempt.folder)
+            reason = state.reason
         except RecordError as error:
-            outcome = Outcome(node, CellStatus.FAILED, str(error), state.seconds)
-        else:
-            if status is not None:
-                return Outcome.of(node, status)
-            outcome = Outcome(node, CellStatus.FAILED, state.reason, state.seconds)
-        write_status(self.run, node, outcome)
+            status, reason = None, str(error)
+        if status is not None:
+            return Outcome.of(node, status)
+        # Files that are named here move to where the result is.
+        reason = reason.replace(str(attempt.folder), str(folder_of(self.run, node)))
+        outcome = Outcome(node, CellStatus.FAILED, reason, state.seconds)
+        write_status(attempt.folder, outcome)
         return outcome
