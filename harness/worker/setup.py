@@ -58,12 +58,13 @@ def device_of(name: str) -> torch.device:
 def _see_only(name: str) -> None:
     """Hide all GPUs but ``cuda:N``, the N-th of those that are visible."""
     place = int(name.removeprefix("cuda:"))
-    visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
-    if visible and place >= len(visible):
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = None if shown is None else [entry.strip() for entry in shown.split(",") if entry.strip()]
+    if visible is not None and place >= len(visible):
         raise UsageError(f"run.device = {name!r}: CUDA_VISIBLE_DEVICES shows {len(visible)}; they are numbered from 0")
     # Numbers name the same cards in every process, and those that nvidia-smi shows.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible[place] if visible else str(place)
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(place) if visible is None else visible[place]
 
 
 def seed_everything(seed: int) -> None:

@@ -73,9 +73,12 @@ def test_a_process_sees_only_the_gpu_that_it_is_given(name, visible, shown, monk
     assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
-def test_a_gpu_that_is_not_among_the_visible_ones_is_refused(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    with pytest.raises(UsageError, match=r"^run\.device = 'cuda:2': CUDA_VISIBLE_DEVICES shows 2; .* from 0$"):
+@pytest.mark.parametrize(("visible", "count"), [("2,5", 2), ("", 0)])
+def test_a_gpu_that_is_not_among_the_visible_ones_is_refused(visible, count, monkeypatch):
+    """An empty list hides all of them, which naming one does not undo."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(UsageError, match=rf"^run\.device = 'cuda:2': CUDA_VISIBLE_DEVICES shows {count}; .* from 0$"):
         device_of("cuda:2")
 
 
