@@ -117,6 +117,7 @@ from .plugin.stored_specs import stored_specs as stored_specs
 from .plugin.stored_specs import written_specs as written_specs
 from .records.comparison import Comparison as Comparison
 from .records.gates import Gate as Gate
+from .records.node_spec import Resources as Resources
 from .records.node_spec import RunSettings as RunSettings
 from .records.results import Reporter as Reporter
 from .records.results import Results as Results
@@ -125,9 +126,9 @@ from .records.run_folder import FinishedCell as FinishedCell
 from .records.run_folder import StoredCell as StoredCell
 from .results.verification import Verification as Verification
 from .running.executor import Executor as Executor
-from .running.executor import Job as Job
-from .running.executor import JobState as JobState
-from .running.executor import Slot as Slot
+from .running.executor import Ticket as Ticket
+from .running.executor import TicketState as TicketState
+from .running.works import Work as Work
 from .training.divergences import F_DIVERGENCES as F_DIVERGENCES
 from .training.divergences import FDivergence as FDivergence
 from .training.divergences import kl_divergence as kl_divergence

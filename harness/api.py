@@ -24,11 +24,10 @@ from .records.comparison import Comparison
 from .records.gates import Gate, read_gates
 from .records.meta_evaluation import MetaEvaluation, write_meta_evaluation
 from .records.results import Reporter, ResultSet
-from .records.run_folder import cache_folder
 from .results.opening import opened
 from .results.verification import Verification, held
 from .results.verification import verify as verify_results
-from .running.session import RunOutcome, run_plan
+from .running.session import RunOutcome, placed, run_plan
 
 if TYPE_CHECKING:
     import pandas
@@ -63,7 +62,8 @@ def plan(study: Study, registry: Registry | None = None) -> Plan:
     Raises:
         UnknownName, UsageError, DataError, ModelError, NothingSelected: what of the study cannot be used.
     """
-    return make_plan(study, registry or load_plugins(study.plugins))
+    registry = registry or load_plugins(study.plugins)
+    return make_plan(placed(study, registry), registry)
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,14 @@ class Run:
     Args:
         exit_code: 0 where every cell is done or not applicable; otherwise as the command line's.
         to_mend: what must be mended before anything can be shown, such as a model that does not load.
+        waiting: how many nodes have not ended, of a run that is not waited for.
     """
 
     folder: Path
     edition: str
     exit_code: int
     to_mend: tuple[str, ...]
+    waiting: int = 0
 
     def results(self) -> ResultSet:
         """The run's cells with their records."""
@@ -92,24 +94,31 @@ class Run:
         return self.results()._repr_html_()
 
 
-def run(study: Study | Plan, out: Source | None = None, registry: Registry | None = None, progress: bool = True) -> Run:
+def run(
+    study: Study | Plan,
+    out: Source | None = None,
+    registry: Registry | None = None,
+    progress: bool = True,
+    detach: bool = False,
+) -> Run:
     """Run what of a study is not finished. Run again to resume.
 
     Args:
         out: the run folder; ``runs/<name of the study>`` by default.
         progress: show a bar in a terminal, a line for each node elsewhere, both on stderr.
+        detach: return once everything is submitted to a cluster; run again to follow it.
 
     Raises:
-        KeyboardInterrupt: after every running cell was stopped; what is finished is kept.
+        KeyboardInterrupt: after every running cell was stopped, on a cluster none; what is finished is kept.
         UnknownName, UsageError, DataError, ModelError, NothingSelected: what of the study cannot be used.
         StorageError: the disk refused a write.
     """
     made = study if isinstance(study, Plan) else None
     registry = registry or load_plugins((made.study if made else study).plugins)  # type: ignore[union-attr]
-    made = made or make_plan(study, registry)  # type: ignore[arg-type]
+    made = made or plan(study, registry)  # type: ignore[arg-type]
     folder = Path(out) if out else Path("runs") / made.study.name
-    outcome: RunOutcome = run_plan(folder, made, registry, cache_folder(), quiet=not progress)
-    return Run(folder, made.study.edition, outcome.exit_code, outcome.to_mend)
+    outcome: RunOutcome = run_plan(folder, made, registry, not progress, detach)
+    return Run(folder, made.study.edition, outcome.exit_code, outcome.to_mend, outcome.waiting)
 
 
 def open_results(*sources: Source, edition: str = "", lenient: bool = False) -> ResultSet:

@@ -25,6 +25,8 @@ FAILED, INTERRUPTED, INTERNAL, USAGE, NOTHING, TRIPPED, INVALID = 1, 2, 3, 4, 5,
 """Exit codes of commands: a cell failed · interrupted, state saved · internal error or full disk · usage error, or rows
 that may not be compared · nothing selected · a gate tripped · a submission or a conformance check does not hold."""
 
+AGAIN = 75
+"""Exit status of a work with nodes that have not ended, and are to be run again (EX_TEMPFAIL)."""
 DISK_REFUSED = 74
 """Exit status of a node that could not write its status (EX_IOERR)."""
 

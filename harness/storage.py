@@ -8,12 +8,10 @@ import hashlib
 import json
 import math
 import os
-import sys
 import tempfile
 import tomllib
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -45,32 +43,6 @@ def write_bytes(path: Path, content: bytes) -> None:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
         raise as_storage_error(error, path) from error
-
-
-@contextmanager
-def alone(path: Path, wait: bool) -> Iterator[None]:
-    """Within this no other process holds the lock ``path``; the kernel takes it from a process that dies.
-
-    A file system without locks (some network ones) is only warned of.
-
-    Raises:
-        filelock.Timeout: another process holds it, and ``wait`` is off.
-        OSError: the file cannot be opened.
-    """
-    from filelock import FileLock
-
-    # What filelock falls back to where there are no locks is a file, which outlives a process that is killed.
-    lock = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
-    try:
-        lock.acquire()
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-        print(f"warning: {path}: the file system has no locks; see that no other run writes there", file=sys.stderr)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def shared_modes(folder: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import unlearnbench
-from unlearnbench.planning import code_digest
 from unlearnbench.plugin import hookspecs
+from unlearnbench.records import code_digest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"harness": "unlearnbench", "methods": "unlearnbench.methods", "benchmarks": "unlearnbench.benchmarks",

@@ -73,6 +73,7 @@ run_options = _all_of(
     click.option("--memory-limit", type=float, help="GiB of memory a cell may use."),
     click.option("--device", help="cpu, cuda, cuda:1, …"),
     click.option("--executor", metavar="NAME", help="What runs the cells (default: local)."),
+    click.option("--detach", is_flag=True, help="Submit to a cluster and return; run again to follow."),
     click.option("--keep-model", is_flag=True, default=None, help="Keep unlearned weights."),
     click.option("--site", metavar="DIR", help="Where the pages go (default: <run folder>/site)."),
     click.option("--strict-plugins", is_flag=True, help="Fail where any plugin does not load."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +100,8 @@ def run(as_json: bool, strict_plugins: bool, **options: Any) -> int:
 def demo(quick: bool, as_json: bool, strict_plugins: bool, **options: Any) -> int:
     """Every method on five generated benchmarks with a tiny model: no network, no GPU, some minutes."""
     from ..planning.overrides import merged
-    from ..planning.provenance import usable_cores
     from ..planning.study import read_study
+    from ..records.provenance import usable_cores
 
     tables: dict[str, Any] = {"run": {"jobs": usable_cores()}}
     if quick:
@@ -115,9 +116,14 @@ def _run(study: Study, options: dict[str, Any], as_json: bool, strict: bool) -> 
     if strict and registry.broken:
         broken = registry.broken[0]
         raise PluginError(broken.name, f"does not load: {broken.error}")
-    ran = api.run(study, options["out"], registry)
+    ran = api.run(study, options["out"], registry, detach=options["detach"])
     page = None
-    if not ran.to_mend:
+    if ran.waiting:
+        where = study.run.executor
+        say(f"{ran.waiting} nodes are with {where}; the same command without --detach follows them", file=sys.stderr)
+        if not as_json:
+            return ran.exit_code
+    elif not ran.to_mend:
         site = options["site"] or ran.folder / "site"
         page = api.render(ran.folder, out=site, edition=study.edition, registry=registry).page
     with ran.results() as results:
@@ -160,8 +166,8 @@ def meta_evaluate(quick: bool, as_json: bool, **options: Any) -> None:
     from .. import api
     from ..leaderboard.terminal import print_trust
     from ..planning.overrides import merged
-    from ..planning.provenance import usable_cores
     from ..planning.study import read_study
+    from ..records.provenance import usable_cores
 
     base = None
     if not options.get("study_file"):
@@ -191,6 +197,19 @@ def run_cell(folder: str) -> int:
     from ..worker.worker import start_node
 
     return start_node(folder)
+
+
+@click.command("run-nodes")
+@click.argument("file")
+def run_nodes(file: str) -> int:
+    """Run the nodes of a work's FILE in this allocation (what jobs of a cluster call).
+
+    Exit status 0 where all are done, so that what needs them may start; 1 where one ended otherwise; 75 where one has
+    not ended, and the same command is to be run again.
+    """
+    from ..running.run_nodes import run_nodes
+
+    return run_nodes(Path(file))
 
 
 @click.command()

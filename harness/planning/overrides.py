@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UnknownName, UsageError
-from .study import DATA_TABLES, TABLES, refuse_bare_sections
+from .study import DATA_TABLES, NESTED, TABLES, refuse_bare_sections
 
 
 def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
@@ -34,6 +34,12 @@ def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
             continue
         if section == "data" and dot and table in DATA_TABLES:
             target.setdefault(table, {})[inside.strip('"')] = _value(right.strip())
+            continue
+        if section in NESTED and dot:
+            *path, last = rest.split(".")
+            for part in path:
+                target = target.setdefault(part, {})
+            target[last] = _value(right.strip())
             continue
         # Names of models may hold dots (phi-1.5): the key follows the last one.
         name, _, key = rest.rpartition(".")

@@ -15,6 +15,7 @@ from ..errors import UnknownName
 from ..plugin.parameters import TRAINING_PARAMETERS, Value, parse_parameters
 from ..plugin.registry import Component, Registry
 from ..plugin.specs import AttackSpec, BenchmarkSpec, MethodSpec, ModelSpec
+from ..records.code_digest import engine_digest, modules_digest, source_digest
 from ..records.node_spec import (
     CellSpec,
     PlannedAttack,
@@ -24,10 +25,9 @@ from ..records.node_spec import (
     ReferenceSpec,
     Role,
 )
-from .code_digest import engine_digest, modules_digest, source_digest
+from ..records.provenance import device_kind, provenance, versions
 from .estimates import shape_of
 from .nodes import Node, Plan
-from .provenance import device_kind, provenance, versions
 from .selection import (
     check_metrics,
     check_sweep,

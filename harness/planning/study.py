@@ -15,7 +15,7 @@ from ..errors import UnknownName, UsageError
 from ..plugin.validation import validated
 from ..records.gates import Gate, read_gates
 from ..records.manifest import Submission
-from ..records.node_spec import RunSettings
+from ..records.node_spec import Resources, RunSettings
 from ..records.schema import Strict
 from ..storage import read_toml
 from .sweep import Selection, Sweep
@@ -25,6 +25,8 @@ COMPONENTS = ("methods", "benchmarks", "models", "attacks")
 """What a study selects by name, and gives settings."""
 # Subtables of [data]: tables in files of their own, and tables that replace others.
 DATA_TABLES = ("files", "stand_ins")
+NESTED = ("run", "resources")
+"""Sections with subtables whose names hold no dots."""
 
 
 def _listed(value: object) -> object:
@@ -125,6 +127,13 @@ class DataSettings(Strict):
         return given
 
 
+class ResourceTables(Resources):
+    """Table ``[resources]``: what nodes need on a cluster, over their estimates; subtables by benchmark and method."""
+
+    benchmarks: dict[str, Resources] = {}
+    methods: dict[str, Resources] = {}
+
+
 class StudyTables(Strict):
     """The tables of a study file.
 
@@ -134,6 +143,7 @@ class StudyTables(Strict):
     study: StudyHead = StudyHead()
     data: DataSettings = DataSettings()
     run: RunSettings = RunSettings()
+    resources: ResourceTables = ResourceTables()
     recipe: dict[str, Any] = {}
     """Fine-tuning of the reference models; a subtable named after a benchmark applies to that one alone."""
     methods: Overrides = {}
@@ -218,6 +228,19 @@ class Study:
         common = {key: value for key, value in self.recipe.items() if not isinstance(value, Mapping)}
         return {**common, **self.recipe.get(benchmark, {})}
 
+    def resources_over(self, estimated: Resources, names: Sequence[tuple[str, str]]) -> Resources:
+        """An estimate with the study's own numbers over it.
+
+        Args:
+            names: sections and names whose numbers count, later ones over earlier ones.
+        """
+        tables = self.tables.resources
+        chosen = [tables, *(getattr(tables, section).get(name) for section, name in names)]
+        for table in filter(None, chosen):
+            given = {key: getattr(table, key) for key in Resources.model_fields if key in table.model_fields_set}
+            estimated = estimated.model_copy(update=given)
+        return estimated
+
     def given(self, section: str, names: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
         """Overrides for one component: those under ``*`` that it has (``keys``), then those under its names."""
         tables = self.overrides(section)
@@ -279,6 +302,7 @@ def check_study(
         "study": StudyHead,
         "data": DataSettings,
         "run": RunSettings,
+        "resources": ResourceTables,
         "submission": Submission,
         "sweep": Sweep,
         "selection": Selection,

@@ -36,6 +36,37 @@ BESIDE_NUMBERS = frozenset(
 )
 
 
+class Resources(Strict):
+    """What the nodes of an allocation need; 0 leaves a cluster its own choice."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    processors: int = Field(default=0, ge=0, description="CPU cores")
+    gpus: int = Field(default=0, ge=0, description="GPUs")
+    memory: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="GiB of main memory")
+    hours: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="hours that an allocation may take")
+
+
+class SlurmSettings(Strict):
+    """Table ``[run.slurm]``: how jobs are submitted."""
+
+    model_config = ConfigDict(strict=True)
+
+    partition: str = Field(default="", description="partition; empty takes the cluster's default")
+    account: str = Field(default="", description="account that jobs are charged to")
+    lines: list[str] = Field(
+        default=[], description="lines of the job's script, such as #SBATCH options or module load"
+    )
+
+
+class RaySettings(Strict):
+    """Table ``[run.ray]``: which cluster runs tasks."""
+
+    model_config = ConfigDict(strict=True)
+
+    address: str = Field(default="", description="address of a cluster; empty takes RAY_ADDRESS, or starts one here")
+
+
 class RunSettings(Strict):
     """How nodes run, which changes no number. A started node has ``device`` and ``threads`` of its own."""
 
@@ -54,7 +85,14 @@ class RunSettings(Strict):
     )
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
     executor: str = Field(default="local", description="what runs the cells")
+    other_environments: bool = Field(
+        default=False,
+        description="let workers have other versions or code than the plan; their rows are not ranked together",
+    )
+    pack: int = Field(default=0, ge=0, description="cells of an allocation on a cluster; 0 packs about ten minutes")
     keep_model: bool = Field(default=False, description="keep the unlearned weights in the cell's folder")
+    slurm: SlurmSettings = SlurmSettings()
+    ray: RaySettings = RaySettings()
 
     @field_validator("device")
     @classmethod

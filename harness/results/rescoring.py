@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RecordError
-from ..planning.code_digest import modules_digest
 from ..plugin.registry import Registry
+from ..records.code_digest import modules_digest
 from ..records.recomputation import benchmark_of, differences, rescored
 from ..records.record import Record, score_entries, validation_values
 from ..records.run_folder import RECORD, STATUS, read_status

@@ -88,5 +88,6 @@ def unlearnbench_executors() -> list[ExecutorSpec]:
     return [
         ExecutorSpec(
             "local", "unlearnbench.running.local_executor:LocalExecutor", "a process of its own on this machine"
-        )
+        ),
+        ExecutorSpec("slurm", "unlearnbench.running.slurm_executor:SlurmExecutor", "job arrays of a Slurm cluster"),
     ]

@@ -1,8 +1,8 @@
-"""What runs nodes, as the scheduler sees it: on this machine, on a cluster, wherever ``run-cell FOLDER`` can run.
+"""What runs a study's nodes, as the session sees it: this machine, a cluster, wherever ``run-nodes FILE`` can run.
 
-An executor is given folders that hold a ``spec.json``. Each job runs ``unlearnbench run-cell FOLDER`` or the like, and
-leaves ``status.json`` there; its exit status is 0 where the node is done. The scheduler decides what runs when; it
-reads statuses itself.
+An executor is given works: packs of nodes with what they need and the works that must have ended before. It submits
+them, says how each stands, and cancels. It knows no benchmark, and never tells a score: a node is done when its status
+in the run folder says so, whoever wrote that.
 """
 
 from __future__ import annotations
@@ -10,57 +10,77 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
+from ..domain import CellStatus
 from ..records.node_spec import RunSettings
+from .works import Work
 
-Job = Hashable
-"""An executor's own name for a node that it was given: a process, the id of a cluster's job."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A place for one node at a time: the device that it runs on (as ``run.device`` names one) and its CPU threads."""
-
-    device: str = "auto"
-    threads: int = 0
+Ticket = Hashable
+"""An executor's own name for a work that it was given: the id of a cluster's job."""
 
 
 @dataclass(frozen=True)
-class JobState:
-    """How a job stands.
+class TicketState:
+    """How a work stands.
 
     Args:
-        running: False once it has ended, in whatever way.
-        reason: why it ended, where it did not come to write a status.
-        seconds: for how long it has run; waiting in a queue does not count.
-        memory: resident bytes, where they are known.
-        refused: what it said when the disk refused its status.
+        state: ``ended`` after it ran: what ran then and has no status failed, what had not begun is submitted again.
+            ``lost`` where that is no fault of its nodes, such as a machine that died or a job that was preempted: all
+            that has not ended is submitted again. ``cancelled``: none of it is.
+        reason: why it ended, for the status of a node that came to write none.
+        place: the machine that runs it, where that is known.
+        log: the file of what its processes printed, where that is known.
+        status: of a node that came to write none.
     """
 
-    running: bool
+    state: Literal["waiting", "running", "ended", "lost", "cancelled"]
     reason: str = ""
-    seconds: float = 0.0
-    memory: int = 0
-    refused: str = ""
+    place: str = ""
+    log: str = ""
+    status: CellStatus = CellStatus.FAILED
+
+    @property
+    def over(self) -> bool:
+        return self.state not in ("waiting", "running")
 
 
 @runtime_checkable
 class Executor(Protocol):
-    """Runs nodes. A plugin offers one with ``ExecutorSpec``; its target is called without arguments."""
+    """Runs works. A plugin offers one with ``ExecutorSpec``; its target is called without arguments."""
 
-    def slots(self, settings: RunSettings) -> Sequence[Slot]:
-        """What the executor can hold: a slot for every node that may run at a time."""
+    detached: bool
+    """Whether works go on when the process that submitted them ends."""
+
+    def device(self, settings: RunSettings) -> str:
+        """What ``run.device = "auto"`` is where nodes run: ``cpu`` or ``cuda``."""
         ...
 
-    def submit(self, folder: Path, slot: Slot) -> Job:
-        """Start the node whose ``spec.json`` lies in ``folder``; the spec names the slot's device already."""
+    def check(self, run: Path, settings: RunSettings, works: Sequence[Work]) -> None:
+        """Refuse what cannot work, before anything is submitted. Raises UsageError with the remedy."""
         ...
 
-    def poll(self, jobs: Sequence[Job], seconds: float) -> Mapping[Job, JobState]:
-        """The state of every job, after waiting until one has ended, for ``seconds`` at most."""
+    def submit(self, works: Sequence[Work], run: Path) -> Mapping[str, Ticket]:
+        """Start works, or queue them, each after those that it needs; a ticket by each one's id.
+
+        A work's nodes are run by the command ``unlearnbench run-nodes`` with the file that ``work.write(run)`` writes.
+        """
         ...
 
-    def cancel(self, job: Job) -> None:
-        """Stop a job and all that it started; it has ended when this returns."""
+    def find(self, run: Path) -> Mapping[str, Ticket]:
+        """The works of a run folder, by id, that an earlier process submitted and that have not ended."""
+        ...
+
+    def poll(self, tickets: Sequence[Ticket], seconds: float) -> Mapping[Ticket, TicketState]:
+        """How works stand, after waiting for something to happen for so many seconds at most.
+
+        Those left out stand as they stood, or wait.
+
+        Raises:
+            StorageError: the disk refused a write.
+        """
+        ...
+
+    def cancel(self, tickets: Sequence[Ticket]) -> None:
+        """Stop works and all that they started; they have ended when this returns."""
         ...

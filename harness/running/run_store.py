@@ -2,18 +2,14 @@
 
 runs/<name>/study.toml  plan.json  models/<key>/  cells/<key>/{spec,status,record}.json samples.jsonl.gz log.txt
 
-While a node runs it writes into a folder of its own, ``cells/<key>~<digits>/``, which becomes ``cells/<key>``
-in one step once it has ended. So what stands there is of one attempt, and whole.
+While a node runs it writes into a folder of its own, which becomes ``cells/<key>`` in one step once it has ended
+(``attempts``). So what stands there is of one attempt, and whole.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import secrets
-import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +19,8 @@ from ..data.model_folder import prepared_folder, reference_facts
 from ..domain import CellStatus
 from ..errors import RecordError, StorageError, UsageError
 from ..planning.nodes import Node, Plan
-from ..records.node_spec import SPEC, CellSpec, ReferenceSpec
+from ..records.claim import Claim, claimed
+from ..records.node_spec import SPEC, CellSpec
 from ..records.record import SAMPLES
 from ..records.run_folder import (
     PLAN,
@@ -36,7 +33,7 @@ from ..records.run_folder import (
     read_plan,
     read_status,
 )
-from ..storage import alone, as_storage_error, digest, file_digest, write_bytes, write_sealed
+from ..storage import as_storage_error, digest, file_digest, write_bytes, write_sealed
 
 
 @dataclass(frozen=True)
@@ -62,22 +59,18 @@ def folder_of(run: Path, node: Node) -> Path:
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """One writer at a time, where the file system has locks. Raises UsageError while another process runs in it."""
-    from filelock import Timeout
-
-    with ExitStack() as held:
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-            held.enter_context(alone(run / ".lock", wait=False))
-        except Timeout:
-            raise UsageError(f"another process is running the study in {run}; wait for it or choose --out") from None
-        except OSError as error:
-            translated = as_storage_error(error, run)
-            if not isinstance(translated, StorageError):
-                raise UsageError(f"cannot use {run} as a run folder: {error.strerror}; choose another --out") from error
-            raise translated from error
-        yield
+def locked(run: Path) -> Iterator[Claim]:
+    """One runner at a time. Raises Held while another process runs in the folder."""
+    refusal = "{holder} is running the study in " + str(run) + "; wait for it or choose --out"
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        translated = as_storage_error(error, run)
+        if not isinstance(translated, StorageError):
+            raise UsageError(f"cannot use {run} as a run folder: {error.strerror}; choose another --out") from error
+        raise translated from error
+    with claimed(run / ".runner", wait=False, refusal=refusal) as claim:
+        yield claim
 
 
 def write_plan(run: Path, plan: Plan) -> None:
@@ -114,55 +107,6 @@ def write_plan(run: Path, plan: Plan) -> None:
     write_bytes(run / STUDY, tomli_w.dumps(study.raw).encode())
 
 
-def new_attempt(run: Path, node: Node) -> Path:
-    """A folder for one attempt at a node, beside where its result will be. Raises StorageError where it cannot be."""
-    folder = _beside(folder_of(run, node))
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise as_storage_error(error, folder) from error
-    return folder
-
-
-def conclude_attempt(attempt: Path, result: Path) -> bool:
-    """Make an attempt's folder the node's result; False where another attempt was first, whose result stays.
-
-    A folder is renamed in one step, on network file systems too, and never onto one that holds something.
-    """
-    try:
-        os.rename(attempt, result)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise as_storage_error(error, result) from error
-        shutil.rmtree(attempt, ignore_errors=True)
-        return False
-    return True
-
-
-def retire(result: Path) -> None:
-    """Remove a node's earlier result, in one step for whoever looks."""
-    gone = _beside(result)
-    try:
-        os.rename(result, gone)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise as_storage_error(error, result) from error
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-def remove_attempts(run: Path) -> None:
-    """Remove what attempts left that never ended."""
-    for kind in (CellSpec.folder, ReferenceSpec.folder):
-        for folder in (run / kind).glob("*~*"):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _beside(result: Path) -> Path:
-    # No key has a tilde.
-    return result.parent / f"{result.name}~{secrets.token_hex(4)}"
-
-
 def write_status(attempt: Path, outcome: Outcome) -> None:
     """Write a status for an attempt at a node that could not write its own."""
     status = NodeStatus(
@@ -176,13 +120,17 @@ def write_status(attempt: Path, outcome: Outcome) -> None:
     write_sealed(attempt / STATUS, status.model_dump(mode="json"))
 
 
-def finished(run: Path, node: Node, cache: Path) -> Outcome | None:
-    """The stored outcome of a node, if it is done with the same content and what it left is still there."""
+def finished(run: Path, node: Node, cache: Path, folder: Path | None = None) -> Outcome | None:
+    """The stored outcome of a node, if it is done with the same content and what it left is still there.
+
+    Args:
+        folder: where the result lies, when it is not in its place.
+    """
     try:
         if not isinstance(node.spec, CellSpec):
             reference_facts(prepared_folder(cache, node.key))
             return Outcome(node, CellStatus.DONE, cached=True)
-        folder = folder_of(run, node)
+        folder = folder or folder_of(run, node)
         status = read_status(folder)
         stale = status is None or not status.status.settled or status.content != node.content
     except RecordError:

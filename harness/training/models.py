@@ -169,7 +169,8 @@ def save_checkpoint(folder: Path, model: Any, tokenizer: Any, facts: Mapping[str
             write_sealed(Path(temporary) / REFERENCE, {**facts, "files": written})
         shared_modes(Path(temporary))
         if folder.exists():
-            shutil.rmtree(folder)
+            # A damaged one. Whoever reads it has its files until it is done with them.
+            os.rename(folder, f"{temporary}.old")
         os.replace(temporary, folder)
     except OSError as error:
         raise as_storage_error(error, folder) from error
@@ -179,8 +180,8 @@ def save_checkpoint(folder: Path, model: Any, tokenizer: Any, facts: Mapping[str
             raise as_storage_error(OSError(28, "No space left on device"), folder) from error
         raise
     finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
+        for left in (temporary, f"{temporary}.old") if temporary else ():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def with_adapter(model: Any, rank: int) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from .worker import preload
+from .worker import preload, start_node
+
+__all__ = ["start_node"]
 
 preload()

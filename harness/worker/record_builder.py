@@ -15,7 +15,9 @@ from ..data.model_folder import prepared_folder, reference_facts
 from ..domain import Measurement
 from ..engine import process_group
 from ..plugin.parameters import Training
+from ..records.code_digest import engine_digest
 from ..records.node_spec import CellSpec
+from ..records.provenance import provenance
 from ..records.recomputation import DividedScores, divided_scores
 from ..records.record import (
     SAMPLES,
@@ -141,7 +143,8 @@ def _provenance(spec: CellSpec, measured: Measured) -> dict[str, Any]:
     """Where the record came from: versions, machine, plugins, weights, data, and the ways the engine took."""
     model, device = spec.model, measured.ctx.device
     return {
-        **spec.provenance,
+        # This process's own: on a cluster the plan was made on another machine.
+        **provenance(),
         "plugins": {part: asdict(plugin) for part, plugin in spec.plugins.items()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -183,6 +186,7 @@ def _comparability(spec: CellSpec, measured: Measured, rows: str) -> Comparabili
             "lora_rank": model.spec.lora_rank,
             "edition": spec.edition,
             "rows": rows,
+            **({"environment": engine_digest()} if engine_digest() != spec.engine else {}),
             **({"attack": [spec.attack.qualified, spec.attack.hyperparameters]} if spec.attack else {}),
         }
     )

@@ -14,20 +14,19 @@ from ..engine import process_group
 from ..engine.engine import Engine
 from ..engine.memory import Peaks
 from ..errors import RecordError
+from ..records.claim import claimed
 from ..records.node_spec import ReferenceSpec
-from ..storage import alone, write_sealed
+from ..storage import write_sealed
 from ..training import models
 from .setup import autocast_of, device_of, load_plugin_files, log, prepare_task, seed_everything
 
 
 def prepare_reference(spec: ReferenceSpec) -> dict[str, Any]:
     """Prepare the model unless the cache has it whole; returns what is known of it."""
-    lock = prepared_folder(spec.cache, spec.key).parent / f".{spec.key}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
     if process_group.rank():
         return _prepare(spec)
     # Another run may be preparing the same model; then this one waits and takes it.
-    with alone(lock, wait=True):
+    with claimed(prepared_folder(spec.cache, spec.key).parent / f".{spec.key}", wait=True):
         return _prepare(spec)
 
 

@@ -17,7 +17,9 @@ from ..engine.numerics import PRECISIONS
 from ..errors import UsageError
 from ..plugin.registry import import_file
 from ..plugin.specs import ModelSpec, resolve
+from ..records.code_digest import engine_digest
 from ..records.node_spec import NodeSpec
+from ..records.provenance import provenance
 from ..training import models
 
 
@@ -30,6 +32,24 @@ def set_threads(threads: int) -> None:
     """Let torch use so many threads; 0 leaves it its own choice."""
     if threads:
         torch.set_num_threads(threads)
+
+
+def check_environment(spec: NodeSpec) -> None:
+    """See that this process computes with the code and the libraries for which the node was planned.
+
+    Raises:
+        UsageError: it does not, and the study does not allow it.
+    """
+    if spec.run.other_environments or spec.engine == engine_digest():
+        return
+    planned, here = spec.provenance.get("packages", {}), provenance()["packages"]
+    unequal = [f"{name} {here.get(name, 'none')} in place of {planned.get(name, 'none')}"
+               for name in sorted(planned.keys() | here.keys()) if planned.get(name) != here.get(name)]  # fmt: skip
+    raise UsageError(
+        f"this worker's environment is not the one that the study was planned in: "
+        f"{', '.join(unequal) or 'other source code of unlearnbench'}; install the same in both, or allow it with "
+        "--set run.other_environments=true, which keeps such rows from being ranked together"
+    )
 
 
 def device_of(name: str) -> torch.device:

@@ -14,12 +14,14 @@ from ..domain import CellStatus
 from ..engine import process_group
 from ..engine.memory import lacks_memory
 from ..errors import DISK_REFUSED, FAILED, Diverged, HarnessError, NotApplicable, StorageError
+from ..records.code_digest import engine_digest
 from ..records.node_spec import SPEC, CellSpec, ReferenceSpec, read_spec
+from ..records.provenance import provenance
 from ..records.run_folder import STATUS, NodeStatus
 from ..storage import as_storage_error, file_digest, write_sealed
 from .cell import run_cell
 from .reference import prepare_reference
-from .setup import set_threads
+from .setup import check_environment, set_threads
 
 
 def start_node(folder: str) -> int:
@@ -72,6 +74,7 @@ def _ended(path: Path, spec: ReferenceSpec | CellSpec) -> NodeStatus:
     """Run, and turn every failure but a full disk into a status with its reason."""
     try:
         set_threads(spec.run.threads)
+        check_environment(spec)
         if isinstance(spec, ReferenceSpec):
             return NodeStatus(status=CellStatus.DONE, facts=prepare_reference(spec))
         return NodeStatus.model_validate({"status": CellStatus.DONE, **run_cell(path, spec)})
@@ -108,6 +111,8 @@ def preload() -> None:
     # Logs are read later, not watched.
     transformers.utils.logging.disable_progress_bar()
     compile_key_patterns()
+    engine_digest()
+    provenance()
     root = __package__.partition(".")[0]
     for module in ("metrics.statistics", "metrics.overlap"):
         importlib.import_module(f"{root}.{module}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from unlearnbench.errors import ModelError, UnknownName, UsageError
-from unlearnbench.planning.code_digest import source_digest
 from unlearnbench.planning.overrides import assigned
 from unlearnbench.planning.plan import make_plan
 from unlearnbench.planning.study import check_study, selected_by
 from unlearnbench.plugin.registry import load_plugins
+from unlearnbench.records.code_digest import source_digest
 
 BASE = {
     "study": {"methods": ["npo", "po"], "benchmarks": ["tofu-forget05"], "models": ["tiny"]},
@@ -74,8 +74,8 @@ def test_a_setting_changes_the_keys_of_what_it_changes(assignment, affected):
 
 @pytest.mark.parametrize("package", ["torch", "transformers", "tokenizers", "rouge-score"])
 def test_another_version_of_a_library_changes_the_keys(package, monkeypatch):
-    from unlearnbench.planning import code_digest as sources
-    from unlearnbench.planning import provenance
+    from unlearnbench.records import code_digest as sources
+    from unlearnbench.records import provenance
 
     before = keys()
     known = provenance._version

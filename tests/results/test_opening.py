@@ -251,9 +251,9 @@ def test_p_values_over_seeds_are_averaged_by_their_power_of_ten(small_run):
 
 def test_another_word_in_a_metric_s_description_asks_for_no_training(small_run, command, monkeypatch):
     """`rescore` scores again from the samples, and the next run takes up from there."""
-    from unlearnbench.planning.code_digest import source_digest
     from unlearnbench.planning.plan import make_plan
     from unlearnbench.planning.study import check_study
+    from unlearnbench.records.code_digest import source_digest
     from unlearnbench.records.run_folder import read_own_study
     from unlearnbench.running.run_store import finished
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import threading
+
 import pytest
+from noop_worker import WORKER
 
 from unlearnbench.planning.plan import make_plan
 from unlearnbench.planning.study import check_study
 from unlearnbench.plugin.registry import load_plugins
-from unlearnbench.records.node_spec import read_spec
 from unlearnbench.records.run_folder import read_status
-from unlearnbench.running.executor import JobState, Slot
-from unlearnbench.running.run_store import conclude_attempt, folder_of, new_attempt, remove_attempts, retire
-from unlearnbench.running.scheduler import execute
+from unlearnbench.running.attempts import Attempts, conclude, orphans, remove_orphans
+from unlearnbench.running.node_pool import NodePool, Slot
+from unlearnbench.running.run_store import folder_of
 from unlearnbench.storage import write_sealed
 
 
@@ -21,109 +25,137 @@ def plan():
     return make_plan(check_study({"study": {"name": "s", **study}, "data": {"source": "generated"}}), load_plugins())
 
 
-class Instant:
-    """Every node ends at once, as ``status`` says; ``meanwhile`` is called with its folder while it runs."""
-
-    def __init__(self, meanwhile=lambda folder: None, status="done"):
-        self.meanwhile, self.status, self.folders = meanwhile, status, []
-
-    def slots(self, settings):
-        return [Slot("cpu", 1)]
-
-    def submit(self, folder, slot):
-        spec = read_spec(folder)
-        self.folders.append(folder)
-        (folder / "log.txt").write_text("mine")
-        self.meanwhile(folder)
-        if self.status:
-            write_sealed(folder / "status.json", {"status": self.status, "content": spec.content, "reason": "mine"})
-        return folder
-
-    def poll(self, jobs, seconds):
-        return {job: JobState(False, f"it was lost; see {job / 'log.txt'}") for job in jobs}
-
-    def cancel(self, job):
-        raise AssertionError("nothing oversteps a limit")
-
-
 def files(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def run_with(executor, plan, tmp_path):
-    said = []
-    outcomes = execute(tmp_path, plan, tmp_path / "cache", lambda outcome, *_: said.append(outcome), executor)
-    assert sorted(outcome.node.key for outcome in said) == sorted(node.key for node in plan.nodes)
-    return outcomes
+def pooled(plan, run, **behaviour):
+    """A pool of the plan's nodes in a run folder, with nodes that behave as told."""
+    (run.parent / "behaviour.json").write_text(json.dumps(behaviour))
+    pool = NodePool(run, run.parent / "cache", plan.study.run, [Slot("cpu", 1)], WORKER)
+    pool.add(plan.nodes)
+    return pool
+
+
+def statuses(plan, run, meanwhile=lambda pool: None, **behaviour):
+    """How the nodes of a plan ended in a run folder; ``meanwhile`` is called again and again."""
+    with pooled(plan, run, **behaviour) as pool:
+        while pool.busy:
+            pool.step()
+            meanwhile(pool)
+    return [read_status(folder_of(run, node)) for node in plan.nodes]
 
 
 def test_a_result_stands_where_it_belongs_only_once_it_is_whole(plan, tmp_path):
-    seen = []
+    seen = set()
 
-    def meanwhile(folder):
-        key = read_spec(folder).key
-        seen.append(key)
-        assert folder.name.startswith(f"{key}~")
-        assert not (folder.parent / key).exists()
+    def meanwhile(pool):
+        for key in pool.running:
+            node = next(node for node in plan.nodes if node.key == key)
+            assert not folder_of(tmp_path / "run", node).exists()
+            assert list(folder_of(tmp_path / "run", node).parent.glob(f"{key}~*"))
+            seen.add(key)
 
-    run_with(Instant(meanwhile), plan, tmp_path)
-    assert sorted(seen) == sorted(node.key for node in plan.nodes)
-    for node in plan.nodes:
-        assert files(folder_of(tmp_path, node)) == ["log.txt", "spec.json", "status.json"]
-    assert not list(tmp_path.glob("*/*~*"))
+    found = statuses(plan, tmp_path / "run", meanwhile, seconds=0.1)
+    assert {status.status for status in found} == {"done"}
+    assert seen == {node.key for node in plan.nodes}
+    for node in plan.cells:
+        result = folder_of(tmp_path / "run", node)
+        assert files(result) == ["log.txt", "record.json", "samples.jsonl.gz", "spec.json", "status.json"]
+    assert not list(tmp_path.glob("run/*/*~*"))
+    assert not list(tmp_path.glob("run/workers")), "no heartbeat is left"
 
 
 def test_of_two_attempts_that_live_at_once_the_first_to_end_is_the_result_and_whole(plan, tmp_path):
-    def another(folder):
-        other = folder.parent / f"{folder.name}0"
-        other.mkdir()
-        write_sealed(other / "status.json", {"status": "done", "reason": "theirs"})
-        assert conclude_attempt(other, folder.parent / folder.name.partition("~")[0])
+    run = tmp_path / "run"
+    with Attempts(run) as others:
 
-    outcomes = run_with(Instant(another, status="failed"), plan, tmp_path)
-    for outcome in outcomes:
-        result = folder_of(tmp_path, outcome.node)
-        assert (outcome.status, outcome.reason) == ("done", "theirs")
-        assert files(result) == ["status.json"], "nothing of the later attempt"
-        assert read_status(result).reason == "theirs"
-    assert not list(tmp_path.glob("*/*~*"))
+        def meanwhile(pool):
+            for node in plan.nodes:
+                if node.key in pool.running and not folder_of(run, node).exists():
+                    other = others.new(node)
+                    write_sealed(other / "status.json", {"status": "done", "reason": "theirs", "content": node.content})
+                    assert conclude(other, folder_of(run, node))
 
-
-def test_a_lost_attempt_leaves_a_status_that_names_the_log_where_it_then_lies(plan, tmp_path):
-    first, *blocked = run_with(Instant(status=""), plan, tmp_path)
-    result = folder_of(tmp_path, first.node)
-    assert read_status(result).reason == f"it was lost; see {result / 'log.txt'}"
-    assert (result / "log.txt").read_text() == "mine"
-    cells = [outcome for outcome in blocked if outcome.node in plan.cells]
-    assert cells
-    for outcome in cells:
-        assert read_status(folder_of(tmp_path, outcome.node)).reason.startswith("needs ")
+        found = statuses(plan, run, meanwhile, seconds=0.3)
+    assert [(status.status, status.reason) for status in found] == [("done", "theirs")] * len(plan.nodes)
+    for node in plan.nodes:
+        assert files(folder_of(run, node)) == ["status.json"], "nothing of the later attempt"
+    assert not list(run.glob("*/*~*"))
 
 
-def test_what_an_ended_run_left_unfinished_goes_and_an_earlier_result_is_replaced_whole(plan, tmp_path):
+def test_a_node_that_has_ended_is_not_run_again_whoever_ran_it(plan, tmp_path):
+    """As when a cluster runs a job a second time."""
+    run = tmp_path / "run"
+    first = statuses(plan, run, ends={"ga": "failed"})
+    assert [status.status for status in first].count("failed") == 1
+    begun = (tmp_path / "executions.txt").read_text()
+    assert [status.started for status in statuses(plan, run)] == [status.started for status in first]
+    assert (tmp_path / "executions.txt").read_text() == begun
+
+
+def test_a_dead_process_leaves_a_status_that_names_the_log_where_it_then_lies(plan, tmp_path):
+    run = tmp_path / "run"
+    found = statuses(plan, run, ends={"original model": "dies"})
+    died = next(node for node in plan.nodes if "original model" in node.title)
+    result = folder_of(run, died)
+    assert read_status(result).reason == f"its process was killed by signal 9; see {result / 'log.txt'}"
+    assert "began on" in (result / "log.txt").read_text()
+    blocked = [status.reason for node, status in zip(plan.nodes, found, strict=True) if died.key in node.needs]
+    assert blocked
+    assert all(reason.startswith(f"needs {died.title}, which ended as failed: its process") for reason in blocked)
+
+
+def test_what_dead_processes_left_goes_and_what_is_under_way_stays(plan, tmp_path):
+    run = tmp_path / "run"
     node = plan.cells[0]
-    left, result = new_attempt(tmp_path, node), folder_of(tmp_path, node)
-    (left / "samples.jsonl.gz").write_text("half")
-    old = new_attempt(tmp_path, node)
-    (old / "record.json").write_text("of another attempt")
-    write_sealed(old / "status.json", {"status": "failed"})
-    assert conclude_attempt(old, result)
-    run_with(Instant(), plan, tmp_path)
-    assert not left.exists()
-    assert files(result) == ["log.txt", "spec.json", "status.json"]
+    with Attempts(run) as mine:
+        under_way = mine.new(node)
+        child = os.fork()
+        if not child:
+            # A process that is killed with an attempt on its hands.
+            with Attempts(run) as theirs:
+                (theirs.new(node) / "samples.jsonl.gz").write_text("half")
+                os._exit(0)
+        os.waitpid(child, 0)
+        (left,) = orphans(run, [node])
+        assert files(left) == ["samples.jsonl.gz"]
+        remove_orphans(run, [node])
+        assert not left.exists()
+        assert under_way.exists()
 
 
 def test_an_attempt_never_replaces_a_result(plan, tmp_path):
     node = plan.cells[0]
     result = folder_of(tmp_path, node)
-    retire(result)
-    for number, first in enumerate((True, False, False)):
-        attempt = new_attempt(tmp_path, node)
-        (attempt / "status.json").write_text(str(number))
-        assert conclude_attempt(attempt, result) is first
-        assert not attempt.exists()
-    assert (result / "status.json").read_text() == "0"
-    retire(result)
-    assert not result.exists()
-    remove_attempts(tmp_path)
-    assert files(tmp_path / "cells") == []
+    with Attempts(tmp_path) as attempts:
+        attempts.retire(node)
+        for number, first in enumerate((True, False, False)):
+            attempt = attempts.new(node)
+            (attempt / "status.json").write_text(str(number))
+            assert conclude(attempt, result) is first
+            assert not attempt.exists()
+        assert (result / "status.json").read_text() == "0"
+        attempts.retire(node, lambda folder: (folder / "status.json").read_text() == "0")
+        assert (result / "status.json").read_text() == "0", "one that came since is put back"
+        attempts.retire(node)
+        assert files(tmp_path / "cells") == []
+
+
+def test_of_many_that_conclude_at_once_one_wins(plan, tmp_path):
+    node = plan.cells[0]
+    with Attempts(tmp_path) as attempts:
+        folders = [attempts.new(node) for _ in range(40)]
+        for number, folder in enumerate(folders):
+            (folder / "status.json").write_text(str(number))
+        won = []
+        threads = [
+            threading.Thread(target=lambda folder=folder: won.append(conclude(folder, folder_of(tmp_path, node))))
+            for folder in folders
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert won.count(True) == 1
+    assert files(tmp_path / "cells") == [node.key]

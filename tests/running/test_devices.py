@@ -9,19 +9,20 @@ import sys
 
 import pytest
 import torch
+from noop_worker import WORKER
 
 from unlearnbench.cli.main import bench_gpu
 from unlearnbench.engine.memory import Peaks
 from unlearnbench.errors import UsageError
-from unlearnbench.planning import provenance
 from unlearnbench.planning.plan import make_plan
 from unlearnbench.planning.study import check_study
 from unlearnbench.plugin.registry import load_plugins
+from unlearnbench.records import provenance
 from unlearnbench.records.node_spec import RunSettings, read_spec
-from unlearnbench.running.executor import Executor, JobState, Slot
-from unlearnbench.running.local_executor import LocalExecutor
-from unlearnbench.running.scheduler import execute
-from unlearnbench.storage import write_sealed
+from unlearnbench.records.run_folder import read_status
+from unlearnbench.running.local_executor import slots_here
+from unlearnbench.running.node_pool import NodePool, Slot
+from unlearnbench.running.run_store import folder_of
 from unlearnbench.training.device_benchmark import SHAPES, Limits, measured_limits, stages
 from unlearnbench.worker.setup import device_of
 
@@ -82,58 +83,41 @@ def test_a_gpu_that_is_not_among_the_visible_ones_is_refused(visible, count, mon
         device_of("cuda:2")
 
 
-class Recorder:
-    """Runs nothing: a job ends when it is looked at the second time, and what ran together is remembered."""
-
-    def __init__(self, slots):
-        self.places = slots
-        self.running, self.looks, self.together = {}, {}, []
-
-    def slots(self, settings):
-        return self.places
-
-    def submit(self, folder, slot):
-        spec = read_spec(folder)
-        assert (spec.run.device, spec.run.threads) == (slot.device, slot.threads)
-        self.running[folder], self.looks[folder] = slot.device, 0
-        self.together.append(sorted(self.running.values()))
-        write_sealed(folder / "status.json", {"status": "done", "content": spec.content})
-        return folder
-
-    def poll(self, jobs, seconds):
-        for job in jobs:
-            self.looks[job] += 1
-        ended = [job for job in jobs if self.looks[job] > 1]
-        for job in ended:
-            del self.running[job]
-        return {job: JobState(job not in ended) for job in jobs}
-
-    def cancel(self, job):
-        raise AssertionError("nothing oversteps a limit")
-
-
 def test_cells_are_spread_over_all_devices(tmp_path):
     study = check_study({
         "study": {"name": "x", "methods": ["ga", "npo", "flat-tv"], "benchmarks": ["tofu-forget01"],
                   "models": ["tiny"]},
         "data": {"source": "generated", "scale": "quick"},
     }, ())  # fmt: skip
-    executor = Recorder([Slot("cuda:0", 3), Slot("cuda:0", 3), Slot("cuda:1", 3), Slot("cuda:1", 3)])
-    assert isinstance(executor, Executor)
-    outcomes = execute(tmp_path, make_plan(study, load_plugins()), tmp_path / "cache", lambda *_: None, executor)
-    assert {outcome.status for outcome in outcomes} == {"done"}
-    assert ["cuda:0", "cuda:1"] in executor.together, "the second node takes the device that is free"
-    assert max(map(len, executor.together)) >= 3, "two at a time on each of two devices"
-    assert all(devices.count("cuda:0") <= 2 and devices.count("cuda:1") <= 2 for devices in executor.together)
+    plan = make_plan(study, load_plugins())
+    slots = [Slot("cuda:0", 3), Slot("cuda:0", 3), Slot("cuda:1", 3), Slot("cuda:1", 3)]
+    run = tmp_path / "run"
+    (tmp_path / "behaviour.json").write_text('{"seconds": 0.2}')
+    together = []
+    with NodePool(run, tmp_path / "cache", study.run, slots, WORKER) as pool:
+        pool.add(plan.nodes)
+        while pool.busy:
+            pool.step()
+            places = []
+            for key in pool.running:
+                (folder,) = run.glob(f"*/{key}~*")
+                settings = read_spec(folder).run
+                assert settings.threads == 3
+                places.append(settings.device)
+            together.append(sorted(places))
+    assert {read_status(folder_of(run, node)).status for node in plan.nodes} == {"done"}
+    assert ["cuda:0", "cuda:1"] in together, "the second node takes the device that is free"
+    assert max(map(len, together)) >= 3, "two at a time on each of two devices"
+    assert all(devices.count("cuda:0") <= 2 and devices.count("cuda:1") <= 2 for devices in together)
 
 
 def test_this_machine_has_a_slot_for_every_job_on_every_device(monkeypatch):
     monkeypatch.setattr("unlearnbench.running.local_executor.devices", lambda setting: ["cuda:0", "cuda:1"])
     monkeypatch.setattr("unlearnbench.running.local_executor.usable_cores", lambda: 16)
-    slots = LocalExecutor().slots(RunSettings(jobs=2))
+    slots = slots_here(RunSettings(jobs=2))
     assert sorted(slot.device for slot in slots) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
     assert {slot.threads for slot in slots} == {4}
-    together = LocalExecutor().slots(RunSettings(processes=2, device="cpu"))
+    together = slots_here(RunSettings(processes=2, device="cpu"))
     assert together == [Slot("cpu", 8)], "a cell that takes several devices has them all"
 
 

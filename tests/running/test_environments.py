@@ -22,8 +22,9 @@ from unlearnbench import storage
 from unlearnbench.engine import memory
 from unlearnbench.engine.counters import Counters
 from unlearnbench.engine.memory import in_pieces, lacks_memory
-from unlearnbench.planning import provenance
 from unlearnbench.planning.study import read_study
+from unlearnbench.records import provenance
+from unlearnbench.records.claim import Held
 from unlearnbench.running.run_store import locked
 from unlearnbench.training.models import save_checkpoint
 from unlearnbench.worker.worker import _failed
@@ -60,15 +61,14 @@ def test_a_process_uses_the_processors_that_it_may(sixteen, monkeypatch, quota, 
     assert provenance.usable_cores() == expected
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_warned_of(number, tmp_path, monkeypatch, capsys):
+def test_a_run_folder_needs_no_locks_of_the_file_system(tmp_path, monkeypatch):
     def refuse(*_):
-        raise OSError(number, os.strerror(number))
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with locked(tmp_path):
-        pass
-    assert "the file system has no locks" in capsys.readouterr().err
+    for name in ("flock", "lockf", "fcntl"):
+        monkeypatch.setattr(fcntl, name, refuse)
+    with locked(tmp_path), pytest.raises(Held, match=r"^process \d+ on .* is running the study in .*; wait for it"):
+        locked(tmp_path).__enter__()
 
 
 def test_a_run_that_dies_leaves_no_lock_to_a_child_that_lives(tmp_path):
@@ -97,11 +97,11 @@ def test_a_run_that_dies_leaves_no_lock_to_a_child_that_lives(tmp_path):
 def test_who_waits_for_a_lock_has_it_when_it_is_free(tmp_path):
     script = """if True:
         import pathlib, sys
-        from unlearnbench.storage import alone
+        from unlearnbench.records.claim import claimed
 
         folder = pathlib.Path(sys.argv[1])
         print("waits", flush=True)
-        with alone(folder / ".lock", wait=True):
+        with claimed(folder / ".runner", wait=True):
             print((folder / "freed").exists())
     """
     with locked(tmp_path):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,10 @@ from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.records.node_spec import read_spec
 from unlearnbench.records.record import read_record
 from unlearnbench.records.run_folder import NodeStatus, read_status, stored_cells
-from unlearnbench.running.local_executor import LocalExecutor
-from unlearnbench.running.scheduler import execute
+from unlearnbench.running.local_executor import slots_here
+from unlearnbench.running.node_pool import NodePool
+from unlearnbench.running.run_store import folder_of
+from unlearnbench.running.works import WORKER
 from unlearnbench.storage import write_sealed
 from unlearnbench.worker import worker
 
@@ -255,8 +256,13 @@ def test_a_cell_reads_no_model_but_those_that_it_waits_for(tmp_path):
     (cell,) = (node for node in plan.cells if node.id.method == "retained")
     nodes = (*(waited_for[key] for key in cell.needs), cell)
     assert [node.kind for node in nodes] == ["model", "cell"]
-    outcomes = execute(tmp_path, replace(plan, nodes=nodes), tmp_path / "cache", lambda *_: None, LocalExecutor())
-    assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("done", "")] * 2
+    run = tmp_path / "run"
+    with NodePool(run, tmp_path / "cache", study.run, slots_here(study.run), WORKER) as pool:
+        pool.add(nodes)
+        while pool.busy:
+            pool.step()
+    found = [read_status(folder_of(run, node)) for node in nodes]
+    assert [(status.status, status.reason) for status in found] == [("done", "")] * 2
 
 
 def test_a_folder_of_another_study_or_a_newer_schema_or_a_broken_plan_is_refused(command):
@@ -302,7 +308,7 @@ def test_two_runs_in_one_folder_do_not_mix(command, bad_methods):
         wait_for(lambda: (command.folder / "runs" / "shared" / "plan.json").exists())
         second = command(*words)
         assert second.code == 4
-        assert "another process is running" in second.err
+        assert "is running the study in runs/shared; wait for it" in second.err
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)

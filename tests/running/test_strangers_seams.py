@@ -10,38 +10,49 @@ import pytest
 # Runs each node as a cluster would: a command of its own, known by a number, with nothing of it in the harness.
 STRANGER = """
 import os, subprocess, sys, time
-from pathlib import Path
-from unlearnbench import ExecutorSpec, JobState, ReporterSpec, Slot
+from unlearnbench import ExecutorSpec, ReporterSpec, TicketState
 
 
 class Cluster:
+    detached = False
+
     def __init__(self):
-        self.jobs, self.began = {}, {}
+        self.jobs, self.queue = {}, []
 
-    def slots(self, settings):
-        return [Slot("cpu", 1)] * 2
+    def device(self, settings):
+        return "cpu"
 
-    def submit(self, folder, slot):
-        job = f"job-{len(self.jobs)}"
-        log = open(folder / "log.txt", "w")
-        command = [sys.executable, "-m", "unlearnbench", "run-cell", str(folder)]
-        self.jobs[job] = subprocess.Popen(command, stdout=log, stderr=log)
-        self.began[job] = time.monotonic()
-        with open("submitted.txt", "a") as file:
-            file.write(f"{job} {folder.name}\\n")
-        return job
+    def check(self, run, settings, works):
+        if settings.jobs > 8:
+            raise SystemExit("never more than 8")
 
-    def poll(self, jobs, seconds):
-        time.sleep(seconds)
-        now = time.monotonic()
-        return {job: JobState(self.jobs[job].poll() is None, "the cluster lost it", now - self.began[job])
-                for job in jobs}
+    def submit(self, works, run):
+        tickets = {work.id: f"job-{len(self.queue) + number}" for number, work in enumerate(works)}
+        for work in works:
+            self.queue.append((tickets[work.id], [tickets.get(need) for need in work.needs], work.write(run)))
+        return tickets
 
-    def cancel(self, job):
-        self.jobs[job].kill()
-        self.jobs[job].wait()
-        with open("cancelled.txt", "a") as file:
-            file.write(f"{job}\\n")
+    def find(self, run):
+        return {}
+
+    def poll(self, tickets, seconds):
+        time.sleep(0.05)
+        over = {job for job, process in self.jobs.items() if process.poll() is not None}
+        for job, needs, file in self.queue:
+            if job not in self.jobs and over.issuperset(needs):
+                log = open(f"{job}.txt", "w")
+                command = [sys.executable, "-m", "unlearnbench", "run-nodes", str(file)]
+                self.jobs[job] = subprocess.Popen(command, stdout=log, stderr=log)
+                with open("submitted.txt", "a") as lines:
+                    lines.write(f"{job}\\n")
+        return {job: TicketState("ended" if job in over else "running", "the cluster lost it")
+                for job in tickets if job in self.jobs}
+
+    def cancel(self, tickets):
+        for job in tickets:
+            if job in self.jobs:
+                self.jobs[job].kill()
+                self.jobs[job].wait()
 
 
 def digest(results, out, registry):
@@ -92,14 +103,20 @@ def test_a_stranger_s_executor_runs_the_cells_and_its_reporter_shows_them(strang
     assert lines[-1].startswith("Raises the loss on the forget answers")
 
 
-def test_a_stranger_s_job_over_a_limit_is_cancelled_and_its_reason_kept(stranger, command):
+def test_limits_hold_within_a_stranger_s_jobs(stranger, command):
     words = command.study("-m", "original", "-b", "tofu-forget05", "--name", "late", "--executor", "cluster", "--json")
-    done = command(*words, "--timeout", "0.2", **stranger)
+    done = command(*words, "--timeout", "0.02", **stranger)
     assert done.code == 1
-    assert (command.folder / "cancelled.txt").read_text().startswith("job-0")
     # Where other tests have prepared the models, the cells themselves are late.
     assert {cell["status"] for cell in done.json["cells"]} <= {"failed", "timed-out"}
-    assert all("took longer than --timeout 0.2 s" in cell["reason"] for cell in done.json["cells"])
+    assert all("took longer than --timeout 0.02 s" in cell["reason"] for cell in done.json["cells"])
+
+
+def test_an_executor_that_ends_with_its_command_is_not_left_alone(stranger, command):
+    words = command.study("-m", "original", "-b", "tofu-forget05", "--name", "left", "--executor", "cluster")
+    done = command(*words, "--detach", **stranger)
+    assert done.code == 4
+    assert "what runs on the executor 'cluster' ends with this command" in done.err
 
 
 def test_an_unknown_executor_or_reporter_is_named_with_the_nearest(stranger, command):
