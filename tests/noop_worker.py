@@ -1,7 +1,7 @@
 """What runs a node in tests of what runs nodes: writes what a real one leaves, without a model, in milliseconds.
 
 A file ``behaviour.json`` beside the run folder tells it how to behave: ``seconds`` that a node takes, and for titles of
-nodes that contain a text, under ``ends``, a status to end as, or ``dies`` or ``hangs``.
+nodes that contain a text, under ``ends``, a status to end as, or ``dies``, ``hangs`` or ``eats`` (memory).
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ def start_node(folder: str) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     if ends == "hangs":
         time.sleep(600)
+    if ends == "eats":
+        kept = bytearray(os.urandom(2**20)) * 4000
+        time.sleep(600 + len(kept))
     try:
         status = {
             "status": ends,

@@ -20,6 +20,7 @@ Command = Callable[..., Any]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else.")
 plugin_option = click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="Load a plugin from a file.")
+executor_option = click.option("--executor", metavar="NAME", help="What runs the cells (default: local).")
 edition_option = click.option("--edition", type=click.Choice(EDITIONS), help="Metric edition shown.")
 out_option = click.option("-o", "--out", metavar="DIR", help="Run folder (default: runs/<name of the study>).")
 
@@ -72,7 +73,7 @@ run_options = _all_of(
     click.option("--timeout", type=float, help="Seconds a cell may take."),
     click.option("--memory-limit", type=float, help="GiB of memory a cell may use."),
     click.option("--device", help="cpu, cuda, cuda:1, …"),
-    click.option("--executor", metavar="NAME", help="What runs the cells (default: local)."),
+    executor_option,
     click.option("--detach", is_flag=True, help="Submit to a cluster and return; run again to follow."),
     click.option("--keep-model", is_flag=True, default=None, help="Keep unlearned weights."),
     click.option("--site", metavar="DIR", help="Where the pages go (default: <run folder>/site)."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import USAGE, PluginError, RecordError
-from .options import json_option, out_option, registry_of, run_options, study_of, study_options
+from .options import executor_option, json_option, out_option, registry_of, run_options, study_of, study_options
 from .output import complain, print_columns, print_json, say
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.command()
 @study_options
 @out_option
+@executor_option
 @json_option
 def plan(as_json: bool, **options: Any) -> None:
     """Show the cells of a study, what is done, and what a large model will cost, without running anything.
@@ -32,12 +33,22 @@ def plan(as_json: bool, **options: Any) -> None:
     from .. import api
     from ..records.run_folder import cache_folder
     from ..running.run_store import finished
+    from ..running.session import executor_of
+    from ..running.works import as_works, described
 
     study = study_of(options)
-    made = api.plan(study, registry_of(study.plugins))
+    registry = registry_of(study.plugins)
+    made = api.plan(study, registry)
     run, cache = Path(options["out"] or Path("runs") / study.name), cache_folder()
     done = [finished(run, node, cache) is not None for node in made.nodes]
-    return _print_plan_json(made, done) if as_json else _print_plan(made, done)
+    if as_json:
+        return _print_plan_json(made, done)
+    _print_plan(made, done)
+    if executor_of(study, registry).detached:
+        rest = [node for node, is_done in zip(made.nodes, done, strict=True) if not is_done]
+        for line in described(as_works(made, rest, {}, together=True)):
+            say(f"to submit: {line}")
+    return None
 
 
 def _print_plan_json(made: Plan, done: list[bool]) -> None:

@@ -39,9 +39,11 @@ def selected(study: Study, registry: Registry, kind: Any) -> list[Component[Any]
     known |= {*study.also.get(section, ())}
     # The reference methods are part of every plan.
     extra = {"original", "retained", EVERY} if kind == "method" else {EVERY}
-    for name in study.overrides(section):
-        if name not in known | extra:
-            raise UnknownName(f"{kind} in [{section}]", name, known, "; its settings would change nothing")
+    resources = getattr(study.tables.resources, section, {})
+    for table, names_in in ((section, study.overrides(section)), (f"resources.{section}", resources)):
+        for name in names_in:
+            if name not in known | extra:
+                raise UnknownName(f"{kind} in [{table}]", name, known, "; its settings would change nothing")
     keys = {parameter.name for component in (*components, *others) for parameter in component.spec.parameters}
     for key in study.overrides(section).get(EVERY, {}):
         if key not in keys:

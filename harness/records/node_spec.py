@@ -46,6 +46,15 @@ class Resources(Strict):
     memory: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="GiB of main memory")
     hours: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="hours that an allocation may take")
 
+    def __str__(self) -> str:
+        named = {"core": self.processors, "GPU": self.gpus, "GiB": self.memory, "h": self.hours}
+        words = [
+            f"{value:g} {name}{'s' if value != 1 and name in ('core', 'GPU') else ''}"
+            for name, value in named.items()
+            if value
+        ]
+        return ", ".join(words) or "the cluster's default size"
+
 
 class SlurmSettings(Strict):
     """Table ``[run.slurm]``: how jobs are submitted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ..records.run_folder import cache_folder, read_status
 from .attempts import Attempts, attempts_at, conclude, remove_orphans
 from .executor import Executor, Ticket, TicketState
 from .run_store import Outcome, finished, folder_of, write_status
-from .works import Work, as_works, keys_of
+from .works import as_works, keys_of
 
 POLL = 1.0
 """Seconds that an executor may wait for something to happen before it says how works stand."""
@@ -88,6 +88,7 @@ class Follower:
             for ticket, state in self.executor.poll(self.tickets, POLL).items():
                 self._look(ticket, state)
             keep_on()
+        remove_orphans(self.run, self.plan.nodes)
         return [self.outcomes[node.key] for node in self.plan.nodes]
 
     def _submit(self, nodes: Sequence[Node]) -> None:
@@ -148,9 +149,3 @@ class Follower:
         """Keep an outcome and tell the observer of it."""
         self.outcomes[outcome.node.key] = outcome
         self.observe(outcome, len(self.outcomes), len(self.plan.nodes))
-
-
-def submitted(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Work]:
-    """The works that would be submitted of a plan."""
-    rest = [node for node in plan.nodes if node.key not in outcomes]
-    return as_works(plan, rest, {}, together=True)

@@ -121,12 +121,11 @@ class NodePool:
         return ended
 
     def cancel(self, key: str) -> None:
-        """Stop a node, of which nothing is kept; does nothing for one that is not here."""
+        """Stop a node, whose attempt stays as it is; does nothing for one that is not here."""
         self._waiting.pop(key, None)
         running = self._running.pop(key, None)
         if running:
             kill(running.process)
-            shutil.rmtree(running.process.folder, ignore_errors=True)
             self._free.append(running.slot)
 
     def _end(self, node: Node) -> None:

@@ -95,8 +95,7 @@ class SlurmExecutor:
             script = "#!/bin/sh\n" + "\n".join(self._directives(resources, run)) + "\ntrue\n"
             done = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=120)
             if done.returncode:
-                asked = ", ".join(f"{name} {value:g}" for name, value in resources.model_dump().items() if value)
-                raise UsageError(f"Slurm refuses a job of {asked or 'the default size'}: {_last_line(done.stderr)}")
+                raise UsageError(f"Slurm refuses a job with {resources}: {_last_line(done.stderr)}")
 
     def submit(self, works: Sequence[Work], run: Path) -> Mapping[str, Ticket]:
         """Arrays for works of one level, benchmark, model and seed, each after those that it needs."""

@@ -7,8 +7,9 @@ import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,11 +18,14 @@ from ..planning.estimates import estimated, resident
 from ..planning.nodes import Node, Plan
 from ..planning.study import Study
 from ..records.node_spec import AnySpec, CellSpec, ReferenceSpec, Resources, RunSettings
+from ..records.schema import Strict
 from ..storage import read_sealed, write_bytes, write_sealed
 
 WORKS = "works"
 WORKER = "unlearnbench.worker.forkserver:start_node"
 """What runs the node of a folder in a process of its own."""
+COMMON = ("benchmark", "model")
+"""Fields of specs that a work's file holds once."""
 PACK_SECONDS = 600.0
 """Seconds of estimated time up to which nodes share an allocation, which costs seconds to start."""
 PACK = 50
@@ -59,12 +63,25 @@ class Work:
         """
         path = file_of(run, self.id)
         write_bytes(_list_of(run, self.id), "".join(f"{node.key}\n" for node in self.nodes).encode())
+        every = (*self.nodes, *self.references)
+        # Most of a spec is what all nodes of a work have in common.
+        common: dict[str, dict[int, Strict]] = {
+            name: {id(part): part for part in (getattr(node.spec, name) for node in every)} for name in COMMON
+        }
+        places = {name: {key: place for place, key in enumerate(parts)} for name, parts in common.items()}
+
+        def stored(node: Node) -> dict[str, object]:
+            spec = json.loads(node.spec.model_dump_json(exclude=set(COMMON)))
+            spec |= {name: places[name][id(getattr(node.spec, name))] for name in COMMON}
+            return {"needs": list(node.needs), "after": list(node.after), "spec": spec}
+
         write_sealed(
             path,
             {
                 "worker": worker,
-                "nodes": [_stored(node) for node in self.nodes],
-                "references": [_stored(node) for node in self.references],
+                **{name: [json.loads(part.model_dump_json()) for part in common[name].values()] for name in COMMON},
+                "nodes": [stored(node) for node in self.nodes],
+                "references": [stored(node) for node in self.references],
             },
         )
         return path
@@ -107,21 +124,17 @@ _SPEC: TypeAdapter[ReferenceSpec | CellSpec] = TypeAdapter(AnySpec)
 def read_work(path: Path) -> StoredWork:
     """Read what ``Work.write`` wrote. Raises RecordError where it is absent, damaged or of another version."""
     content = read_sealed(path, "run the study again")
+
+    def read(stored: Mapping[str, Any]) -> Node:
+        common = {name: content[name][stored["spec"][name]] for name in COMMON}
+        spec = _SPEC.validate_json(json.dumps({**stored["spec"], **common}))
+        return Node(spec, tuple(stored["needs"]), tuple(stored["after"]))
+
     try:
-        nodes, references = (tuple(map(_node, content[name])) for name in ("nodes", "references"))
+        nodes, references = (tuple(map(read, content[name])) for name in ("nodes", "references"))
         return StoredWork(nodes, references, content["worker"])
-    except (ValidationError, KeyError, TypeError, ValueError) as error:
+    except (ValidationError, LookupError, TypeError, ValueError) as error:
         raise RecordError(f"{path} is not a work of this version ({error}); run the study again") from error
-
-
-def _stored(node: Node) -> dict[str, object]:
-    spec = json.loads(node.spec.model_dump_json())
-    return {"needs": list(node.needs), "after": list(node.after), "spec": spec}
-
-
-def _node(stored: Mapping[str, object]) -> Node:
-    spec = _SPEC.validate_json(json.dumps(stored["spec"]))
-    return Node(spec, tuple(stored["needs"]), tuple(stored["after"]))  # type: ignore[arg-type]
 
 
 def as_works(plan: Plan, nodes: Sequence[Node], held: Mapping[str, str], together: bool) -> list[Work]:
@@ -153,6 +166,18 @@ def as_works(plan: Plan, nodes: Sequence[Node], held: Mapping[str, str], togethe
             works.append(work)
             work_of.update((node.key, work.id) for node in pack)
     return works
+
+
+def described(works: Sequence[Work]) -> list[str]:
+    """Works as somebody would count them: a line for those of one size that stand together."""
+    lines: list[str] = []
+    for (size, resources, _), members in groupby(
+        works, lambda work: (len(work.nodes), work.resources, len(work.needs))
+    ):
+        jobs = list(members)
+        count = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} of {size} node{'s' if size > 1 else ''}"
+        lines.append(f"{count}, each with {resources}: {jobs[0].title}{', …' if len(jobs) > 1 else ''}")
+    return lines
 
 
 def _levels(plan: Plan) -> dict[str, int]:
