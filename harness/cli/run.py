@@ -46,7 +46,7 @@ def plan(as_json: bool, **options: Any) -> None:
     _print_plan(made, done)
     if executor_of(study, registry).detached:
         rest = [node for node, is_done in zip(made.nodes, done, strict=True) if not is_done]
-        for line in described(as_works(made, rest, {}, together=True)):
+        for line in described(as_works(made, rest, {})):
             say(f"to submit: {line}")
     return None
 

@@ -228,7 +228,7 @@ MODEL_PARAMETERS = parameters_of(ModelSpec)
 
 @dataclass(frozen=True)
 class ExecutorSpec:
-    """A way to run nodes: ``target``, called without arguments, returns an ``Executor``."""
+    """A way to run nodes: ``target``, called with the study's ``RunSettings``, returns an ``Executor``."""
 
     name: str
     target: str

@@ -89,5 +89,6 @@ def unlearnbench_executors() -> list[ExecutorSpec]:
         ExecutorSpec(
             "local", "unlearnbench.running.local_executor:LocalExecutor", "a process of its own on this machine"
         ),
+        ExecutorSpec("ray", "unlearnbench.running.ray_executor:RayExecutor", "tasks of a Ray cluster"),
         ExecutorSpec("slurm", "unlearnbench.running.slurm_executor:SlurmExecutor", "job arrays of a Slurm cluster"),
     ]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from ..domain import CellStatus
-from ..records.node_spec import RunSettings
 from .works import Work
 
 Ticket = Hashable
@@ -47,16 +46,18 @@ class TicketState:
 
 @runtime_checkable
 class Executor(Protocol):
-    """Runs works. A plugin offers one with ``ExecutorSpec``; its target is called without arguments."""
+    """Runs works. A plugin offers one with ``ExecutorSpec``; its target is called with the study's ``RunSettings``."""
 
-    detached: bool
-    """Whether works go on when the process that submitted them ends."""
+    @property
+    def detached(self) -> bool:
+        """Whether works go on when the process that submitted them ends."""
+        ...
 
-    def device(self, settings: RunSettings) -> str:
+    def device(self) -> str:
         """What ``run.device = "auto"`` is where nodes run: ``cpu`` or ``cuda``."""
         ...
 
-    def check(self, run: Path, settings: RunSettings, works: Sequence[Work]) -> None:
+    def check(self, run: Path, works: Sequence[Work]) -> None:
         """Refuse what cannot work, before anything is submitted. Raises UsageError with the remedy."""
         ...
 

@@ -95,8 +95,8 @@ class Follower:
         if not nodes:
             return
         held = {key: work for work, keys in self._open.values() for key in keys}
-        works = as_works(self.plan, nodes, held, self.executor.detached)
-        self.executor.check(self.run, self.plan.study.run, works)
+        works = as_works(self.plan, nodes, held)
+        self.executor.check(self.run, works)
         tickets = self.executor.submit(works, self.run)
         for work in works:
             self._open[tickets[work.id]] = work.id, {node.key for node in work.nodes}

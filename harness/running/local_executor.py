@@ -19,19 +19,18 @@ class LocalExecutor:
     detached = False
     worker = WORKER
 
-    def __init__(self) -> None:
-        self._settings = RunSettings()
+    def __init__(self, settings: RunSettings) -> None:
+        self._settings = settings
         self._pool: NodePool | None = None
         self._left: dict[str, set[str]] = {}
         self._work_of: dict[str, str] = {}
 
-    def device(self, settings: RunSettings) -> str:
+    def device(self) -> str:
         """A GPU where there is one."""
-        return device_kind(settings.device)
+        return device_kind("auto")
 
-    def check(self, run: Path, settings: RunSettings, works: Sequence[Work]) -> None:
+    def check(self, run: Path, works: Sequence[Work]) -> None:
         """Any work can run here."""
-        self._settings = settings
 
     def submit(self, works: Sequence[Work], run: Path) -> Mapping[str, Ticket]:
         """Let nodes wait for a slot."""

@@ -96,7 +96,7 @@ def placed(study: Study, registry: Registry) -> Study:
     """
     if study.run.device != "auto" or study.run.executor == "local":
         return study
-    device = executor_of(study, registry).device(study.run)
+    device = executor_of(study, registry).device()
     run = study.run.model_copy(update={"device": device})
     return replace(study, tables=study.tables.model_copy(update={"run": run}))
 
@@ -104,7 +104,7 @@ def placed(study: Study, registry: Registry) -> Study:
 def executor_of(study: Study, registry: Registry) -> Executor:
     """The executor that a study names."""
     component = registry.find("executor", study.run.executor)
-    executor: Executor = resolve(component.spec.target, component.qualified)()
+    executor: Executor = resolve(component.spec.target, component.qualified)(study.run)
     return executor
 
 

@@ -23,7 +23,7 @@ from ..errors import AGAIN, UsageError
 from ..records.node_spec import Resources, RunSettings
 from ..storage import write_bytes
 from .executor import Ticket, TicketState
-from .works import WORKER, WORKS, Work, file_of
+from .works import WORKER, WORKS, Work, file_of, run_name
 
 ARRAYS = 100
 """Arrays at most that one submission makes; beyond, those of one level of the graph share theirs."""
@@ -67,24 +67,23 @@ class SlurmExecutor:
     detached = True
     worker = WORKER
 
-    def __init__(self) -> None:
-        self._settings = RunSettings()
+    def __init__(self, settings: RunSettings) -> None:
+        self._settings = settings
         self._jobs: dict[str, str] = {}
         self._logs = Path()
         self._known: dict[Ticket, TicketState] = {}
         self._asked = 0.0
         self._pause = LOOK[0]
 
-    def device(self, settings: RunSettings) -> str:
+    def device(self) -> str:
         """``cuda`` where the partition has GPUs."""
         self._see_commands()
-        words = ["sinfo", "-h", "-o", "%G", *_option("-p", settings.slurm.partition)]
+        words = ["sinfo", "-h", "-o", "%G", *_option("-p", self._settings.slurm.partition)]
         return "cuda" if "gpu" in _ask(*words) else "cpu"
 
-    def check(self, run: Path, settings: RunSettings, works: Sequence[Work]) -> None:
+    def check(self, run: Path, works: Sequence[Work]) -> None:
         """Refuse where Slurm is not here, or would never run what the works need."""
         self._see_commands()
-        self._settings = settings
         most = _configured("MaxJobCount", 10_000)
         if len(works) > most:
             nodes = sum(len(work.nodes) for work in works)
@@ -275,14 +274,6 @@ class SlurmExecutor:
                 raise UsageError(
                     f"--executor slurm: no {command} here; submit where Slurm's commands are, or use --executor local"
                 )
-
-
-def run_name(run: Path) -> str:
-    """The name by which a run folder's jobs are known, wherever the folder is moved."""
-    path = run / WORKS / "name"
-    if not path.exists():
-        write_bytes(path, secrets.token_hex(4).encode())
-    return path.read_text(encoding="ascii")
 
 
 def _submitted(script: Path, name: str) -> str:

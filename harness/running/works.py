@@ -87,6 +87,14 @@ class Work:
         return path
 
 
+def run_name(run: Path) -> str:
+    """The name by which a cluster knows a run folder's works, wherever the folder is moved."""
+    path = run / WORKS / "name"
+    if not path.exists():
+        write_bytes(path, secrets.token_hex(4).encode())
+    return path.read_text(encoding="ascii")
+
+
 def file_of(run: Path, work: str) -> Path:
     """The file of a work."""
     return run / WORKS / f"{work}.json"
@@ -137,12 +145,11 @@ def read_work(path: Path) -> StoredWork:
         raise RecordError(f"{path} is not a work of this version ({error}); run the study again") from error
 
 
-def as_works(plan: Plan, nodes: Sequence[Node], held: Mapping[str, str], together: bool) -> list[Work]:
+def as_works(plan: Plan, nodes: Sequence[Node], held: Mapping[str, str]) -> list[Work]:
     """The works that nodes of a plan come to, each after those that it needs.
 
     Args:
         held: for nodes that are submitted already, the id of their work.
-        together: pack nodes; otherwise each is a work of its own.
     """
     groups: dict[_Group, list[Node]] = {}
     levels = _levels(plan)
@@ -151,8 +158,7 @@ def as_works(plan: Plan, nodes: Sequence[Node], held: Mapping[str, str], togethe
     by_key = {node.key: node for node in plan.nodes}
     work_of, works = dict(held), []
     for group in sorted(groups, key=lambda group: group.level):
-        packs = _packs(groups[group], plan.study) if together else [[node] for node in groups[group]]
-        for pack in packs:
+        for pack in _packs(groups[group], plan.study):
             before = dict.fromkeys(key for node in pack for key in (*node.needs, *node.after))
             cells = (node.spec for node in pack if isinstance(node.spec, CellSpec))
             models = dict.fromkeys(key for cell in cells for key in cell.models.values())

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from noop_worker import content_of
+from noop_study import NoopStudy
 from slurm_cluster import SlurmCluster, missing, wait_for
 
-from unlearnbench.records.run_folder import read_plan, read_status
+from unlearnbench.records.run_folder import read_status
 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
     pytest.mark.xdist_group("slurm"),
 ]
-TESTS = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -33,71 +30,7 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture
 def study(slurm, command):
-    """Runs a study whose nodes do nothing, on the cluster; the cells' number is that of runs of one method."""
-
-    class Study:
-        run = command.folder / "runs" / "s"
-
-        def words(self, cells, *more):
-            seeds = f"{{ reference = [0], unlearning = {cells} }}" if cells > 1 else "[0]"
-            written = (
-                f'[study]\nname = "s"\nmethods = ["ga"]\nbenchmarks = ["tofu-forget05"]\nmodels = ["tiny"]\n'
-                f'seeds = {seeds}\n[data]\nsource = "generated"\nscale = "quick"\n'
-            )
-            (command.folder / "s.toml").write_text(written)
-            return ("run", "s.toml", "--plugin", str(TESTS / "noop_plugin.py"), "--executor", "noop-slurm", *more)
-
-        environment = {
-            **slurm.environment,
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")])),
-            "UNLEARNBENCH_CACHE": str(command.folder / "cache"),
-        }
-
-        def __call__(self, cells, *more, **behaviour):
-            self.behave(**behaviour)
-            return command(*self.words(cells, *more), **self.environment)
-
-        def start(self, cells, *more, **behaviour):
-            self.behave(**behaviour)
-            return subprocess.Popen(
-                [sys.executable, "-m", "unlearnbench", *self.words(cells, *more)],
-                cwd=command.folder,
-                env={**command.environment, **self.environment},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-
-        def behave(self, **behaviour):
-            (command.folder / "runs").mkdir(exist_ok=True)
-            (command.folder / "runs" / "behaviour.json").write_text(json.dumps(behaviour))
-
-        @property
-        def begun(self):
-            """How often each node was begun."""
-            path = command.folder / "runs" / "executions.txt"
-            return Counter(path.read_text().split()) if path.exists() else Counter()
-
-        @property
-        def statuses(self):
-            found = {}
-            for node in read_plan(self.run).nodes:
-                status = read_status(self.run / ("cells" if node.kind == "cell" else "models") / node.key)
-                found[node.title] = str(status.status) if status else "pending"
-            return found
-
-        def whole(self):
-            """Whether every cell has the record that belongs to it, and none is left behind."""
-            for node in read_plan(self.run).nodes:
-                if node.kind == "cell":
-                    folder = self.run / "cells" / node.key
-                    record, samples = content_of(node.key)
-                    assert (folder / "record.json").read_bytes() == record
-                    assert (folder / "samples.jsonl.gz").read_bytes() == samples
-            assert not list(self.run.glob("*/*~*"))
-            return True
-
-    yield Study()
+    yield NoopStudy(command, "noop-slurm", slurm.environment)
     slurm.ask("scancel", "-u", "root")
     wait_for(lambda: not slurm.ask("squeue", "-h").strip(), 30)
 

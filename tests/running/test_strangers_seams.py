@@ -16,14 +16,15 @@ from unlearnbench import ExecutorSpec, ReporterSpec, TicketState
 class Cluster:
     detached = False
 
-    def __init__(self):
+    def __init__(self, settings):
+        self.settings = settings
         self.jobs, self.queue = {}, []
 
-    def device(self, settings):
+    def device(self):
         return "cpu"
 
-    def check(self, run, settings, works):
-        if settings.jobs > 8:
+    def check(self, run, works):
+        if self.settings.jobs > 8:
             raise SystemExit("never more than 8")
 
     def submit(self, works, run):

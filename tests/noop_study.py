@@ -1,0 +1,92 @@
+"""A study whose nodes do nothing, run by an executor that is tested."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from noop_worker import content_of
+
+from unlearnbench.records.run_folder import read_plan, read_status
+
+TESTS = Path(__file__).parent
+
+
+class NoopStudy:
+    """Runs the study by the command line; it has as many cells of one method as asked for, and four nodes besides.
+
+    Args:
+        command: the command line of a folder.
+        executor: the executor's name.
+        environment: what the executor needs to find its cluster.
+    """
+
+    def __init__(self, command, executor, environment=None):
+        self._command, self._executor = command, executor
+        self.run = command.folder / "runs" / "s"
+        self.environment = {
+            **(environment or {}),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")])),
+            "UNLEARNBENCH_CACHE": str(command.folder / "cache"),
+        }
+
+    def words(self, cells, *more):
+        """Arguments of the run."""
+        seeds = f"{{ reference = [0], unlearning = {cells} }}" if cells > 1 else "[0]"
+        written = (
+            f'[study]\nname = "s"\nmethods = ["ga"]\nbenchmarks = ["tofu-forget05"]\nmodels = ["tiny"]\n'
+            f'seeds = {seeds}\n[data]\nsource = "generated"\nscale = "quick"\n'
+        )
+        (self._command.folder / "s.toml").write_text(written)
+        return ("run", "s.toml", "--plugin", str(TESTS / "noop_plugin.py"), "--executor", self._executor, *more)
+
+    def __call__(self, cells, *more, **behaviour):
+        """Run it to its end; nodes behave as told."""
+        self.behave(**behaviour)
+        return self._command(*self.words(cells, *more), **self.environment)
+
+    def start(self, cells, *more, **behaviour):
+        """The process of a run."""
+        self.behave(**behaviour)
+        return subprocess.Popen(
+            [sys.executable, "-m", "unlearnbench", *self.words(cells, *more)],
+            cwd=self._command.folder,
+            env={**self._command.environment, **self.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def behave(self, **behaviour):
+        self.run.parent.mkdir(exist_ok=True)
+        (self.run.parent / "behaviour.json").write_text(json.dumps(behaviour))
+
+    @property
+    def begun(self):
+        """How often each node was begun."""
+        path = self.run.parent / "executions.txt"
+        return Counter(path.read_text().split()) if path.exists() else Counter()
+
+    @property
+    def statuses(self):
+        """How each node ended, by its title."""
+        found = {}
+        for node in read_plan(self.run).nodes:
+            status = read_status(self.run / ("cells" if node.kind == "cell" else "models") / node.key)
+            found[node.title] = str(status.status) if status else "pending"
+        return found
+
+    def whole(self):
+        """Whether every cell has the record that belongs to it, and nothing is left behind."""
+        for node in read_plan(self.run).nodes:
+            if node.kind == "cell":
+                folder = self.run / "cells" / node.key
+                record, samples = content_of(node.key)
+                assert (folder / "record.json").read_bytes() == record
+                assert (folder / "samples.jsonl.gz").read_bytes() == samples
+        assert not list(self.run.glob("*/*~*"))
+        return True
