@@ -157,7 +157,8 @@ class RayExecutor:
             except ValueError:
                 if create:
                     lifetime = "detached" if self.detached else None
-                    made = ray.remote(num_cpus=0, max_concurrency=1)(_Supervisor)
+                    # Where the cluster's own state is, so that no other machine's death ends it.
+                    made = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001})(_Supervisor)
                     self._supervisor = made.options(name=name, lifetime=lifetime).remote(name)
         return self._supervisor
 
