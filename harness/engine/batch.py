@@ -61,7 +61,26 @@ class TokenBatch:
     @property
     def answers(self) -> Tensor:
         """(N,) the scored labels, row after row."""
-        return self.labels[:, 1:][self.scored]
+        if not self.encoded:
+            return self.labels[:, 1:][self.scored]
+        # From what the host knows: a mask on a GPU would let it wait until the GPU has counted.
+        tokens = [token for row in self.encoded for token in row.scored_ids]
+        return placed(torch.tensor(tokens, dtype=torch.long), self.labels.device)
+
+    def predicting(self, width: int) -> Tensor:
+        """(N,) the places b·width + t of the logits that predict a scored label, of rows read up to ``width``."""
+        if not self.encoded:
+            return self.predicts[:, :width].flatten().nonzero()[:, 0]
+        each = [
+            torch.arange(place * width + max(row.start, 1) - 1, place * width + len(row.ids) - 1)
+            for place, row in enumerate(self.encoded)
+        ]
+        return placed(torch.cat(each), self.labels.device)
+
+    @property
+    def scored_tokens(self) -> int:
+        """How many labels are scored."""
+        return sum(row.answer_tokens for row in self.encoded) if self.encoded else int(self.scored.sum())
 
     def between(self, begin: int, end: int) -> TokenBatch:
         """Some of the rows, at the same width."""

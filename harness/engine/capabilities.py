@@ -50,6 +50,9 @@ class Capabilities:
     may have. ``positions``: tokens that the model has learned positions for. ``sharded``: its weights are spread over
     several processes, which must run the same passes: padded rows alone, tried once.
 
+    ``unmasked``: padding on the right changes nothing before it without a mask too. Asked on a GPU alone, where
+    attention is faster without a mask, and the host need not look whether one hides anything.
+
     ``repeats``: a CUDA graph of a decoding step writes what the model writes; None where that was not tried.
 
     The others are ways of computing: of scoring and training, of generating in a batch with and without a shared
@@ -62,6 +65,7 @@ class Capabilities:
     tree_longest: int
     sharded: bool = False
     positions: int = 2**31
+    unmasked: bool = False
     trees: TriedWay = field(default_factory=TriedWay)
     padded: TriedWay = field(default_factory=TriedWay)
     batched: TriedWay = field(default_factory=TriedWay)
@@ -73,10 +77,14 @@ class Capabilities:
         """How many of ``width`` tokens the model reads. The last predicts nothing, and may lie beyond the positions."""
         return width - 1 if width == self.positions + 1 else width
 
+    def inputs(self, rows: TokenBatch) -> dict[str, Tensor]:
+        """What the model is called with for padded rows."""
+        return {"input_ids": rows.input_ids} if self.unmasked else rows.inputs
+
     def reading(self, rows: TokenBatch) -> tuple[dict[str, Tensor], Tensor]:
-        """The model's inputs for rows, and (B, T) true at the positions that predict an answer token."""
+        """The model's inputs for rows, and (N,) the places b·T + t of their positions that predict an answer token."""
         read = self.read(rows.labels.shape[1])
-        return {name: part[:, :read] for name, part in rows.inputs.items()}, rows.predicts[:, :read]
+        return {name: part[:, :read] for name, part in self.inputs(rows).items()}, rows.predicting(read)
 
     def known(self, way: TriedWay, width: int, padding: int) -> bool:
         """Whether a way need not be tried again."""

@@ -131,8 +131,7 @@ class _Writer:
 
     def _row_as_alone(self, request: Request, line: Sequence[int]) -> bool:
         ids = (*request.ids, *line)
-        where = torch.zeros(len(ids), dtype=torch.bool)
-        where[len(request.ids) - 1 :] = True
+        where = range(len(request.ids) - 1, len(ids))
         logits = self.runtime.logits_alone(self.model, ids, where).float()  # (len(line) + 1, V)
         if self.sampler:
             return self._drawn_as_alone(self.sampler, request, line, logits)
@@ -194,9 +193,7 @@ class _Writer:
         uniforms = torch.tensor(self.sampler.uniforms(request)) if self.sampler else None
         while len(line) < request.left:
             ids = (*request.ids, *line)
-            where = torch.zeros(len(ids), dtype=torch.bool)
-            where[-1] = True
-            logits = self.runtime.logits_alone(self.model, ids, where)  # (1, V)
+            logits = self.runtime.logits_alone(self.model, ids, range(len(ids) - 1, len(ids)))  # (1, V)
             if self.sampler and uniforms is not None:
                 token = int(self.sampler.choose(logits.cpu(), uniforms[len(line)].view(1, 1)))
             else:

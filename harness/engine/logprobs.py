@@ -12,8 +12,8 @@ from torch import Tensor
 from ..data.encoder import EncodedRow
 from ..domain import IGNORE
 from ..errors import UsageError
-from .batch import TokenBatch
-from .capabilities import TriedWay, evaluating
+from .batch import TokenBatch, placed
+from .capabilities import Capabilities, TriedWay, evaluating
 from .memory import lacks_memory
 from .numerics import attention_dtype, logits_at, token_logprobs_of
 from .prefix_tree import PrefixTree, pack_trees, trees_by_prompt
@@ -30,13 +30,14 @@ def answer_logits(model: Any, rows: TokenBatch) -> Tensor:
     able, width = runtime.capabilities(model), rows.labels.shape[1]
     padded = _Way(able.padded, width, lambda: _padded(runtime, model, rows))
     if _suits(runtime, model, rows, padded):
-        return logits_at(model, rows.inputs, rows.predicts, able.narrows)
+        return _logits(model, rows, able)
     found = []
     for row, encoded in enumerate(encoded_rows(rows)):
         runtime.rewind(model)
         length = len(encoded.ids)
         inputs = {"input_ids": rows.input_ids[row : row + 1, :length]}
-        found.append(logits_at(model, inputs, rows.predicts[row : row + 1, :length], able.narrows))
+        where = torch.arange(max(encoded.start, 1) - 1, length - 1)
+        found.append(logits_at(model, inputs, placed(where, runtime.device), able.narrows))
     return torch.cat(found)
 
 
@@ -116,8 +117,12 @@ def _suits(runtime: Runtime, model: Any, rows: TokenBatch, way: _Way) -> bool:
 
 
 def _padded(runtime: Runtime, model: Any, rows: TokenBatch) -> Tensor:
-    narrows = runtime.capabilities(model).narrows
-    return token_logprobs_of(logits_at(model, rows.inputs, rows.predicts, narrows), rows.answers)
+    return token_logprobs_of(_logits(model, rows, runtime.capabilities(model)), rows.answers)
+
+
+def _logits(model: Any, rows: TokenBatch, able: Capabilities) -> Tensor:
+    """(N, V) logits that predict the answers of padded rows."""
+    return logits_at(model, able.inputs(rows), rows.predicting(rows.labels.shape[1]), able.narrows)
 
 
 def _in_trees(runtime: Runtime, model: Any, rows: TokenBatch) -> _Way | None:
@@ -134,7 +139,7 @@ def _in_trees(runtime: Runtime, model: Any, rows: TokenBatch) -> _Way | None:
     def compute() -> Tensor:
         logits = logits_at(model, packed.inputs, packed.where, able.narrows)
         found = token_logprobs_of(logits, packed.targets, packed.nodes)
-        return found[torch.tensor(places, device=found.device)]
+        return found[placed(torch.tensor(places), found.device)]
 
     return _Way(able.trees, packed.input_ids.shape[1], compute, max(trees, key=len).farthest)
 

@@ -91,11 +91,16 @@ def attention_dtype(model: Any, device: torch.device) -> torch.dtype:
 
 
 def logits_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor, narrow: bool) -> Tensor:
-    """(M, V) logits at the positions where (B, T) is true."""
+    """(M, V) logits at M of the B·T positions, numbered row after row."""
     if not narrow:
-        return whole_logits(model, inputs)[where]
-    with replace_head_input(model, lambda states: states[where].unsqueeze(0)):
+        return _at(whole_logits(model, inputs), where)
+    with replace_head_input(model, lambda states: _at(states, where).unsqueeze(0)):
         return whole_logits(model, inputs)[0]
+
+
+def _at(states: Tensor, where: Tensor) -> Tensor:
+    """(B, T, D) → (M, D), without a wait for how many there are, as a mask would need one."""
+    return states.flatten(0, 1).index_select(0, where)
 
 
 def whole_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -105,10 +110,10 @@ def whole_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def states_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor) -> Tensor:
-    """(M, D) what the output head would read at the positions where (B, T) is true."""
+    """(M, D) what the output head would read at M of the B·T positions, numbered row after row."""
     with capture_head_input(model) as seen:
         model(**inputs, **without_cache(model))
-    return seen[0][where]
+    return _at(seen[0], where)
 
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -105,8 +105,8 @@ class PackedBatch:
     """Trees in sequences of equal length, as tensors.
 
     ``input_ids`` and ``position_ids`` are (B, N), ``attention_mask`` (B, 1, N, N), to be added to attention scores;
-    ``where`` (B, N) is true at the M nodes whose logits are needed. For every scored token, tree after tree and row
-    after row, ``nodes`` (P,) is the place of its logits among the M, and ``targets`` (P,) its id.
+    ``where`` (M,) are the places b·N + n of the nodes whose logits are needed. For every scored token, tree after tree
+    and row after row, ``nodes`` (P,) is the place of its logits among the M, and ``targets`` (P,) its id.
     """
 
     input_ids: Tensor
@@ -163,7 +163,7 @@ def pack_trees(trees: Sequence[PrefixTree], dtype: torch.dtype, device: torch.de
             _allow_ancestors(allowed[number, begin:end, begin:end], tree)
             offsets[place] = number * width + begin
             begin = end
-    where, nodes_of_logits = _predicting_nodes(trees, offsets, ids)
+    where, nodes_of_logits = _predicting_nodes(trees, offsets)
     targets = torch.tensor([token for tree in trees for row in tree.rows for token in row.scored_ids], dtype=torch.long)
     parts = (ids, positions, where, nodes_of_logits, targets)
     ids, positions, where, nodes_of_logits, targets = (placed(part, device) for part in parts)
@@ -180,13 +180,11 @@ def _allow_ancestors(allowed: Tensor, tree: PrefixTree) -> None:
             own[:, torch.tensor(segment.ancestors)] = True
 
 
-def _predicting_nodes(trees: Sequence[PrefixTree], offsets: Sequence[int], ids: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, N) true at nodes whose logits are needed, and for every scored token the place of its logits among these."""
+def _predicting_nodes(trees: Sequence[PrefixTree], offsets: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(M,) the nodes whose logits are needed, and for every scored token the place of its logits among these."""
     flat = [offsets[place] + node for place, tree in enumerate(trees) for nodes in tree.predicts for node in nodes]
     distinct, places = torch.unique(torch.tensor(flat, dtype=torch.long), return_inverse=True)
-    where = torch.zeros(ids.numel(), dtype=torch.bool)
-    where[distinct] = True
-    return where.view_as(ids), places
+    return distinct, places
 
 
 def _additive(allowed: Tensor, dtype: torch.dtype, device: torch.device | str) -> Tensor:

@@ -76,11 +76,12 @@ class Runtime:
         positions, longest, sharded = learned_positions(model), longest_row(model), is_sharded(model)
         inputs = _probe_inputs(model, min(PROBED, positions), self.device)
         # At every second position, as answers take some of a row.
-        where = inputs["attention_mask"].bool().clone()
-        where[:, 1::2] = False
+        mask = inputs["attention_mask"].bool().clone()
+        mask[:, 1::2] = False
+        where = mask.flatten().nonzero()[:, 0]
         layer: Any = getattr(model, "get_output_embeddings", lambda: None)()
         whole, by_layer = _logits_and_head(model, inputs, layer)
-        full = whole[where]
+        full = whole.flatten(0, 1)[where]
         narrows = (
             self.mechanisms.narrowed_head
             and layer is not None
@@ -91,15 +92,19 @@ class Runtime:
         head = self.mechanisms.chunked_head and untouched and _same_by_head(model, inputs, where, full, self.budgets)
         trees = self.mechanisms.prefix_trees and not sharded
         tree_longest = min(self.budgets.tree_tokens, longest, attention_window(model)) if trees else 0
-        return Capabilities(narrows, head, longest, tree_longest, sharded, positions, trees=TriedWay(trees))
+        unmasked = self.device.type == "cuda" and _same_logits(
+            model, full, lambda: logits_at(model, {"input_ids": inputs["input_ids"]}, where, narrow=False)
+        )
+        return Capabilities(narrows, head, longest, tree_longest, sharded, positions, unmasked, trees=TriedWay(trees))
 
     # -- rows alone, which every other way is held against
 
-    def logits_alone(self, model: Any, ids: Sequence[int], where: Tensor) -> Tensor:
-        """(M, V) logits of a row by itself, at the positions where (T,) is true."""
+    def logits_alone(self, model: Any, ids: Sequence[int], where: range) -> Tensor:
+        """(M, V) logits of a row by itself, at some of its positions."""
         self.rewind(model)
         inputs = {"input_ids": torch.tensor([ids], device=self.device)}
-        return logits_at(model, inputs, where[None].to(self.device), self.capabilities(model).narrows)
+        places = torch.tensor(where, device=self.device)
+        return logits_at(model, inputs, places, self.capabilities(model).narrows)
 
     def rewind(self, model: Any) -> None:
         """Undo what a long row left: frequencies that grew with it stay so until the model reads a very short one."""
@@ -110,8 +115,7 @@ class Runtime:
     def logprobs_alone(self, model: Any, row: EncodedRow) -> Tensor:
         """(n,) log-probabilities of a row's scored tokens, of a pass with that row alone."""
         read = row.ids[: self.capabilities(model).read(len(row.ids))]
-        where = torch.zeros(len(read), dtype=torch.bool)
-        where[max(row.start, 1) - 1 : len(row.ids) - 1] = True
+        where = range(max(row.start, 1) - 1, len(row.ids) - 1)
         targets = torch.tensor(row.scored_ids, device=self.device)
         return token_logprobs_of(self.logits_alone(model, read, where), targets)
 

@@ -143,7 +143,7 @@ def _fused(weights: list[Tensor]) -> bool:
 
 def _read(pending: list[Tensor], ctx: Context) -> None:
     """Bring losses back from the device, keep them, and stop where one is not finite."""
-    values = [float(loss) for loss in pending]
+    values = torch.stack(pending).tolist() if pending else []
     first = ctx.meter.optimiser_steps - len(values) + 1
     pending.clear()
     for step, value in enumerate(values, first):

@@ -80,7 +80,7 @@ class Batch:
         found = {"batches": 1}
         for name, rows in self.parts.items():
             found[f"{name} rows"] = len(rows)
-            found[f"{name} tokens"] = int(rows.scored.sum())
+            found[f"{name} tokens"] = rows.scored_tokens
             found[f"{name} positions"] = rows.labels.numel()
         return found
 

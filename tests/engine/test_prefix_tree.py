@@ -35,7 +35,7 @@ def test_a_node_sees_its_own_row_up_to_itself(rows):
         return
     forest = pack_trees(groups, torch.float32, "cpu", 256)
     sees = forest.attention_mask[:, 0] == 0
-    flat = forest.where.flatten().nonzero().flatten()
+    flat = forest.where
     at = 0
     for tree in groups:
         for row in tree.rows:
