@@ -84,6 +84,26 @@ def without_cache(model: Any) -> dict[str, bool]:
     return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
 
 
+@contextlib.contextmanager
+def unpacked_rows() -> Iterator[None]:
+    """Let models take each row of a batch for one text, without looking.
+
+    Without a mask transformers reads the positions back from the device, for every pass, to see whether they begin
+    anew within a row.
+    """
+    from transformers import masking_utils
+
+    looks = getattr(masking_utils, "find_packed_sequence_indices", None)
+    if looks is None:
+        yield
+        return
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = looks
+
+
 # -- transformers: models ---------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._compat import without_cache
+from .._compat import unpacked_rows, without_cache
 from .lm_head import capture_head_input, replace_head_input
 
 
@@ -105,13 +105,14 @@ def _at(states: Tensor, where: Tensor) -> Tensor:
 
 def whole_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """(B, T, V) logits of a pass of which nothing is kept: keys and values that nobody reads take gigabytes."""
-    found: Tensor = model(**inputs, **without_cache(model)).logits
+    with unpacked_rows():
+        found: Tensor = model(**inputs, **without_cache(model)).logits
     return found
 
 
 def states_at(model: Any, inputs: Mapping[str, Tensor], where: Tensor) -> Tensor:
     """(M, D) what the output head would read at M of the B·T positions, numbered row after row."""
-    with capture_head_input(model) as seen:
+    with capture_head_input(model) as seen, unpacked_rows():
         model(**inputs, **without_cache(model))
     return _at(seen[0], where)
 

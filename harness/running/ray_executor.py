@@ -197,7 +197,7 @@ class _Supervisor:
         task = ray.remote(max_calls=1, max_retries=RETRIES)(_run)
         for work in works:
             needed = [self._tasks[need] for need in work["needs"] if need in self._tasks]
-            started = task.options(name=work["id"], **work["options"])
+            started = task.options(name=f"unlearnbench-{work['id']}", **work["options"])
             self._tasks[work["id"]] = started.remote(self._name, work["id"], work["file"], environment, *needed)
             self._states[work["id"]] = "waiting", "", ""
 

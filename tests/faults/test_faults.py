@@ -341,7 +341,7 @@ def test_a_study_on_a_cluster_that_is_hit_ends_as_one_that_is_not(executor, kind
     if executor == "ray" and kind == "controller killed":
         pytest.skip("where Ray's own state dies, its cluster does")
     made, at_once = CLUSTER_KINDS[kind]
-    hit = made(cluster, {"slurm": "unlearnbench run-nodes", "ray": "ray::_run"}[executor])
+    hit = made(cluster, {"slurm": "unlearnbench run-nodes", "ray": "ray::unlearnbench-"}[executor])
     settings = {"cells": 20, "seconds": 0.2, "environment": cluster.environment}
     wanted = max(1, round(FAULTS * (0.01 if "killed" in kind and at_once > 1 else 0.0005)))
     _try(executor, kind, hit, at_once, wanted, tmp_path, settings)
