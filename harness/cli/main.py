@@ -17,7 +17,7 @@ from ..errors import INTERNAL, INTERRUPTED, USAGE, HarnessError
 from .author import check_component, new, schema
 from .output import complain, say
 from .results import compare, publish, render, results, score
-from .run import bench_gpu, cache, demo, meta_evaluate, plan, run, run_cell, run_nodes
+from .run import bench_gpu, cache, cancel, demo, meta_evaluate, plan, run, run_cell, run_nodes
 from .show import list_components, show
 from .submit import bundle, rescore, verify
 
@@ -47,6 +47,7 @@ for _command in (
     check_component,
     cache,
     bench_gpu,
+    cancel,
     run_cell,
     run_nodes,
     schema,

@@ -224,6 +224,25 @@ def run_nodes(file: str) -> int:
 
 
 @click.command()
+@study_options
+@out_option
+@executor_option
+def cancel(**options: Any) -> None:
+    """Cancel what of a study is queued or runs on a cluster; what has ended stays.
+
+    \b
+    STUDY is a TOML file or a built-in study.
+    """
+    from ..running.session import executor_of
+
+    study = study_of(options)
+    executor = executor_of(study, registry_of(study.plugins))
+    held = executor.find(Path(options["out"] or Path("runs") / study.name))
+    executor.cancel(list(held.values()))
+    say(f"{len(held)} jobs of {study.run.executor} cancelled")
+
+
+@click.command()
 @click.option("--clear", is_flag=True, help="Delete every prepared model.")
 @json_option
 def cache(clear: bool, as_json: bool) -> None:

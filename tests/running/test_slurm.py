@@ -129,6 +129,14 @@ def test_a_job_that_is_cancelled_costs_its_cells_alone(study, slurm):
     assert (failed / "log.txt").read_text().strip(), "its log lies where the cell lies"
 
 
+def test_what_is_submitted_can_be_cancelled(study, slurm, command):
+    assert study(4, "--detach", "--set", "run.pack=1", seconds=30.0).code == 0
+    words = [word for word in study.words(4)[1:]]
+    done = command("cancel", *words, **study.environment)
+    assert (done.code, done.out) == (0, "8 jobs of noop-slurm cancelled\n"), done.err
+    assert not slurm.ask("squeue", "-h").strip()
+
+
 def test_a_failed_model_fails_the_cells_that_need_it_and_no_others(study):
     done = study(3, ends={"original model": "failed"})
     assert done.code in (1, 4)
