@@ -153,10 +153,10 @@ def _decoding(shape: Shape, limits: Limits, device: torch.device, dtype: torch.d
     return len(prompts) * NEW_TOKENS / seconds, NEW_TOKENS * read / limits.bandwidth / seconds
 
 
-def _model(shape: Shape, device: torch.device, dtype: torch.dtype) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
+def _config(shape: Shape, dtype: torch.dtype) -> Any:
+    from transformers import LlamaConfig
 
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=shape.vocabulary,
         hidden_size=shape.width,
         intermediate_size=shape.inner,
@@ -169,8 +169,13 @@ def _model(shape: Shape, device: torch.device, dtype: torch.dtype) -> Any:
         eos_token_id=0,
         dtype=dtype,
     )
+
+
+def _model(shape: Shape, device: torch.device, dtype: torch.dtype) -> Any:
+    from transformers import LlamaForCausalLM
+
     with device:
-        return LlamaForCausalLM(config).to(dtype).eval()
+        return LlamaForCausalLM(_config(shape, dtype)).to(dtype).eval()
 
 
 def _weights(model: Any) -> int:
