@@ -98,7 +98,7 @@ def _known(path: Path) -> bool | None:
         return None
     if not isinstance(said, dict) or said.get("machine") != _machine():
         return None
-    return said.get("started") is not None and _started(said.get("pid")) == said["started"]
+    return said.get("started") is not None and started(said.get("pid")) == said["started"]
 
 
 def _moved(path: Path) -> int | None:
@@ -249,10 +249,10 @@ def _machine() -> str:
 
 def _myself() -> dict[str, Any]:
     pid = os.getpid()
-    return {"machine": _machine(), "host": socket.gethostname(), "pid": pid, "started": _started(pid)}
+    return {"machine": _machine(), "host": socket.gethostname(), "pid": pid, "started": started(pid)}
 
 
-def _started(pid: object) -> float | None:
+def started(pid: object) -> float | None:
     """When a process began, by a clock that nobody sets; None of one that is gone, or dead and not yet buried."""
     if not isinstance(pid, int):
         return None

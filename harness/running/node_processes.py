@@ -22,9 +22,12 @@ import psutil
 
 from ..errors import DISK_REFUSED
 from ..plugin.specs import resolve
+from ..records.claim import started
 
 GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
+LOOK = 0.5
+"""Seconds between two looks whether a process is still there."""
 LOG = "log.txt"
 
 
@@ -54,10 +57,21 @@ class NodeProcess:
     folder: Path
     process: BaseProcess
     began: float
+    seen: float
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
+
+    @property
+    def has_vanished(self) -> bool:
+        """Whether the process is gone without the server having told that it ended, as it does at once."""
+        now = time.monotonic()
+        if now - self.seen < LOOK:
+            return False
+        if started(self.process.pid) is not None:
+            self.seen = now
+        return now - self.seen > GRACE
 
     @property
     def memory(self) -> int:
@@ -88,11 +102,14 @@ class NodeProcesses:
         process = self._context.Process(target=_child, args=(str(folder), self._worker), name=folder.name, daemon=False)
         with _no_main_module(), _short_temporary_folder():
             process.start()
-        return NodeProcess(folder, process, time.monotonic())
+        now = time.monotonic()
+        return NodeProcess(folder, process, now, now)
 
     def state(self, job: NodeProcess) -> ProcessState:
         """How a process stands."""
         code = job.process.exitcode
+        if code is None and job.has_vanished:
+            return ProcessState(False, f"its process is gone; see {job.folder / LOG}", job.seconds)
         if code is None:
             return ProcessState(True, seconds=job.seconds, memory=job.memory if self._measures_memory else 0)
         job.process.join()
@@ -108,12 +125,13 @@ def wait_for_one(jobs: Iterable[NodeProcess], seconds: float) -> None:
 
 def kill(job: NodeProcess) -> None:
     """Stop a node and all it started: SIGTERM to its group, then SIGKILL to the group and what has left it."""
-    started = _descendants(job.process.pid)
+    others = _descendants(job.process.pid)
     _signal_group(job, signal.SIGTERM)
     job.process.join(GRACE)
     _signal_group(job, signal.SIGKILL)
-    _kill(started)
-    job.process.join()
+    _kill(others)
+    # The server may have died before it could tell.
+    job.process.join(GRACE)
 
 
 def _last_line(path: Path) -> str:

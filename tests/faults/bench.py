@@ -138,11 +138,13 @@ class Bench:
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """Kill a process and wait until what it had started is gone too."""
+    """Kill a process and wait until what it had started is gone too; what is not by itself is killed."""
     started = descendants(process.pid)
     send(process.pid, signal.SIGKILL)
+    _, left = psutil.wait_procs(started, timeout=5)
+    for one in left:
+        send(one.pid, signal.SIGKILL)
     process.communicate()
-    psutil.wait_procs(started, timeout=20)
 
 
 def send(pid: int, number: signal.Signals) -> bool:

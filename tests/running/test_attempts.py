@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 
+import psutil
 import pytest
 from noop_worker import WORKER
 
@@ -15,6 +17,7 @@ from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.records.run_folder import read_status
 from unlearnbench.running.attempts import Attempts, conclude, orphans, remove_orphans
 from unlearnbench.running.node_pool import NodePool, Slot
+from unlearnbench.running.node_processes import GRACE
 from unlearnbench.running.run_store import folder_of
 from unlearnbench.storage import write_sealed
 
@@ -104,6 +107,36 @@ def test_a_dead_process_leaves_a_status_that_names_the_log_where_it_then_lies(pl
     blocked = [status.reason for node, status in zip(plan.nodes, found, strict=True) if died.key in node.needs]
     assert blocked
     assert all(reason.startswith(f"needs {died.title}, which ended as failed: its process") for reason in blocked)
+
+
+def test_a_process_whose_end_nobody_tells_is_missed(plan, tmp_path):
+    """As when the server that forks processes cannot write that one ended."""
+    run = tmp_path / "run"
+    found = []
+    with pooled(plan, run, ends={"original model": "hangs"}) as pool:
+        while not list(run.glob("models/original*~*/log.txt")):
+            found += pool.step()
+        (log,) = run.glob("models/original*~*/log.txt")
+        (cell,) = [one for one in psutil.Process().children(recursive=True) if _writes(one, log)]
+        server = cell.parent()
+        # It does not look at its children while it stands still.
+        server.suspend()
+        cell.kill()
+        end = time.monotonic() + GRACE + 2
+        while time.monotonic() < end:
+            found += pool.step()
+        server.resume()
+        while pool.busy:
+            found += pool.step()
+    (lost,) = [node for node in found if "original model" in node.title]
+    assert read_status(folder_of(run, lost)).reason.startswith("its process is gone; see ")
+
+
+def _writes(process, log):
+    try:
+        return any(file.path == str(log) for file in process.open_files())
+    except psutil.Error:
+        return False
 
 
 def test_what_dead_processes_left_goes_and_what_is_under_way_stays(plan, tmp_path):
