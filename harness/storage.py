@@ -149,14 +149,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise RecordError(f"{path} cannot be read ({error}); run the study again to make it again") from error
 
 
+PLAIN = frozenset((str, int, bool, type(None)))
+
+
 def finite(value: Any) -> Any:
     """Replace NaN and infinities, which JSON lacks, by strings that ``float`` reads back."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
+    # Asked of every value of a plan of thousands of cells: what most are is told without a call.
+    if isinstance(value, dict | Mapping):
+        return {str(key): item if type(item) in PLAIN else finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [item if type(item) in PLAIN else finite(item) for item in value]
     return value
 
 

@@ -81,10 +81,9 @@ def write_plan(run: Path, plan: Plan) -> None:
         RecordError: its plan is broken or of a newer schema.
     """
     study = plan.study
-    if (run / PLAN).exists():
-        stored = read_plan(run)
-        if stored.study != study.name:
-            raise UsageError(f"{run} holds the study {stored.study!r}, not {study.name!r}; choose another --out")
+    stored = read_plan(run) if (run / PLAN).exists() else None
+    if stored and stored.study != study.name:
+        raise UsageError(f"{run} holds the study {stored.study!r}, not {study.name!r}; choose another --out")
     written = StoredPlan(
         study=study.name,
         edition=study.edition,
@@ -103,7 +102,8 @@ def write_plan(run: Path, plan: Plan) -> None:
             for node in plan.nodes
         ],
     )
-    write_sealed(run / PLAN, written.model_dump(mode="json"))
+    if written != stored:
+        write_sealed(run / PLAN, written.model_dump(mode="json"))
     write_bytes(run / STUDY, tomli_w.dumps(study.raw).encode())
 
 
