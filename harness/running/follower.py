@@ -9,6 +9,7 @@ from pathlib import Path
 from ..domain import CellStatus
 from ..errors import RecordError
 from ..planning.nodes import Node, Plan
+from ..records.node_spec import CellSpec
 from ..records.run_folder import cache_folder, read_status
 from .attempts import Attempts, attempts_at, conclude, remove_orphans
 from .executor import Executor, Ticket, TicketState
@@ -66,6 +67,7 @@ class Follower:
         for node in self.plan.nodes:
             stored = finished(self.run, node, cache)
             if stored:
+                self._forget_failure(node)
                 self._conclude(stored)
         for work, ticket in self.executor.find(self.run).items():
             keys = {key for key in keys_of(self.run, work) if key in self._nodes and key not in self.outcomes}
@@ -77,6 +79,20 @@ class Follower:
         for node in rest:
             self.attempts.retire(node, lambda folder, node=node: finished(self.run, node, cache, folder) is not None)  # type: ignore[misc]
         self._submit(rest)
+
+    def _forget_failure(self, node: Node) -> None:
+        """Remove what says that a reference model failed which is there: it was killed once it had prepared it."""
+
+        def is_done(folder: Path) -> bool:
+            try:
+                status = read_status(folder)
+            except RecordError:
+                return False
+            return status is not None and status.status == CellStatus.DONE
+
+        result = folder_of(self.run, node)
+        if not isinstance(node.spec, CellSpec) and result.exists() and not is_done(result):
+            self.attempts.retire(node, is_done)
 
     def follow(self, keep_on: Callable[[], None]) -> list[Outcome]:
         """Wait until every node has ended; their outcomes in the plan's order.

@@ -160,6 +160,7 @@ class NodePool:
             else:
                 if not outcome.cached:
                     attempt = self._attempts.new(node)
+                    write_spec(attempt, node.spec)
                     write_status(attempt, outcome)
                     conclude(attempt, folder_of(self._run, node))
                 yield node

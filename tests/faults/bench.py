@@ -99,7 +99,10 @@ class Bench:
                 return ""
             if "delete it and run the study again" in said:
                 (self.run / "plan.json").unlink()
-        return said or f"exit code {process.returncode}"
+        reasons = {
+            status.reason for folder in self.run.glob("*/*") if (status := read_status(folder)) and status.reason
+        }
+        return f"exit code {process.returncode}: {said} {sorted(reasons)[:5]}"
 
     @property
     def begun(self) -> Counter[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from noop_study import NoopStudy
 
 from unlearnbench.domain import CellStatus
 from unlearnbench.planning.plan import make_plan
@@ -299,6 +301,21 @@ def test_a_record_of_a_newer_schema_is_refused(small_run, tmp_path):
     (tmp_path / "record.json").write_text(json.dumps(json.loads(path.read_text()) | {"extra": 1}))
     with pytest.raises(RecordError, match="extra"):
         read_record(tmp_path / "record.json")
+
+
+def test_a_model_that_is_there_is_used_although_its_process_was_killed(command):
+    """It had prepared the model, and not yet said so."""
+    study = NoopStudy(command, "noop-local")
+    study(2)
+    (failed,) = study.run.glob("models/original*")
+    written = json.loads((failed / "status.json").read_text())
+    del written["sha256"]
+    write_sealed(failed / "status.json", {**written, "status": "failed", "reason": "killed"})
+    for cell in study.run.glob("cells/*"):
+        shutil.rmtree(cell)
+    study(2)
+    assert study.whole()
+    assert set(study.statuses.values()) <= {"done", "pending"}, "a model from the cache has no status of its own"
 
 
 def test_two_runs_in_one_folder_do_not_mix(command, bad_methods):
