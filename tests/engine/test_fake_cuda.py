@@ -49,11 +49,10 @@ def stage(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
-def test_training_stays_on_its_device_in_its_type_and_waits_for_nothing(stage, device):
-    found = stage("training", "tiny", device)
+def test_training_stays_on_its_device_in_its_type_and_waits_for_nothing(stage):
+    found = stage("training", "tiny", "cuda:1")
     assert found["steps"] == 3
-    assert found["devices"] == [device]
+    assert found["devices"] == ["cuda:1"]
     assert found["types"] == ["torch.float32"]
 
 
