@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from noop_worker import content_of
+from slurm_cluster import wait_for
 
 from unlearnbench.records.run_folder import read_plan, read_status
 
@@ -90,3 +91,27 @@ class NoopStudy:
                 assert (folder / "samples.jsonl.gz").read_bytes() == samples
         assert not list(self.run.glob("*/*~*"))
         return True
+
+
+def check_followed_and_kept(study):
+    """A study runs to its end, every node once, and is kept when it is run again."""
+    done = study(6, "--json")
+    # What renders pages finds records that are none.
+    assert done.code in (0, 4), done.err
+    assert study.whole()
+    assert set(study.statuses.values()) == {"done"}
+    assert set(study.begun.values()) == {1}
+    kept = study(6, "--json")
+    assert kept.err.count("(kept)") == len(study.begun)
+    assert set(study.begun.values()) == {1}
+
+
+def check_goes_on_when_who_follows_dies(study, seconds):
+    """Nodes go on by themselves, and the same command follows them without submitting any a second time."""
+    process = study.start(8, "--set", "run.pack=1", seconds=0.5)
+    wait_for(lambda: len(study.begun) > 5, seconds)
+    process.kill()
+    process.communicate()
+    study(8, "--set", "run.pack=1", seconds=0.5)
+    assert study.whole()
+    assert set(study.begun.values()) == {1}

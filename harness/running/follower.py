@@ -13,7 +13,7 @@ from ..records.node_spec import CellSpec
 from ..records.run_folder import cache_folder, read_status
 from .attempts import Attempts, attempts_at, conclude, remove_orphans
 from .executor import Executor, Ticket, TicketState
-from .run_store import Outcome, finished, folder_of, write_status
+from .run_store import Outcome, finished, folder_of, whole_status, write_status
 from .works import as_works, keys_of
 
 POLL = 1.0
@@ -84,10 +84,7 @@ class Follower:
         """Remove what says that a reference model failed which is there: it was killed once it had prepared it."""
 
         def is_done(folder: Path) -> bool:
-            try:
-                status = read_status(folder)
-            except RecordError:
-                return False
+            status = whole_status(folder)
             return status is not None and status.status == CellStatus.DONE
 
         result = folder_of(self.run, node)

@@ -21,7 +21,7 @@ from ..records.node_spec import CellSpec, ReferenceSpec, RunSettings, read_spec,
 from ..records.run_folder import LEFT, NodeStatus, read_status
 from .attempts import Attempts, conclude
 from .node_processes import NodeProcess, NodeProcesses, ProcessState, kill, wait_for_one
-from .run_store import Outcome, folder_of, write_status
+from .run_store import Outcome, folder_of, whole_status, write_status
 
 POLL = 0.02
 """Seconds that a pool waits at most before it looks at limits again."""
@@ -186,10 +186,7 @@ class NodePool:
         """Whether the node has ended already; a reference model has where it is in this cache, or failed."""
 
         def holds(folder: Path) -> bool:
-            try:
-                status = read_status(folder)
-            except RecordError:
-                return False
+            status = whole_status(folder)
             return status is not None and status.content == node.content
 
         result = folder_of(self._run, node)

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from ..domain import CellStatus
-from ..errors import AGAIN, FAILED, RecordError, StorageError
-from ..records.run_folder import NodeStatus, cache_folder, read_status
+from ..errors import AGAIN, FAILED, StorageError
+from ..records.run_folder import cache_folder
 from .local_executor import slots_here
 from .node_pool import NodePool
-from .run_store import folder_of
+from .run_store import folder_of, whole_status
 from .session import sigterm_interrupts
 from .works import read_work
 
@@ -36,7 +36,7 @@ def run_nodes(file: Path) -> int:
             pool.add(work.nodes, work.references)
             while pool.busy:
                 for node in pool.step():
-                    status = _status(folder_of(run, node))
+                    status = whole_status(folder_of(run, node))
                     print(f"{node.title}: {status.status if status else 'cannot start'}", flush=True)
     except KeyboardInterrupt:
         print("stopped by a signal; what was running begins again", file=sys.stderr)
@@ -44,14 +44,7 @@ def run_nodes(file: Path) -> int:
     except StorageError as error:
         print(error, file=sys.stderr)
         return AGAIN
-    found = [_status(folder_of(run, node)) for node in work.nodes]
+    found = [whole_status(folder_of(run, node)) for node in work.nodes]
     if any(status is None for status in found):
         return AGAIN
     return 0 if all(status and status.status == CellStatus.DONE for status in found) else FAILED
-
-
-def _status(folder: Path) -> NodeStatus | None:
-    try:
-        return read_status(folder)
-    except RecordError:
-        return None

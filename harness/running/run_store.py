@@ -107,6 +107,14 @@ def write_plan(run: Path, plan: Plan) -> None:
     write_bytes(run / STUDY, tomli_w.dumps(study.raw).encode())
 
 
+def whole_status(folder: Path) -> NodeStatus | None:
+    """How the node in a folder ended; None where it has not, or its status is damaged."""
+    try:
+        return read_status(folder)
+    except RecordError:
+        return None
+
+
 def write_status(attempt: Path, outcome: Outcome) -> None:
     """Write a status for an attempt at a node that could not write its own."""
     status = NodeStatus(

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..domain import CellStatus
@@ -52,15 +51,6 @@ exec {python} -m unlearnbench run-nodes "$file"
 """
 
 
-@dataclass(frozen=True)
-class _Array:
-    """Works that one job array runs, with what each of them needs."""
-
-    works: tuple[Work, ...]
-    resources: Resources
-    level: int
-
-
 class SlurmExecutor:
     """Job arrays of the cluster whose commands are on the path."""
 
@@ -91,7 +81,7 @@ class SlurmExecutor:
                 f"{len(works)} jobs, and this cluster holds {most} (MaxJobCount); --set run.pack={-(-nodes // most)}"
             )
         for resources in dict.fromkeys(work.resources for work in works):
-            script = "#!/bin/sh\n" + "\n".join(self._directives(resources, run)) + "\ntrue\n"
+            script = "#!/bin/sh\n" + "\n".join(self._directives(resources)) + "\ntrue\n"
             done = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=120)
             if done.returncode:
                 raise UsageError(f"Slurm refuses a job with {resources}: {_last_line(done.stderr)}")
@@ -104,11 +94,11 @@ class SlurmExecutor:
         tickets: dict[str, Ticket] = {}
         for array in self._arrays(works):
             name = f"ub-{run_name(run)}-{secrets.token_hex(6)}"
-            files = [str(file_of(run.resolve(), work.id)) for work in array.works]
+            files = [str(file_of(run.resolve(), work.id)) for work in array]
             write_bytes(folder / f"{name}.list", "".join(f"{file}\n" for file in files).encode())
-            needed = sorted({self._jobs[need] for work in array.works for need in work.needs if need in self._jobs})
+            needed = sorted({self._jobs[need] for work in array for need in work.needs if need in self._jobs})
             job = self._submit_array(folder, name, array, needed)
-            for place, work in enumerate(array.works):
+            for place, work in enumerate(array):
                 self._jobs[work.id] = job
                 tickets[work.id] = f"{job}_{place}"
         self._logs = folder
@@ -154,7 +144,8 @@ class SlurmExecutor:
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             self._look(tickets)
-            if all(self._known[ticket].over for ticket in tickets):
+            # Those that Slurm has not answered for yet are unknown.
+            if all(ticket in self._known and self._known[ticket].over for ticket in tickets):
                 return
             time.sleep(LOOK[0])
 
@@ -205,37 +196,30 @@ class SlurmExecutor:
         cause = f"ended with exit code {exit_code}" if exit_code else f"was killed by signal {killed_by}"
         return TicketState("ended", f"its job {cause} ({reason})", node, log)
 
-    def _arrays(self, works: Sequence[Work]) -> list[_Array]:
+    def _arrays(self, works: Sequence[Work]) -> list[Sequence[Work]]:
         """Works in arrays, whose needs are in earlier ones, each as large as the cluster allows."""
-        levels: dict[str, int] = {}
-        for work in works:
-            levels[work.id] = 1 + max((levels[need] for need in work.needs if need in levels), default=-1)
 
-        def grouped(fine: bool) -> dict[tuple[object, ...], list[Work]]:
+        def grouped(fine: bool) -> list[list[Work]]:
             groups: dict[tuple[object, ...], list[Work]] = {}
             for work in works:
                 spec = work.nodes[0].spec
                 group = (spec.benchmark.name, spec.model.name, spec.seed) if fine else ()
-                groups.setdefault((levels[work.id], work.resources, group), []).append(work)
-            return groups
+                groups.setdefault((work.level, work.resources, group), []).append(work)
+            return list(groups.values())
 
         groups = grouped(fine=True)
         if len(groups) > ARRAYS:
             groups = grouped(fine=False)
         size = _configured("MaxArraySize", 1001) - 1
-        pieces = [
-            _Array(tuple(members[begin : begin + size]), members[0].resources, levels[members[0].id])
-            for members in groups.values()
-            for begin in range(0, len(members), size)
-        ]
-        return sorted(pieces, key=lambda array: array.level)
+        pieces = [group[begin : begin + size] for group in groups for begin in range(0, len(group), size)]
+        return sorted(pieces, key=lambda piece: piece[0].level)
 
-    def _submit_array(self, folder: Path, name: str, array: _Array, needed: Sequence[str]) -> str:
-        at_once = min(self._settings.jobs, max(len(work.nodes) for work in array.works))
+    def _submit_array(self, folder: Path, name: str, works: Sequence[Work], needed: Sequence[str]) -> str:
+        at_once = min(self._settings.jobs, max(len(work.nodes) for work in works))
         directives = [
-            *self._directives(array.resources, folder.parent, at_once),
+            *self._directives(works[0].resources, at_once),
             f"#SBATCH --job-name={name}",
-            f"#SBATCH --array=0-{len(array.works) - 1}",
+            f"#SBATCH --array=0-{len(works) - 1}",
             f"#SBATCH --output={folder}/%A_%a.log",
             "#SBATCH --open-mode=append",
             "#SBATCH --requeue",
@@ -250,7 +234,7 @@ class SlurmExecutor:
         write_bytes(folder / f"{name}.sh", script.encode())
         return _submitted(folder / f"{name}.sh", name)
 
-    def _directives(self, resources: Resources, run: Path, at_once: int = 1) -> list[str]:
+    def _directives(self, resources: Resources, at_once: int = 1) -> list[str]:
         settings = self._settings.slurm
         megabytes = round(1024 * (resources.memory * at_once + RUNNER)) if resources.memory else 0
         return [

@@ -37,6 +37,7 @@ class Work:
     """A pack of nodes of one level of the graph.
 
     Args:
+        level: how many works lie before it, along the longest way through the plan.
         nodes: in the order in which they run.
         needs: ids of the works that must have ended before, in whatever way.
         resources: what it needs at a time.
@@ -44,6 +45,7 @@ class Work:
     """
 
     id: str
+    level: int
     nodes: tuple[Node, ...]
     needs: tuple[str, ...]
     resources: Resources
@@ -164,6 +166,7 @@ def as_works(plan: Plan, nodes: Sequence[Node], held: Mapping[str, str]) -> list
             models = dict.fromkeys(key for cell in cells for key in cell.models.values())
             work = Work(
                 secrets.token_hex(6),
+                group.level,
                 tuple(pack),
                 tuple(dict.fromkeys(work_of[key] for key in before if key in work_of)),
                 group.resources,
@@ -177,9 +180,7 @@ def as_works(plan: Plan, nodes: Sequence[Node], held: Mapping[str, str]) -> list
 def described(works: Sequence[Work]) -> list[str]:
     """Works as somebody would count them: a line for those of one size that stand together."""
     lines: list[str] = []
-    for (size, resources, _), members in groupby(
-        works, lambda work: (len(work.nodes), work.resources, len(work.needs))
-    ):
+    for (size, resources, _), members in groupby(works, lambda work: (len(work.nodes), work.resources, work.level)):
         jobs = list(members)
         count = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} of {size} node{'s' if size > 1 else ''}"
         lines.append(f"{count}, each with {resources}: {jobs[0].title}{', …' if len(jobs) > 1 else ''}")

@@ -246,28 +246,14 @@ def test_the_study_that_is_not_hit_begins_every_node_once(tmp_path):
 
 
 # On clusters, where a study takes tens of seconds: one part in a hundred each.
-def _kill_one(name):
-    """Hits processes whose command begins so, wherever they run; what is hit there runs one node at a time."""
+def _kill_there(name, victims_of):
+    """Kills what ``victims_of`` gives of the processes whose command has a name in it, wherever they run."""
 
-    def hit(bench, process, count):
-        def victims(_):
-            runners = [one for one in psutil.process_iter(["cmdline"]) if name in " ".join(one.info["cmdline"] or [])]
-            return [one for one in runners if one.pid != process.pid]
+    def victims(_):
+        runners = [one for one in psutil.process_iter(["cmdline"]) if name in " ".join(one.info["cmdline"] or [])]
+        return [victim for runner in runners for victim in victims_of(runner)]
 
-        return _hit(bench, process, count, victims, signal.SIGKILL)
-
-    return hit
-
-
-def _kill_cells_there(name):
-    def hit(bench, process, count):
-        def victims(_):
-            runners = [one for one in psutil.process_iter(["cmdline"]) if name in " ".join(one.info["cmdline"] or [])]
-            return [cell for runner in runners for cell in cells(runner.pid)]
-
-        return _hit(bench, process, count, victims, signal.SIGKILL)
-
-    return hit
+    return lambda bench, process, count: _hit(bench, process, count, victims, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -325,8 +311,8 @@ def _restart_machine(cluster):
 
 CLUSTER_KINDS = {
     # kind: (what hits, given the cluster and how its runners of nodes are called; faults a study)
-    "cell killed": (lambda cluster, name: _kill_cells_there(name), 10),
-    "runner of nodes killed": (lambda cluster, name: _kill_one(name), 2),
+    "cell killed": (lambda cluster, name: _kill_there(name, lambda runner: cells(runner.pid)), 10),
+    "runner of nodes killed": (lambda cluster, name: _kill_there(name, lambda runner: [runner]), 2),
     "who follows killed": (lambda cluster, name: kill_runner, 4),
     "machine killed": (lambda cluster, name: _restart_machine(cluster), 1),
     "controller killed": (lambda cluster, name: _restart_controller(cluster), 1),

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from noop_study import NoopStudy
+from noop_study import NoopStudy, check_followed_and_kept, check_goes_on_when_who_follows_dies
 from ray_cluster import RayCluster, missing
 from slurm_cluster import wait_for
 
@@ -28,24 +28,11 @@ def study(cluster, command):
 
 
 def test_a_study_is_submitted_followed_and_kept(study):
-    done = study(6, "--json")
-    assert done.code in (0, 4), done.err
-    assert study.whole()
-    assert set(study.statuses.values()) == {"done"}
-    assert set(study.begun.values()) == {1}
-    kept = study(6, "--json")
-    assert kept.err.count("(kept)") == len(study.begun)
-    assert set(study.begun.values()) == {1}
+    check_followed_and_kept(study)
 
 
 def test_who_submitted_may_die_and_the_same_command_follows_again(study):
-    process = study.start(8, "--set", "run.pack=1", seconds=0.5)
-    wait_for(lambda: len(study.begun) > 5, 90)
-    process.kill()
-    process.communicate()
-    study(8, "--set", "run.pack=1", seconds=0.5)
-    assert study.whole()
-    assert set(study.begun.values()) == {1}, "tasks went on by themselves, and nothing was submitted a second time"
+    check_goes_on_when_who_follows_dies(study, 90)
 
 
 @pytest.mark.slow

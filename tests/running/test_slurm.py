@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from noop_study import NoopStudy
+from noop_study import NoopStudy, check_followed_and_kept, check_goes_on_when_who_follows_dies
 from slurm_cluster import SlurmCluster, missing, wait_for
 
 from unlearnbench.records.run_folder import read_status
@@ -35,16 +35,8 @@ def study(slurm, command):
     wait_for(lambda: not slurm.ask("squeue", "-h").strip(), 30)
 
 
-def test_a_study_is_submitted_followed_and_kept(study, slurm):
-    done = study(6, "--json")
-    # What renders pages finds records that are none.
-    assert done.code in (0, 4), done.err
-    assert study.whole()
-    assert set(study.statuses.values()) == {"done"}
-    assert set(study.begun.values()) == {1}
-    kept = study(6, "--json")
-    assert kept.err.count("(kept)") == len(study.begun)
-    assert set(study.begun.values()) == {1}
+def test_a_study_is_submitted_followed_and_kept(study):
+    check_followed_and_kept(study)
 
 
 def test_detached_a_study_goes_on_by_itself_and_the_same_command_follows_it(study, slurm):
@@ -58,13 +50,7 @@ def test_detached_a_study_goes_on_by_itself_and_the_same_command_follows_it(stud
 
 
 def test_who_follows_may_die_at_any_time(study):
-    process = study.start(8, "--set", "run.pack=1", seconds=0.5)
-    wait_for(lambda: len(study.begun) > 5, 60)
-    process.kill()
-    process.communicate()
-    study(8, "--set", "run.pack=1", seconds=0.5)
-    assert study.whole()
-    assert set(study.begun.values()) == {1}
+    check_goes_on_when_who_follows_dies(study, 60)
 
 
 def test_ctrl_c_leaves_jobs_alone_and_says_so(study, slurm):
