@@ -89,11 +89,7 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
 
 def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
     """Read what ``write_sealed`` wrote. Raises RecordError with ``remedy`` where it is absent, broken or changed."""
-    return unsealed(read_json(path, remedy), path, remedy)
-
-
-def unsealed(value: Any, path: Path, remedy: str) -> dict[str, Any]:
-    """Check and remove the hash in the parsed content of a sealed file."""
+    value = read_json(path, remedy)
     try:
         whole = isinstance(value, dict) and value.pop("sha256", None) == digest(value)
     except RecursionError:

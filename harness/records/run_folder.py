@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ..domain import CellId, CellStatus
 from ..errors import RecordError
-from ..storage import digest, file_digest, read_json, read_sealed, read_toml, unsealed
+from ..storage import digest, file_digest, read_sealed, read_toml
 from .record import Record, read_record
 from .schema import Strict, first_fault
 
@@ -108,17 +108,16 @@ def cache_folder() -> Path:
 def read_plan(run: Path) -> StoredPlan:
     """The stored plan. Raises RecordError where it is absent, broken or of a newer schema."""
     path = run / PLAN
-    plan = read_json(path, "is this a run folder? if its plan was damaged, delete plan.json and run the study again")
-    if not isinstance(plan, dict) or not isinstance(plan.get("schema_version"), int):
-        raise RecordError(f"{path} is not a plan; delete it and run the study again")
-    if plan["schema_version"] > PLAN_SCHEMA:
-        raise RecordError(
-            f"{path} has plan schema {plan['schema_version']}; this unlearnbench reads up to {PLAN_SCHEMA}: upgrade it"
-        )
+    remedy = "is this a run folder? if its plan was damaged, delete plan.json and run the study again"
+    # The seal first: a flipped bit in the version's digit is damage, and no newer version.
+    plan = read_sealed(path, remedy)
+    version = plan.get("schema_version")
+    if isinstance(version, int) and version > PLAN_SCHEMA:
+        raise RecordError(f"{path} has plan schema {version}; this unlearnbench reads up to {PLAN_SCHEMA}: upgrade it")
     try:
-        return StoredPlan.model_validate(unsealed(plan, path, "delete it and run the study again"))
+        return StoredPlan.model_validate(plan)
     except ValidationError as error:
-        raise RecordError(f"{path} is not a plan ({first_fault(error)}); delete it and run the study again") from error
+        raise RecordError(f"{path} is not a plan ({first_fault(error)}); {remedy}") from error
 
 
 def read_own_study(run: Path) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class Bench:
                 return "the runner hangs"
             if process.returncode == 0:
                 return ""
-            if "delete it and run the study again" in said:
+            if "plan.json" in said:
                 (self.run / "plan.json").unlink()
         reasons = {
             status.reason for folder in self.run.glob("*/*") if (status := read_status(folder)) and status.reason

@@ -272,13 +272,16 @@ def test_a_folder_of_another_study_or_a_newer_schema_or_a_broken_plan_is_refused
     words = command.study("-m", "ga", "-b", "tofu-forget05", "--out", str(folder))
     folder.mkdir(parents=True)
     plan = folder / "plan.json"
+    write_sealed(plan, {"schema_version": 99, "study": "mine"})
+    newer = plan.read_text()
     write_sealed(plan, {"schema_version": 1, "study": "other", "nodes": []})
     cases = {
         plan.read_text(): "holds the study 'other', not 'mine'",
         plan.read_text().replace("other", "mine"): "is not what was written there (its hash differs)",
-        '{"schema_version": 99, "study": "mine"}': "plan schema 99; this unlearnbench reads up to 1: upgrade it",
+        newer: "plan schema 99; this unlearnbench reads up to 1: upgrade it",
+        newer.replace("99", "98"): "if its plan was damaged, delete plan.json",
         '{"schema_version": 1, "stu': "is not valid JSON",
-        "[]": "is not a plan",
+        "[]": "is not what was written there (its hash differs)",
     }
     for content, complaint in cases.items():
         plan.write_text(content)
