@@ -50,6 +50,7 @@ from .engine.lm_eval import ask_tasks as ask_tasks
 from .engine.lm_eval import hub_tasks as hub_tasks
 from .engine.lm_eval import local_tasks as local_tasks
 from .engine.lm_eval import worth_another_try as worth_another_try
+from .engine.logprobs import all_logits as all_logits
 from .engine.logprobs import answer_logits as answer_logits
 from .engine.logprobs import answer_logprobs as answer_logprobs
 from .engine.logprobs import sequence_logprob as sequence_logprob

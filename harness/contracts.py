@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -233,6 +234,7 @@ class Context:
     Args:
         engine: scores and generates on the cell's device.
         autocast: accelerate's name of the mixed precision that models are trained in.
+        optimiser: what takes optimiser steps, as ``run.optimiser`` names it.
     """
 
     def __init__(
@@ -244,11 +246,13 @@ class Context:
         *,
         original: Any = None,
         autocast: str = "no",
+        optimiser: str = "adamw",
     ) -> None:
         self.seed = seed
         self.engine = engine
         self.log = log
         self.autocast = autocast
+        self.optimiser = optimiser
         self.meter = Meter()
         self._name = name
         self._original = original
@@ -267,8 +271,8 @@ class Context:
 
     def for_request(self, original: Any, name: str = "") -> Context:
         """The same context with another frozen original model, and the same meter."""
-        fresh = Context(name or self._name, self.seed, self.engine, self.log, original=original, autocast=self.autocast)
-        fresh.meter = self.meter
+        fresh = copy.copy(self)
+        fresh._name, fresh._original = name or self._name, original
         return fresh
 
     def rng(self, purpose: str) -> random.Random:

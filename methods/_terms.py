@@ -12,10 +12,9 @@ from unlearnbench import (
     Batch,
     NotApplicable,
     Term,
-    TokenBatch,
+    all_logits,
     answer_logits,
     kl_divergence,
-    widened,
 )
 
 MUSE_EDITIONS = (*EDITIONS, "as-released-muse")
@@ -59,11 +58,6 @@ def _divergence(model: Any, batch: Batch, logits_of: Any, divergence: Any) -> Te
         reference = logits_of(batch.original, batch.retain)
     found: Tensor = divergence(reference, logits_of(model, batch.retain))
     return found
-
-
-def all_logits(model: Any, rows: TokenBatch) -> Tensor:
-    """(B, T, V) logits at every position, padding included, in at least float32."""
-    return widened(model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits)
 
 
 def refuse_adapter(method: str, model: Any) -> None:

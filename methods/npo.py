@@ -13,9 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unlearnbench import Batch, LossMethod, Requires, Term, answer_logprobs, hyperparameter, sequence_logprob
+from unlearnbench import (
+    Batch,
+    LossMethod,
+    Requires,
+    Term,
+    all_logits,
+    answer_logprobs,
+    hyperparameter,
+    sequence_logprob,
+)
 
-from ._terms import MUSE_EDITIONS, all_logits, descent_term
+from ._terms import MUSE_EDITIONS, descent_term
 
 
 def npo_loss(logp: Tensor, logp_original: Tensor, beta: float) -> Tensor:

@@ -44,10 +44,13 @@ def plan(as_json: bool, **options: Any) -> None:
     if as_json:
         return _print_plan_json(made, done)
     _print_plan(made, done)
-    if executor_of(study, registry).detached:
-        rest = [node for node, is_done in zip(made.nodes, done, strict=True) if not is_done]
-        for line in described(as_works(made, rest, {})):
+    executor = executor_of(study, registry)
+    works = as_works(made, [node for node, is_done in zip(made.nodes, done, strict=True) if not is_done], {})
+    if executor.detached:
+        for line in described(works):
             say(f"to submit: {line}")
+    else:
+        executor.check(run, works)
     return None
 
 
@@ -72,7 +75,8 @@ def _print_plan_json(made: Plan, done: list[bool]) -> None:
 
 
 def _print_plan(made: Plan, done: list[bool]) -> None:
-    from ..planning.estimates import GIB, checkpoints, estimated, resident
+    from ..planning.estimates import checkpoints, estimated, resident
+    from ..training.footprint import GIB
 
     costs = [estimated(node.spec) for node in made.nodes]
     states = ["done" if is_done else "to run" for is_done in done]

@@ -15,9 +15,14 @@ from ..errors import UsageError
 from .batch import TokenBatch, placed
 from .capabilities import Capabilities, TriedWay, evaluating
 from .memory import lacks_memory
-from .numerics import attention_dtype, logits_at, token_logprobs_of
+from .numerics import attention_dtype, logits_at, token_logprobs_of, whole_logits, widened
 from .prefix_tree import PrefixTree, pack_trees, trees_by_prompt
 from .runtime import Runtime
+
+
+def all_logits(model: Any, rows: TokenBatch) -> Tensor:
+    """(B, T, V) logits at every position, padding included, in at least float32; no keys and values are kept."""
+    return widened(whole_logits(model, {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask}))
 
 
 def answer_logits(model: Any, rows: TokenBatch) -> Tensor:

@@ -3,9 +3,7 @@
 On one large GPU:
 
 Training takes 6 operations a weight and token, 8 with gradient checkpointing; scoring takes 2; a decoded token reads
-all weights once for its batch. Memory is float32 weights, gradients and AdamW's two moments (16 bytes a weight), a
-frozen model in bfloat16 where a method keeps one, and activations of one forward pass (34 bytes a token, layer and
-unit of width in bfloat16: Korthikanti et al. 2022, arXiv:2205.05198, eq. 2 without its attention scores).
+all weights once for its batch. Memory of training is told by ``training.footprint``. Weights are loaded in float32.
 Generation keeps 4 bytes a token, layer and unit of width: keys and values in bfloat16, every head with its own.
 
 On a CPU the estimate is memory alone, for each stage: the libraries, and all tensors in float32.
@@ -23,21 +21,19 @@ from ..engine.budgets import CPU
 from ..plugin.parameters import TRAINING_PARAMETERS, Value
 from ..plugin.specs import ModelSpec
 from ..records.node_spec import CellSpec, PlannedAttack, PlannedMethod, ReferenceSpec
+from ..training.footprint import GIB, HELD, refuse_unfit, training_bytes
 
 # Sustained rates measured on a single H100-class device with matrix products of this size.
 OPERATIONS = 250e12
 BANDWIDTH = 2.5e12
 DECODE_ROWS = 64
-GIB = 2**30
 # Resident memory of a process after importing torch, transformers and the evaluation libraries.
 LIBRARIES = 0.43 * GIB
 WORKLOAD = {"original", "retained", "forget", "row", "scored", "questions", "prompts", "generated"}
+# Bytes of a weight as it is loaded.
+LOADED = 4
 # Tokens of the template beside a forget row, as a share of the row's; a retain row has as many as the forget row.
 TEMPLATE_TOKENS = 0.25
-# Bytes a weight in training: float32 weight, gradient and AdamW's two moments; with a LoRA adapter the weight alone.
-TRAINED, ADAPTED = 16, 4
-# Bytes a token, layer and unit of width that the backward pass needs in bfloat16.
-ACTIVATION = 34
 # Rows and tokens assumed for a benchmark that does not declare its workload.
 USUAL = {"row": 60.0, "questions": 500.0, "prompts": 1e4, "generated": 2e4}
 # ``limit`` applies to each part, and a benchmark has at most four.
@@ -47,8 +43,8 @@ PARTS = 4
 def shape_of(spec: ModelSpec) -> dict[str, float]:
     """Sizes of a model, from its spec, its architecture or a local folder's config.json.
 
-    ``parameters``, ``layers``, ``width`` and, where known, ``inner``, ``vocabulary`` and ``key_width`` (width of one
-    layer's keys); empty where the sizes are unknown.
+    ``parameters``, ``layers``, ``width`` and, where known, ``inner``, ``vocabulary``, ``key_width`` (width of one
+    layer's keys) and ``tied`` (1 where the output head is the embedding); empty where the sizes are unknown.
     """
     if spec.shape:
         return dict(spec.shape)
@@ -63,6 +59,7 @@ def shape_of(spec: ModelSpec) -> dict[str, float]:
             "inner": inner,
             "vocabulary": sizes["vocabulary"],
             "key_width": width,
+            "tied": 1,
         }
     folder = Path(spec.path)
     try:
@@ -78,6 +75,7 @@ def shape_of(spec: ModelSpec) -> dict[str, float]:
             "inner": config["intermediate_size"],
             "vocabulary": config["vocab_size"],
             "key_width": width / heads * (config.get("num_key_value_heads") or heads),
+            "tied": float(bool(config.get("tie_word_embeddings", True))),
         }
     except (OSError, ValueError, KeyError, TypeError):
         # The config has other names, or there is no folder: no estimate.
@@ -114,6 +112,20 @@ def estimated(spec: ReferenceSpec | CellSpec) -> Estimate | None:
     return Estimate(training.seconds + evaluation.seconds, max(training.memory, evaluation.memory))
 
 
+def refuse_too_large(specs: Iterable[ReferenceSpec | CellSpec], available: float) -> None:
+    """Raise UsageError where a node needs more than a GPU's memory (bytes), naming the optimisers that fit."""
+    for spec in specs:
+        if spec.device_kind == "cuda" and (cost := estimated(spec)) and cost.memory > available:
+            refuse_unfit(spec.title, spec.run.optimiser, available, lambda name, spec=spec: _with(spec, name).memory)  # type: ignore[misc]
+
+
+def _with(spec: ReferenceSpec | CellSpec, optimiser: str) -> Estimate:
+    """The estimate of a node with another optimiser."""
+    found = estimated(spec.model_copy(update={"run": spec.run.model_copy(update={"optimiser": optimiser})}))
+    assert found
+    return found
+
+
 def _attacked(spec: CellSpec, attack: PlannedAttack, evaluation: Estimate) -> Estimate:
     """An attack with its measurement, at most: that of all questions, of which it asks those on the forget set.
 
@@ -125,7 +137,7 @@ def _attacked(spec: CellSpec, attack: PlannedAttack, evaluation: Estimate) -> Es
         return Estimate(seconds, evaluation.memory)
     row = spec.benchmark.workload["row"]
     tokens = row * _number(recipe, "steps") * _number(recipe, "batch_size")
-    training = _training(spec.model.shape, recipe, tokens, row)
+    training = _training(spec, recipe, tokens, row)
     return Estimate(seconds + training.seconds, max(training.memory, evaluation.memory))
 
 
@@ -154,9 +166,9 @@ def _preparation(spec: ReferenceSpec) -> Estimate:
     """Fine-tuning of a reference model, or reading a published one."""
     weights, workload = float(spec.model.shape["parameters"]), spec.benchmark.workload
     if spec.published or not workload[spec.role]:
-        return Estimate(4 * weights / 1e9, 4 * weights)
+        return Estimate(LOADED * weights / 1e9, LOADED * weights)
     tokens = workload[spec.role] * _number(spec.recipe, "epochs")
-    return _training(spec.model.shape, spec.recipe, tokens, workload["row"])
+    return _training(spec, spec.recipe, tokens, workload["row"])
 
 
 def _unlearning(spec: CellSpec) -> Estimate:
@@ -165,45 +177,38 @@ def _unlearning(spec: CellSpec) -> Estimate:
     frozen = float(requires.original == "model")
     tokens = workload["forget"] * _number(values, "epochs") * (1 + _beside(requires))
     row = workload["row"] * (1 + _beside(requires))
-    return _training(
-        spec.model.shape,
-        values,
-        tokens,
-        row,
-        frozen=frozen,
-        frozen_share=frozen * requires.retain,
-        adapter=spec.model.spec.lora_rank > 0,
-    )
+    return _training(spec, values, tokens, row, frozen, frozen * requires.retain)
 
 
 def _training(
-    shape: Mapping[str, float],
+    spec: ReferenceSpec | CellSpec,
     values: Mapping[str, Value],
     tokens: float,
     row: float,
-    *,
     frozen: float = 0.0,
     frozen_share: float = 0.0,
-    adapter: bool = False,
 ) -> Estimate:
-    """Training on one GPU.
+    """Training on one GPU, or on each of several.
 
     Args:
         tokens: number of tokens that the forward passes read.
         row: tokens of all parts of one row.
         frozen: number of frozen models in memory, in bfloat16.
         frozen_share: the share of tokens that a frozen model also reads.
-        adapter: whether the method trains a LoRA adapter in place of the weights.
     """
-    weights, width, layers = float(shape["parameters"]), shape["width"], shape["layers"]
+    shape, run = spec.model.shape, spec.run
     checkpointing = bool(values["gradient_checkpointing"])
-    operations = ((8 if checkpointing else 6) + 2 * frozen_share) * weights * tokens
-    tokens_in_pass = row * _number(values, "batch_size")
-    layer = ACTIVATION * tokens_in_pass * width
-    # With checkpointing each layer keeps only its input, in bfloat16, and one layer at a time all activations.
-    activations = layer + 2 * tokens_in_pass * width * layers if checkpointing else layer * layers
-    states = ADAPTED if adapter else TRAINED
-    return Estimate(operations / OPERATIONS, (states + 2 * frozen) * weights + activations)
+    operations = ((8 if checkpointing else 6) + 2 * frozen_share) * float(shape["parameters"]) * tokens
+    memory = training_bytes(
+        shape,
+        run.optimiser,
+        row * _number(values, "batch_size"),
+        rank=spec.model.spec.lora_rank,
+        checkpointing=checkpointing,
+        frozen=frozen,
+        processes=run.processes,
+    )
+    return Estimate(operations / OPERATIONS / run.processes, max(memory, LOADED * float(shape["parameters"])))
 
 
 def _evaluation(shape: Mapping[str, float], workload: Mapping[str, float], models: int) -> Estimate:
@@ -213,7 +218,7 @@ def _evaluation(shape: Mapping[str, float], workload: Mapping[str, float], model
     decoding = workload["generated"] / DECODE_ROWS * 2 * weights * models / BANDWIDTH
     cached = DECODE_ROWS * (workload["prompts"] + workload["generated"]) / max(workload["questions"], 1)
     cache = 4 * cached * shape["layers"] * shape["width"]
-    return Estimate(scoring + decoding, (2.5 * weights + cache) * models)
+    return Estimate(scoring + decoding, max((2.5 * weights + cache) * models, LOADED * weights))
 
 
 def resident(spec: ReferenceSpec | CellSpec) -> dict[str, float]:
@@ -250,7 +255,8 @@ def _resident_training(spec: ReferenceSpec | CellSpec, values: Mapping[str, Valu
     activations = kept + 4.0 * width if values["gradient_checkpointing"] else kept * layers
     # Logits and their gradient at the answers, about half of a row; a divergence between two models keeps more.
     logits = 4.0 * vocabulary * tokens / 2 * (6 if frozen else 2)
-    return float(LIBRARIES + (4 + frozen) * 4.0 * shape["parameters"] + activations * tokens + logits)
+    states = sum(HELD[spec.run.optimiser]) + 4.0 * frozen
+    return float(LIBRARIES + states * shape["parameters"] + activations * tokens + logits)
 
 
 def _resident_evaluation(spec: CellSpec) -> float:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, get_args
 
 from ..data.sources import DataSource, fingerprints, pinned, read_tables
-from ..errors import UnknownName
+from ..errors import UnknownName, UsageError
 from ..plugin.parameters import TRAINING_PARAMETERS, Value, parse_parameters
 from ..plugin.registry import Component, Registry
 from ..plugin.specs import AttackSpec, BenchmarkSpec, MethodSpec, ModelSpec
@@ -26,6 +27,7 @@ from ..records.node_spec import (
     Role,
 )
 from ..records.provenance import device_kind, provenance, versions
+from ..training.footprint import LORA_RANK
 from .estimates import shape_of
 from .nodes import Node, Plan
 from .selection import (
@@ -44,6 +46,8 @@ from .study import Study
 from .sweep import label_of, refuse_unequal, settings_of
 
 ROLES: tuple[Role, ...] = get_args(Role)
+PACKAGES = {"adamw-8bit": "torchao", "adamw-bf16": "torchao", "lora": "peft"}
+"""What an optimiser needs besides."""
 
 
 def make_plan(study: Study, registry: Registry) -> Plan:
@@ -67,6 +71,7 @@ def make_plan(study: Study, registry: Registry) -> Plan:
     source = data_source(study)
     check_tables(source, benchmarks)
     registry.find("executor", study.run.executor)
+    _check_optimiser(study)
     planner = _Planner(study, registry, source, tuple(refusal_templates(study)), methods, attacks)
     nodes: dict[str, Node] = {}
     for benchmark in benchmarks:
@@ -79,6 +84,19 @@ def make_plan(study: Study, registry: Registry) -> Plan:
             for node in planner.with_attacks(plain.values()):
                 nodes.setdefault(node.key, node)
     return Plan(study, tuple(nodes.values()))
+
+
+def _check_optimiser(study: Study) -> None:
+    """Refuse an optimiser whose package is not installed, or that several processes cannot share."""
+    name = study.run.optimiser
+    package = PACKAGES.get(name)
+    if package and find_spec(package) is None:
+        raise UsageError(f"run.optimiser = {name!r} needs the package {package}: pip install 'unlearnbench[{package}]'")
+    if package == "torchao" and study.run.processes > 1:
+        raise UsageError(
+            f"run.optimiser = {name!r} with run.processes = {study.run.processes}: weights that are sharded are held "
+            "in float32; use run.optimiser = 'adamw' or 'lora', or run.processes = 1"
+        )
 
 
 @dataclass
@@ -252,6 +270,8 @@ class _Planner:
 
     def _model(self, component: Component[ModelSpec]) -> PlannedModel:
         spec = component.spec
+        if self.study.run.optimiser == "lora" and not spec.lora_rank:
+            spec = replace(spec, lora_rank=LORA_RANK)
         if component.qualified not in self._models:
             self._models[component.qualified] = PlannedModel(
                 spec=spec, shape=shape_of(spec), fingerprint=weights_fingerprint(spec)

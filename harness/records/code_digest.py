@@ -14,7 +14,9 @@ from .provenance import versions
 HARNESS = Path(__file__).parents[1]
 ENGINE = tuple("_compat contracts data domain engine errors metrics plugin records storage training worker".split())
 """The modules and whole packages of the harness that a cell's process imports: any of them can change a number."""
-NUMERICS = "torch transformers tokenizers accelerate peft datasets numpy scipy rouge-score nltk sacrebleu".split()
+NUMERICS = (
+    "torch transformers tokenizers accelerate peft torchao datasets numpy scipy rouge-score nltk sacrebleu"
+).split()
 """Distributions whose versions can change a number; rouge-score stems with nltk."""
 
 

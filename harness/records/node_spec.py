@@ -26,6 +26,7 @@ SPEC_SCHEMA: Literal[1] = 1
 SPEC = "spec.json"
 
 Role = Literal["original", "retained"]
+Optimiser = Literal["adamw", "adamw-8bit", "adamw-bf16", "lora"]
 
 # Fields of a model spec that cannot change a number: name, texts and estimates; planning merges recipes before. The
 # fingerprint stands for path and revision: a model on the hub has both in it, a folder the hash of its files.
@@ -77,7 +78,10 @@ class RaySettings(Strict):
 
 
 class RunSettings(Strict):
-    """How nodes run, which changes no number. A started node has ``device`` and ``threads`` of its own."""
+    """How nodes run. A started node has ``device`` and ``threads`` of its own.
+
+    Of all this ``optimiser`` and ``deterministic`` alone can change a number.
+    """
 
     model_config = ConfigDict(strict=True)
 
@@ -93,6 +97,14 @@ class RunSettings(Strict):
         default=0.0, ge=0, allow_inf_nan=False, description="GiB of memory a cell may use; 0 sets no limit"
     )
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
+    optimiser: Optimiser = Field(
+        default="adamw",
+        description="adamw in float32; adamw-8bit moments; adamw-bf16: bfloat16 weights, rounded by chance, and 8-bit "
+        "moments; lora: AdamW on an adapter of models.*.lora_rank, 16 where that is 0",
+    )
+    deterministic: bool = Field(
+        default=False, description="on a GPU, only operations that give the same bits again, which are slower"
+    )
     executor: str = Field(default="local", description="what runs the cells")
     other_environments: bool = Field(
         default=False,
@@ -248,6 +260,16 @@ class NodeSpec(Strict):
     def title(self) -> str:
         return str(self.id)
 
+    @property
+    def computing(self) -> dict[str, Any]:
+        """With what code, on what and how the node computes."""
+        return {
+            "engine": self.engine,
+            "device": self.device_kind,
+            "optimiser": self.run.optimiser,
+            "deterministic": self.run.deterministic,
+        }
+
     def content_facts(self) -> dict[str, Any]:
         """Everything that can change the node's result."""
         raise NotImplementedError
@@ -320,8 +342,7 @@ class ReferenceSpec(NodeSpec):
             "settings": self.benchmark.training_settings,
             "benchmark": self.benchmark.source,
             "seed": self.seed,
-            "engine": self.engine,
-            "device": self.device_kind,
+            **self.computing,
         }
 
 
@@ -385,8 +406,7 @@ class CellSpec(NodeSpec):
             "model": self.model.content,
             "references": {role: key.rpartition("--")[2] for role, key in self.models.items()},
             "seed": self.seed,
-            "engine": self.engine,
-            "device": self.device_kind,
+            **self.computing,
             "templates": self.templates,
             "repeat": self.repeat,
             "setting": [self.setting, self.selection] if self.setting else "",

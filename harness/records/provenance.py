@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "unlearnbench torch transformers tokenizers accelerate datasets peft numpy scipy rouge-score nltk sacrebleu pluggy "
-    "lm_eval"
+    "unlearnbench torch transformers tokenizers accelerate datasets peft torchao numpy scipy rouge-score nltk "
+    "sacrebleu pluggy lm_eval"
 ).split()
 DRIVER = Path("/proc/driver/nvidia")
 """The folder in which NVIDIA's driver lists its version and its GPUs."""
@@ -36,6 +36,27 @@ def devices(device: str) -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = len(named.split(",")) if named else len(list((DRIVER / "gpus").glob("*")))
     return [f"cuda:{number}" for number in range(max(count, 1))]
+
+
+def device_memory(device: str) -> float | None:
+    """Bytes of memory of the smallest GPU that a setting allows; None where nvidia-smi does not say."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    entries = [entry.strip() for entry in named.split(",") if entry.strip()]
+    place = device.partition(":")[2]
+    if place:
+        entries = entries[int(place) :][:1] if entries else [place]
+    words = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(
+            [*words, *([f"--id={','.join(entries)}"] if entries else [])],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        ).stdout
+        return min(float(line) for line in said.split()) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
 
 
 @cache

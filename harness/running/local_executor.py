@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..planning.estimates import refuse_too_large
 from ..records.node_spec import RunSettings
-from ..records.provenance import device_kind, devices, usable_cores
+from ..records.provenance import device_kind, device_memory, devices, usable_cores
 from ..records.run_folder import cache_folder
 from .executor import Ticket, TicketState
 from .node_pool import NodePool, Slot
@@ -30,7 +31,12 @@ class LocalExecutor:
         return device_kind("auto")
 
     def check(self, run: Path, works: Sequence[Work]) -> None:
-        """Any work can run here."""
+        """Refuse what the GPUs of this machine have no room for."""
+        nodes = [node.spec for work in works for node in work.nodes]
+        if any(spec.device_kind == "cuda" for spec in nodes):
+            available = device_memory(self._settings.device)
+            if available is not None:
+                refuse_too_large(nodes, available)
 
     def submit(self, works: Sequence[Work], run: Path) -> Mapping[str, Ticket]:
         """Let nodes wait for a slot."""

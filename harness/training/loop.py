@@ -19,6 +19,7 @@ from ..engine.numerics import autocast
 from ..engine.process_group import processes, rank, summed
 from ..errors import Diverged, UsageError
 from .loss import Batch, Objective, loss_of
+from .optimisers import as_trained, optimiser_of
 from .sharding import Sharded
 
 # Losses are read back every so many steps: often enough to stop a diverged run, rarely enough not to wait
@@ -38,14 +39,13 @@ def train(model: Any, recipe: Objective, steps: Iterator[list[Batch]], rows: int
             f"dtype = 'float16' with run.processes = {processes()}: losses are scaled and sharded gradients are not "
             "scaled back; use dtype = 'bfloat16', or run.processes = 1"
         )
+    model = as_trained(model, ctx.optimiser)
     _set_training(model, recipe)
     sharded = Sharded(model, ctx.device) if processes() > 1 else None
     if sharded:
         model = sharded.model
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    optimiser = torch.optim.AdamW(
-        _weight_groups(model), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=_fused(trainable)
-    )
+    optimiser = optimiser_of(ctx.optimiser, _weight_groups(model), recipe.learning_rate, recipe.weight_decay)
     schedule = _scheduler(optimiser, recipe, rows)
     # Gradients in float16 would underflow: losses are scaled up, and gradients back before a step.
     scaler = torch.amp.GradScaler(ctx.device.type, enabled=ctx.autocast == "fp16")
@@ -135,10 +135,6 @@ def _set_training(model: Any, recipe: Objective) -> None:
     model.train(recipe.dropout or recipe.gradient_checkpointing)
     if recipe.gradient_checkpointing and not recipe.dropout:
         without_dropout(model)
-
-
-def _fused(weights: list[Tensor]) -> bool:
-    return all(weight.device.type in ("cpu", "cuda") and weight.is_floating_point() for weight in weights)
 
 
 def _read(pending: list[Tensor], ctx: Context) -> None:

@@ -29,6 +29,7 @@ from ..data.encoder import Encoder
 from ..data.model_folder import REFERENCE, is_pointer
 from ..data.prompts import ChatFormat, PromptFormat, prompt_format
 from ..domain import Example, Requires
+from ..engine.numerics import cast
 from ..errors import Diverged, ModelError
 from ..plugin.specs import ModelSpec
 from ..storage import as_storage_error, file_digest, shared_modes, write_sealed
@@ -199,18 +200,6 @@ def with_adapter(model: Any, rank: int) -> Any:
 def frozen_copy(model: Any, dtype: torch.dtype) -> Any:
     """A copy in evaluation mode, in the precision of forward passes, whose weights take no gradient."""
     return cast(copy.deepcopy(model), dtype).eval().requires_grad_(False)
-
-
-def cast(model: Any, dtype: torch.dtype) -> Any:
-    """The model with its weights in another precision, and its buffers in their own.
-
-    ``Module.to`` would round buffers too. Rotary frequencies in bfloat16 turn a position by up to 0.4 % of its angle:
-    at position 2,000 that is several radians.
-    """
-    for weight in model.parameters():
-        if weight.is_floating_point():
-            weight.data = weight.data.to(dtype)
-    return model
 
 
 def compute_dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:

@@ -88,7 +88,7 @@ def measure_attacked(
     # same for all seeds, so that means over seeds are of the same questions.
     seed = derived_seed(spec.seed, "attack", planned.name, spec.benchmark.name, spec.model.name)
     rows_seed = derived_seed(0, "attack", planned.name, spec.benchmark.name)
-    ctx = Context(planned.name, seed, ctx.engine, ctx.log, autocast=ctx.autocast)
+    ctx = Context(planned.name, seed, ctx.engine, ctx.log, autocast=ctx.autocast, optimiser=ctx.optimiser)
     attack: Attack = resolve(planned.target, name)(**planned.hyperparameters)
     data = _data(planned, task, rows_seed)
     with meter("attack"):

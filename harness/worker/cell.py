@@ -14,6 +14,7 @@ from ..data.encoder import Encoder
 from ..engine import process_group
 from ..engine.engine import Engine
 from ..engine.memory import release
+from ..engine.numerics import cast
 from ..errors import NotApplicable
 from ..plugin.specs import resolve
 from ..records.node_spec import CellSpec
@@ -23,7 +24,16 @@ from ..training import models
 from .attack import checked_model, leave_model, left_model, measure_attacked
 from .record_builder import Measured, build_record
 from .reference import checkpoint
-from .setup import autocast_of, device_of, load_plugin_files, log, prepare_task, seed_everything, synchronise
+from .setup import (
+    autocast_of,
+    check_fits,
+    device_of,
+    load_plugin_files,
+    log,
+    prepare_task,
+    seed_everything,
+    synchronise,
+)
 from .stage_meter import StageMeter
 
 
@@ -46,6 +56,8 @@ def run_cell(folder: Path, spec: CellSpec) -> dict[str, str]:
     load_plugin_files(spec)
     device = device_of(spec.run.device)
     meter = StageMeter(device)
+    if "epochs" in spec.method.values and not spec.attack:
+        check_fits(spec, device)
     with meter("load"):
         loaded = _load(spec, device)
     again = (f"repeat {spec.repeat}",) if spec.repeat else ()
@@ -54,7 +66,8 @@ def run_cell(folder: Path, spec: CellSpec) -> dict[str, str]:
     if spec.method.requires.retain and not loaded.task.retain:
         raise NotApplicable(f"{spec.method.name} needs a retain set, and {spec.benchmark.name} has none here")
     dtype = models.compute_dtype(spec.model.spec, device)
-    ctx = Context(spec.method.name, seed, Engine(device), log, autocast=autocast_of(spec.model.spec, device))
+    precision = autocast_of(spec.model.spec, device)
+    ctx = Context(spec.method.name, seed, Engine(device), log, autocast=precision, optimiser=spec.run.optimiser)
     encoder, benchmark, task = loaded.encoder, loaded.benchmark, loaded.task
     model = left_model(folder, spec, device) if spec.attack else None
     if model is None:
@@ -66,7 +79,7 @@ def run_cell(folder: Path, spec: CellSpec) -> dict[str, str]:
         return {}
     ctx = ctx.for_request(None, "measure")
     release()
-    model = models.cast(model, dtype).eval()
+    model = cast(model, dtype).eval()
     facts = None
     if spec.attack:
         measurement, facts, ctx = measure_attacked(spec, spec.attack, model, benchmark, task, ctx, meter)

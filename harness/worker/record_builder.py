@@ -187,6 +187,7 @@ def _comparability(spec: CellSpec, measured: Measured, rows: str) -> Comparabili
             "edition": spec.edition,
             "rows": rows,
             **({"environment": engine_digest()} if engine_digest() != spec.engine else {}),
+            **({"optimiser": spec.run.optimiser} if spec.run.optimiser != "adamw" else {}),
             **({"attack": [spec.attack.qualified, spec.attack.hyperparameters]} if spec.attack else {}),
         }
     )
@@ -205,6 +206,8 @@ def _limits(spec: CellSpec) -> dict[str, Any]:
     unlearning = int(spec.method.values.get("epochs", Training().epochs))
     if unlearning < Training().epochs:
         limits["epochs of unlearning"] = unlearning
+    if spec.run.optimiser != "adamw":
+        limits["optimiser"] = spec.run.optimiser
     if spec.source.kind == "generated":
         limits["data"] = "generated, not the published data set"
     if model.from_scratch:

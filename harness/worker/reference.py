@@ -18,7 +18,7 @@ from ..records.claim import claimed
 from ..records.node_spec import ReferenceSpec
 from ..storage import write_sealed
 from ..training import models
-from .setup import autocast_of, device_of, load_plugin_files, log, prepare_task, seed_everything
+from .setup import autocast_of, check_fits, device_of, load_plugin_files, log, prepare_task, seed_everything
 
 
 def prepare_reference(spec: ReferenceSpec) -> dict[str, Any]:
@@ -50,10 +50,13 @@ def _train(spec: ReferenceSpec, folder: Path) -> dict[str, Any]:
     device = device_of(spec.run.device)
     _, task = prepare_task(spec, lambda corpus: models.make_encoder(model_spec, corpus))
     rows = task.training[spec.role]
+    if rows:
+        check_fits(spec, device)
     notes = list(task.encoder.notes)
     model = models.load_base(model_spec, task.encoder, spec.seed, notes)
     models.check_finite(model, "the base model's weights, before any training")
-    ctx = Context("reference", seed, Engine(device), log, autocast=autocast_of(model_spec, device))
+    precision = autocast_of(model_spec, device)
+    ctx = Context("reference", seed, Engine(device), log, autocast=precision, optimiser=spec.run.optimiser)
     peaks = Peaks()
     if model_spec.lora_rank:
         model = models.with_adapter(model, model_spec.lora_rank)

@@ -21,6 +21,7 @@ from ..records.code_digest import engine_digest
 from ..records.node_spec import NodeSpec
 from ..records.provenance import provenance
 from ..training import models
+from ..training.footprint import refuse_unfit, training_bytes
 
 
 def log(message: str) -> None:
@@ -32,6 +33,18 @@ def set_threads(threads: int) -> None:
     """Let torch use so many threads; 0 leaves it its own choice."""
     if threads:
         torch.set_num_threads(threads)
+
+
+def use_deterministic() -> None:
+    """Let torch refuse operations that may give other bits when they are run again. To be asked before CUDA starts.
+
+    https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    # It would fill all memory that is about to be written anyway.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def check_environment(spec: NodeSpec) -> None:
@@ -85,6 +98,23 @@ def _see_only(name: str) -> None:
     # Numbers name the same cards in every process, and those that nvidia-smi shows.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     os.environ["CUDA_VISIBLE_DEVICES"] = str(place) if visible is None else visible[place]
+
+
+def check_fits(spec: NodeSpec, device: torch.device) -> None:
+    """Refuse to train what a GPU has no room for, before its weights are loaded.
+
+    Raises:
+        UsageError: the trained weights with their states alone are larger than its memory.
+    """
+    shape, rank, count = spec.model.shape, spec.model.spec.lora_rank, spec.run.processes
+    if device.type == "cuda" and shape:
+        available = torch.cuda.mem_get_info(device)[1]
+        refuse_unfit(
+            spec.title,
+            spec.run.optimiser,
+            available,
+            lambda optimiser: training_bytes(shape, optimiser, rank=rank, processes=count),
+        )
 
 
 def seed_everything(seed: int) -> None:

@@ -21,7 +21,7 @@ from ..records.run_folder import STATUS, NodeStatus
 from ..storage import as_storage_error, file_digest, write_sealed
 from .cell import run_cell
 from .reference import prepare_reference
-from .setup import check_environment, set_threads
+from .setup import check_environment, set_threads, use_deterministic
 
 
 def start_node(folder: str) -> int:
@@ -74,6 +74,8 @@ def _ended(path: Path, spec: ReferenceSpec | CellSpec) -> NodeStatus:
     """Run, and turn every failure but a full disk into a status with its reason."""
     try:
         set_threads(spec.run.threads)
+        if spec.run.deterministic:
+            use_deterministic()
         check_environment(spec)
         if isinstance(spec, ReferenceSpec):
             return NodeStatus(status=CellStatus.DONE, facts=prepare_reference(spec))

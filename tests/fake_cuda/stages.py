@@ -6,6 +6,7 @@ by a mask or to branch on a value, raises here.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import sys
@@ -15,7 +16,8 @@ import torch
 import torch._subclasses.fake_tensor as fake_tensors
 import torch.cuda.amp.common
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torchao.optim import subclass_8bit
 from transformers import LlamaForCausalLM, masking_utils
 
 from unlearnbench.contracts import Context
@@ -28,6 +30,7 @@ from unlearnbench.training import device_benchmark, loop
 from unlearnbench.training.device_benchmark import SHAPES
 from unlearnbench.training.loss import Batch
 from unlearnbench.training.loss_method import FineTune
+from unlearnbench.training.models import with_adapter
 
 # After the imports: libraries that find a GPU look for what a build without CUDA does not have.
 fake_tensors.init_gpu_context = lambda device: None
@@ -44,6 +47,9 @@ torch.Tensor.pin_memory = lambda tensor, *_: tensor
 torch.cuda.amp.common.amp_definitely_not_available = lambda: False
 
 SUITS = 10**9
+# The table of 256 numbers of 8-bit moments is a matter of numbers.
+subclass_8bit.get_qmap_signed()
+subclass_8bit.get_qmap_unsigned()
 
 
 class Peak(TorchDispatchMode):
@@ -53,13 +59,16 @@ class Peak(TorchDispatchMode):
         super().__init__()
         self.alive: dict[int, int] = {}
         self.now = self.most = 0
+        # What is compiled keeps nothing in between.
+        self.compiled = False
+        torch.compile = lambda work, **_: functools.partial(self._compiled, work)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         import weakref
 
         out = func(*args, **(kwargs or {}))
         for tensor in torch.utils._pytree.tree_leaves(out):
-            if isinstance(tensor, torch.Tensor) and tensor.device.type == "cuda":
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == "cuda" and not self._wraps(tensor):
                 storage = tensor.untyped_storage()
                 if storage._cdata not in self.alive:
                     self.alive[storage._cdata] = storage.nbytes()
@@ -68,15 +77,24 @@ class Peak(TorchDispatchMode):
                     weakref.finalize(storage, self._gone, storage._cdata)
         return out
 
+    def _compiled(self, work, *arguments):
+        self.compiled = True
+        work(*arguments)
+        self.compiled = False
+
+    def _wraps(self, tensor) -> bool:
+        return self.compiled or is_traceable_wrapper_subclass(tensor)
+
     def _gone(self, key: int) -> None:
         self.now -= self.alive.pop(key, 0)
 
 
-def fake_model(shape, device, dtype):
-    """A model whose weights are fake, on a device."""
+def fake_model(shape, device, dtype, rank=0):
+    """A model whose weights are fake, on a device; with a rank it has an adapter."""
     config = device_benchmark._config(SHAPES[shape], dtype)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
+        model = with_adapter(model, rank) if rank else model
     for module in model.modules():
         for held in (module._parameters, module._buffers):
             for name, value in held.items():
@@ -85,7 +103,7 @@ def fake_model(shape, device, dtype):
                 kind = torch.float32 if "inv_freq" in name else dtype
                 made = torch.empty(value.shape, dtype=kind, device=device)
                 held[name] = torch.nn.Parameter(made, value.requires_grad) if name in module._parameters else made
-    model.tie_weights()
+    (model.get_base_model() if rank else model).tie_weights()
     return model.eval()
 
 
@@ -121,15 +139,18 @@ def faked_trees(mode):
     return pack
 
 
-def training(mode, shape, device):
-    model, engine = fake_model(shape, device, torch.float32), KnowsAll(device)
-    batches = [
-        [Batch({"forget": engine.collate(rows_of(shape, 8)), "retain": engine.collate(rows_of(shape, 8, 1))})]
-    ] * 3
+def training(mode, shape, device, optimiser="adamw", rows="8", kept="all"):
+    model, engine = fake_model(shape, device, torch.float32, 16 if optimiser == "lora" else 0), KnowsAll(device)
+    weights = sum(weight.numel() for name, weight in model.named_parameters() if "lora_" not in name)
+    forget = engine.collate(rows_of(shape, int(rows), 1))
+    batches = [[Batch({"forget": forget})]] * 3
     loop._read = lambda pending, ctx: pending.clear()
-    ctx = Context("fake", 0, engine, lambda _: None, autocast="bf16")
-    out = loop.train(model, FineTune(epochs=1, batch_size=8), iter(batches), 24, ctx)
+    ctx = Context("fake", 0, engine, lambda _: None, autocast="bf16", optimiser=optimiser)
+    recipe = FineTune(epochs=1, batch_size=int(rows), gradient_checkpointing=kept == "inputs")
+    out = loop.train(model, recipe, iter(batches), 3 * int(rows), ctx)
     return {
+        "tokens": forget.input_ids.numel(),
+        "weights": weights,
         "steps": ctx.meter.optimiser_steps,
         "devices": sorted({str(weight.device) for weight in out.parameters()}),
         "types": sorted({str(weight.dtype) for weight in out.parameters()}),
@@ -170,7 +191,7 @@ def decoded(mode, shape, device):
 
 
 if __name__ == "__main__":
-    stage, shape, place = sys.argv[1:]
+    stage, shape, place, *more = sys.argv[1:]
     if stage != "decoded":
         # Without numbers transformers takes a pass for one that is compiled, and does not look whether a mask hides
         # anything, as it does of a prompt that is read and of steps that are not recorded.
@@ -179,5 +200,5 @@ if __name__ == "__main__":
         for module in (scoring, logprobs):
             module.pack_trees = faked_trees(mode)
         with Peak() as peak:
-            found = globals()[stage](mode, shape, torch.device(place))
+            found = globals()[stage](mode, shape, torch.device(place), *more)
     print(json.dumps({**found, "peak_bytes": peak.most}))

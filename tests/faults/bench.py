@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -168,12 +169,23 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 def servers(pid: int) -> list[psutil.Process]:
     """The fork servers of a process."""
-    return [process for process in descendants(pid) if _is_server(process) and not _is_server(process.parent())]
+    return [process for process in descendants(pid) if _is_server(process) and not _is_server(_parent(process))]
 
 
 def cells(pid: int) -> list[psutil.Process]:
     """The processes of nodes that a process runs."""
-    return [cell for server in servers(pid) for cell in server.children()]
+    found = []
+    for server in servers(pid):
+        # It may have ended meanwhile.
+        with suppress(psutil.Error):
+            found += server.children()
+    return found
+
+
+def _parent(process: psutil.Process) -> psutil.Process | None:
+    with suppress(psutil.Error):
+        return process.parent()
+    return None
 
 
 def _is_server(process: psutil.Process | None) -> bool:

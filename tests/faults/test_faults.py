@@ -190,28 +190,29 @@ def refuse_calls(bench, process, count):
 
 
 KINDS = {
-    # kind: (what hits, faults a study, cells, nodes at a time, share of all faults)
-    "cell killed": (kill_cells, 20, 30, 2, 0.25),
-    "cell stopped": (stop_cells, 20, 30, 2, 0.15),
-    "fork server killed": (kill_servers, 5, 20, 1, 0.05),
-    "runner stopped": (stop_runner, 20, 30, 1, 0.1),
-    "runner killed": (kill_runner, 8, 20, 1, 0.1),
-    "runner interrupted": (interrupt_runner, 6, 20, 1, 0.05),
-    "two runners": (two_runners, 3, 20, 1, 0.02),
-    "files damaged": (damage_files, 25, 20, 1, 0.15),
-    "clocks jump": (jump_clocks, 15, 20, 1, 0.02),
-    "folder moved": (move_folder, 3, 20, 1, 0.02),
-    "calls refused": (refuse_calls, 4, 10, 1, 0.1),
+    # kind: (what hits, faults a study, its cells, seconds of each, cells at a time, share of all faults)
+    "cell killed": (kill_cells, 20, 30, 0.15, 2, 0.25),
+    "cell stopped": (stop_cells, 20, 30, 0.15, 2, 0.15),
+    "fork server killed": (kill_servers, 5, 20, 0.05, 1, 0.05),
+    "runner stopped": (stop_runner, 20, 30, 0.05, 1, 0.1),
+    "runner killed": (kill_runner, 8, 20, 0.02, 1, 0.1),
+    "runner interrupted": (interrupt_runner, 6, 20, 0.02, 1, 0.05),
+    "two runners": (two_runners, 3, 20, 0.05, 1, 0.02),
+    "files damaged": (damage_files, 25, 20, 0.02, 1, 0.15),
+    "clocks jump": (jump_clocks, 15, 20, 0.02, 1, 0.02),
+    "folder moved": (move_folder, 3, 20, 0.02, 1, 0.02),
+    "calls refused": (refuse_calls, 4, 10, 0.02, 1, 0.1),
 }
 TALLIES: dict[tuple[str, str], Tally] = {}
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_study_that_is_hit_ends_as_one_that_is_not(kind, tmp_path):
-    hit, at_once, count, jobs, share = KINDS[kind]
+    hit, at_once, count, seconds, jobs, share = KINDS[kind]
     if hit is refuse_calls and not shutil.which("strace"):
         pytest.skip("no strace here")
-    _try("local", kind, hit, at_once, max(1, round(FAULTS * share)), tmp_path, {"cells": count, "jobs": jobs})
+    settings = {"cells": count, "jobs": jobs, "seconds": seconds}
+    _try("local", kind, hit, at_once, max(1, round(FAULTS * share)), tmp_path, settings)
 
 
 def _try(executor, kind, hit, at_once, wanted, home, settings):

@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from unlearnbench.data.model_folder import REFERENCE, folder_fingerprint, reference_facts
+from unlearnbench.engine.numerics import cast
 from unlearnbench.errors import ModelError, RecordError
 from unlearnbench.plugin.specs import ModelSpec
 from unlearnbench.training import models
-from unlearnbench.training.models import cast, frozen_copy, load_base, load_checkpoint, save_checkpoint
+from unlearnbench.training.models import frozen_copy, load_base, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
