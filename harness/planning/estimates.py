@@ -113,10 +113,11 @@ def estimated(spec: ReferenceSpec | CellSpec) -> Estimate | None:
 
 
 def refuse_too_large(specs: Iterable[ReferenceSpec | CellSpec], available: float) -> None:
-    """Raise UsageError where a node needs more than a GPU's memory (bytes), naming the optimisers that fit."""
-    for spec in specs:
-        if spec.device_kind == "cuda" and (cost := estimated(spec)) and cost.memory > available:
-            refuse_unfit(spec.title, spec.run.optimiser, available, lambda name, spec=spec: _with(spec, name).memory)  # type: ignore[misc]
+    """Raise UsageError where a node needs more than a GPU's memory (bytes), naming optimisers that fit."""
+    known = [(spec, cost.memory) for spec in specs if spec.device_kind == "cuda" and (cost := estimated(spec))]
+    if known:
+        largest, _ = max(known, key=lambda pair: pair[1])
+        refuse_unfit(largest.title, largest.run.optimiser, available, lambda name: _with(largest, name).memory)
 
 
 def _with(spec: ReferenceSpec | CellSpec, optimiser: str) -> Estimate:
