@@ -17,6 +17,35 @@ from unlearnbench.records.run_folder import read_plan, read_status
 TESTS = Path(__file__).parent
 
 
+def write_study(folder: Path, cells: int) -> Path:
+    """The study's file: so many cells of one method, with two reference models and their own two cells."""
+    seeds = f"{{ reference = [0], unlearning = {cells} }}" if cells > 1 else "[0]"
+    path = folder / "s.toml"
+    path.write_text(
+        f'[study]\nname = "s"\nmethods = ["ga"]\nbenchmarks = ["tofu-forget05"]\nmodels = ["tiny"]\n'
+        f'seeds = {seeds}\n[data]\nsource = "generated"\nscale = "quick"\n'
+    )
+    return path
+
+
+def behave(runs: Path, **behaviour: object) -> None:
+    """Tell the nodes of run folders in ``runs`` how to behave."""
+    runs.mkdir(parents=True, exist_ok=True)
+    (runs / "behaviour.json").write_text(json.dumps(behaviour))
+
+
+def begun(runs: Path) -> Counter[str]:
+    """How often each node of the runs was begun."""
+    path = runs / "executions.txt"
+    return Counter(path.read_text().split()) if path.exists() else Counter()
+
+
+def variables(cache: Path) -> dict[str, str]:
+    """What the environment of a run needs besides."""
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path, "UNLEARNBENCH_CACHE": str(cache)}
+
+
 class NoopStudy:
     """Runs the study by the command line; it has as many cells of one method as asked for, and four nodes besides.
 
@@ -29,20 +58,11 @@ class NoopStudy:
     def __init__(self, command, executor, environment=None):
         self._command, self._executor = command, executor
         self.run = command.folder / "runs" / "s"
-        self.environment = {
-            **(environment or {}),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")])),
-            "UNLEARNBENCH_CACHE": str(command.folder / "cache"),
-        }
+        self.environment = {**(environment or {}), **variables(command.folder / "cache")}
 
     def words(self, cells, *more):
         """Arguments of the run."""
-        seeds = f"{{ reference = [0], unlearning = {cells} }}" if cells > 1 else "[0]"
-        written = (
-            f'[study]\nname = "s"\nmethods = ["ga"]\nbenchmarks = ["tofu-forget05"]\nmodels = ["tiny"]\n'
-            f'seeds = {seeds}\n[data]\nsource = "generated"\nscale = "quick"\n'
-        )
-        (self._command.folder / "s.toml").write_text(written)
+        write_study(self._command.folder, cells)
         return ("run", "s.toml", "--plugin", str(TESTS / "noop_plugin.py"), "--executor", self._executor, *more)
 
     def __call__(self, cells, *more, **behaviour):
@@ -63,14 +83,12 @@ class NoopStudy:
         )
 
     def behave(self, **behaviour):
-        self.run.parent.mkdir(exist_ok=True)
-        (self.run.parent / "behaviour.json").write_text(json.dumps(behaviour))
+        behave(self.run.parent, **behaviour)
 
     @property
     def begun(self):
         """How often each node was begun."""
-        path = self.run.parent / "executions.txt"
-        return Counter(path.read_text().split()) if path.exists() else Counter()
+        return begun(self.run.parent)
 
     @property
     def statuses(self):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from noop_study import begun, behave, variables, write_study
 from noop_worker import content_of
 
 from unlearnbench.records.run_folder import read_plan, read_status
@@ -54,31 +55,20 @@ class Bench:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        (self.home / "runs").mkdir(parents=True)
-        (self.home / "runs" / "behaviour.json").write_text(f'{{"seconds": {self.seconds}}}')
-        (self.home / "s.toml").write_text(
-            f'[study]\nname = "s"\nmethods = ["ga"]\nbenchmarks = ["tofu-forget05"]\nmodels = ["tiny"]\n'
-            f'seeds = {{ reference = [0], unlearning = {self.cells} }}\n[data]\nsource = "generated"\nscale = "quick"\n'
-        )
+        behave(self.home / "runs", seconds=self.seconds)
+        write_study(self.home, self.cells)
         self.run = self.home / "runs" / "s"
         self.cache = self.home / "cache"
 
     @property
     def variables(self) -> dict[str, str]:
-        path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-        return {
-            **os.environ,
-            **self.environment,
-            "PYTHONPATH": path,
-            "UNLEARNBENCH_CACHE": str(self.cache),
-            "OMP_WAIT_POLICY": "PASSIVE",
-        }
+        return {**os.environ, **self.environment, **variables(self.cache), "OMP_WAIT_POLICY": "PASSIVE"}
 
     def start(self, *before: str) -> subprocess.Popen[str]:
         """The runner's process; ``before`` are words of a command that runs it."""
         words = [sys.executable, str(TESTS / "faults" / "runner.py"), "s.toml", str(self.run), self.executor]
         return subprocess.Popen(
-            [*before, *words, str(self.jobs)],
+            [*before, *words, str(self.jobs), "5"],
             cwd=self.home,
             env=self.variables,
             stdout=subprocess.DEVNULL,
@@ -108,8 +98,7 @@ class Bench:
     @property
     def begun(self) -> Counter[str]:
         """How often each node was begun."""
-        path = self.home / "runs" / "executions.txt"
-        return Counter(path.read_text().split()) if path.exists() else Counter()
+        return begun(self.home / "runs")
 
     def judge(self, tally: Tally, faults: int) -> None:
         """Count what is wrong after the study was hit so often, and run to its end."""
@@ -186,6 +175,11 @@ def _parent(process: psutil.Process) -> psutil.Process | None:
     with suppress(psutil.Error):
         return process.parent()
     return None
+
+
+def is_cell(process: psutil.Process) -> bool:
+    """Whether a process is one that a fork server started."""
+    return _is_server(process) and _is_server(_parent(process))
 
 
 def _is_server(process: psutil.Process | None) -> bool:
