@@ -190,8 +190,8 @@ def _is_server(process: psutil.Process | None) -> bool:
 
 
 def files(*folders: Path) -> list[Path]:
-    """All files of a run and its cache, in a stable order."""
-    return sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+    """All files of a run and its cache, in a stable order; folders may vanish meanwhile."""
+    return sorted(Path(place) / name for folder in folders for place, _, names in os.walk(folder) for name in names)
 
 
 def wait_until(ready, seconds: float) -> bool:  # type: ignore[no-untyped-def]
