@@ -70,11 +70,11 @@ class NoopStudy:
         self.behave(**behaviour)
         return self._command(*self.words(cells, *more), **self.environment)
 
-    def start(self, cells, *more, **behaviour):
+    def start(self, cells, *more, python=sys.executable, **behaviour):
         """The process of a run."""
         self.behave(**behaviour)
         return subprocess.Popen(
-            [sys.executable, "-m", "unlearnbench", *self.words(cells, *more)],
+            [str(python), "-m", "unlearnbench", *self.words(cells, *more)],
             cwd=self._command.folder,
             env={**self._command.environment, **self.environment},
             stdout=subprocess.PIPE,

@@ -36,6 +36,11 @@ RUNNER = 1.0
 LOST = {"NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "REVOKED", "LAUNCH_FAILED"}
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY"}
+CANNOT_START = (126, 127)
+"""Exit codes by which a shell says that there is no such program, or none for this machine."""
+OTHER_MACHINES = (
+    "install the same environment there, or leave such machines out: run.slurm.lines = ['#SBATCH --constraint=…']"
+)
 FAULTS = {
     "OUT_OF_MEMORY": (CellStatus.OUT_OF_MEMORY, "its job was killed for memory; ask for more: --set resources.memory="),
     "TIMEOUT": (CellStatus.TIMED_OUT, "its job took longer than it may; ask for more: --set resources.hours="),
@@ -186,6 +191,11 @@ class SlurmExecutor:
         exit_code, killed_by = (int(code[1]), int(code[2])) if code else (0, 0)
         if exit_code == AGAIN:
             return TicketState("lost", "it was stopped, or what it needs has not ended", node, log)
+        if exit_code in CANNOT_START and log:
+            why = _last_line(Path(log).read_text(errors="replace"))
+            return TicketState(
+                "cancelled", f"machine {node} cannot start {sys.executable} ({why}); {OTHER_MACHINES}", node
+            )
         if not log:
             seen = f"machine {node} does not see {self._logs}" if node else "its log could not be written"
             return TicketState("cancelled", f"{seen}; choose a run folder that all machines see with --out", node)

@@ -189,6 +189,30 @@ def test_a_run_folder_that_the_machines_do_not_see_is_named(study, slurm):
     assert re.search("does not see .*/unseen/run/works; choose a run folder that all machines see", done.err)
 
 
+@pytest.mark.parametrize("there", ["nothing", "of another architecture"])
+def test_a_machine_that_cannot_start_this_python_is_named(study, slurm, there, tmp_path):
+    """Its place is empty there, or holds a program that the machine cannot run."""
+    place = (slurm.home / "unseen" if there == "nothing" else tmp_path) / "env"
+    (place / "bin").mkdir(parents=True)
+    here = Path(sys.prefix)
+    (place / "lib").symlink_to(here / "lib")
+    (place / "pyvenv.cfg").write_text((here / "pyvenv.cfg").read_text())
+    python = place / "bin" / "python"
+    python.symlink_to(sys.executable)
+    process = study.start(1, python=python)
+    if there != "nothing":
+        wait_for(lambda: study.run.is_dir(), 60)
+        other = tmp_path / "other"
+        # The first bytes of a program for 64-bit ARM.
+        other.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xb7\x00" + bytes(44))
+        other.chmod(0o755)
+        other.replace(python)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    assert re.search(rf"machine n\d cannot start {python} \(.+\); install", said), said
+    assert not study.begun
+
+
 def test_plan_shows_what_would_be_submitted(study, command):
     done = command("plan", *study.words(30, "--set", "run.pack=10")[1:], **study.environment)
     assert done.code == 0, done.err

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 from noop_worker import WORKER
@@ -13,7 +16,9 @@ from unlearnbench.errors import RecordError, UsageError
 from unlearnbench.planning.plan import make_plan
 from unlearnbench.planning.study import check_study
 from unlearnbench.plugin.registry import load_plugins
-from unlearnbench.records.node_spec import Resources
+from unlearnbench.records.code_digest import engine_digest
+from unlearnbench.records.node_spec import CellSpec, Resources, read_spec, write_spec
+from unlearnbench.records.record import read_record
 from unlearnbench.running.local_executor import slots_here
 from unlearnbench.running.node_pool import NodePool
 from unlearnbench.running.run_nodes import run_nodes
@@ -132,3 +137,21 @@ def test_nodes_of_a_pack_are_values(tmp_path):
     work = as_works(plan, plan.nodes, {})[0]
     with pytest.raises(dataclasses.FrozenInstanceError):
         work.id = "another"
+
+
+def test_a_row_of_another_environment_is_not_compared_with_others(small_run, tmp_path):
+    """Where the study lets such a worker run, its record says that it is one."""
+    (left,) = (small_run[0] / "cells").glob("ga--*")
+    run = tmp_path / "run"
+    shutil.copytree(small_run[0] / "cells", run / "cells")
+    facts = read_spec(left).model_dump()
+    spec = CellSpec.model_validate(facts | {"engine": "other", "run": facts["run"] | {"other_environments": True}})
+    folder = run / "cells" / spec.key
+    write_spec(folder, spec)
+    done = subprocess.run(
+        [sys.executable, "-m", "unlearnbench", "run-cell", str(folder)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    one, other = (read_record(place / "record.json").comparability for place in (left, folder))
+    assert other.key == one.key | {"environment": engine_digest()}
+    assert other.sha256 != one.sha256
