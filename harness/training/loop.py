@@ -41,7 +41,7 @@ def train(model: Any, recipe: Objective, steps: Iterator[list[Batch]], rows: int
         )
     model = as_trained(model, ctx.optimiser)
     _set_training(model, recipe)
-    sharded = Sharded(model, ctx.device) if processes() > 1 else None
+    sharded = Sharded(model, ctx.device, ctx.autocast) if processes() > 1 else None
     if sharded:
         model = sharded.model
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
