@@ -164,6 +164,12 @@ class PlannedBenchmark(Strict):
         """Every field of the benchmark's target."""
         return {**self.values, **self.fixed}
 
+    @cached_property
+    def identity(self) -> str:
+        """The hash of what can change a cell's numbers; computed once for all cells of a plan."""
+        target = [self.qualified, self.version, self.source, self.values, self.fixed]
+        return digest({"target": target, "packages": self.packages, "tables": self.fingerprints})
+
 
 class PlannedModel(Strict):
     """A base model with a study's settings; ``fingerprint`` identifies its weights, empty from scratch."""
@@ -186,6 +192,11 @@ class PlannedModel(Strict):
         """The fields of the model that can change a number."""
         kept = {name: value for name, value in vars(self.spec).items() if name not in BESIDE_NUMBERS}
         return {**kept, "fingerprint": self.fingerprint}
+
+    @cached_property
+    def identity(self) -> str:
+        """The hash of ``content``; computed once for all cells of a plan."""
+        return digest(self.content)
 
 
 class PlannedComponent(Strict):
@@ -332,7 +343,7 @@ class ReferenceSpec(NodeSpec):
         known = self.benchmark.fingerprints
         vocabulary = self.benchmark.vocabulary if self.model.from_scratch else ()
         return {
-            "model": self.model.content,
+            "model": self.model.identity,
             "recipe": self.recipe,
             "training": [
                 *(known.get(name, name) for name in self.tables),
@@ -397,13 +408,11 @@ class CellSpec(NodeSpec):
         return self.method.name, self.benchmark.name, self.model.name, *attacked
 
     def content_facts(self) -> dict[str, Any]:
-        method, benchmark = self.method, self.benchmark
+        method = self.method
         return {
             "method": [method.qualified, method.source, method.values, method.fixed, vars(method.requires)],
-            "benchmark": [benchmark.qualified, benchmark.version, benchmark.source, benchmark.values, benchmark.fixed],
-            "packages": benchmark.packages,
-            "tables": benchmark.fingerprints,
-            "model": self.model.content,
+            "benchmark": self.benchmark.identity,
+            "model": self.model.identity,
             "references": {role: key.rpartition("--")[2] for role, key in self.models.items()},
             "seed": self.seed,
             **self.computing,

@@ -55,7 +55,7 @@ class Outcome:
 
 def folder_of(run: Path, node: Node) -> Path:
     """Where a node lives in the run."""
-    return run / node.spec.folder / node.key
+    return run.joinpath(node.spec.folder, node.key)
 
 
 @contextmanager
