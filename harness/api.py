@@ -24,6 +24,7 @@ from .records.comparison import Comparison
 from .records.gates import Gate, read_gates
 from .records.meta_evaluation import MetaEvaluation, write_meta_evaluation
 from .records.results import Reporter, ResultSet
+from .records.run_folder import place_of_run
 from .results.opening import opened
 from .results.verification import Verification, held
 from .results.verification import verify as verify_results
@@ -116,7 +117,7 @@ def run(
     made = study if isinstance(study, Plan) else None
     registry = registry or load_plugins((made.study if made else study).plugins)  # type: ignore[union-attr]
     made = made or plan(study, registry)  # type: ignore[arg-type]
-    folder = Path(out) if out else Path("runs") / made.study.name
+    folder = place_of_run(made.study.name, out)
     outcome: RunOutcome = run_plan(folder, made, registry, not progress, detach)
     return Run(folder, made.study.edition, outcome.exit_code, outcome.to_mend, outcome.waiting)
 
@@ -263,7 +264,7 @@ def meta_evaluate(
     from .results.meta_evaluation import rated_metrics
 
     registry = registry or load_plugins(study.plugins)
-    folder = Path(out) if out else Path("runs") / f"{study.name}-meta"
+    folder = place_of_run(f"{study.name}-meta", out)
     seeds = list(range(QUICK_PAIRS if quick else PAIRS))
     runs = []
     for number, factors in enumerate(RECIPES):

@@ -31,7 +31,7 @@ def plan(as_json: bool, **options: Any) -> None:
     demo, paper-hp, paper-muse, paper-tofu, pre-merge.
     """
     from .. import api
-    from ..records.run_folder import cache_folder
+    from ..records.run_folder import cache_folder, place_of_run
     from ..running.run_store import finished
     from ..running.session import executor_of
     from ..running.works import as_works, described
@@ -39,7 +39,7 @@ def plan(as_json: bool, **options: Any) -> None:
     study = study_of(options)
     registry = registry_of(study.plugins)
     made = api.plan(study, registry)
-    run, cache = Path(options["out"] or Path("runs") / study.name), cache_folder()
+    run, cache = place_of_run(study.name, options["out"]), cache_folder()
     done = [finished(run, node, cache) is not None for node in made.nodes]
     if as_json:
         return _print_plan_json(made, done)
@@ -183,6 +183,7 @@ def meta_evaluate(quick: bool, as_json: bool, **options: Any) -> None:
     from ..planning.overrides import merged
     from ..planning.study import read_study
     from ..records.provenance import usable_cores
+    from ..records.run_folder import place_of_run
 
     base = None
     if not options.get("study_file"):
@@ -190,7 +191,7 @@ def meta_evaluate(quick: bool, as_json: bool, **options: Any) -> None:
         base = merged(read_study("demo"), {**more, "data": {"scale": "quick"}} if quick else more)
     study = study_of(options, base)
     registry = registry_of(study.plugins)
-    folder = Path(options["out"] or Path("runs") / f"{study.name}-meta")
+    folder = place_of_run(f"{study.name}-meta", options["out"])
     found = api.meta_evaluate(study, folder, quick, registry)
     page = api.render(folder, out=folder / "site", registry=registry).page.with_name("trust.html")
     if as_json:
@@ -237,11 +238,12 @@ def cancel(**options: Any) -> None:
     \b
     STUDY is a TOML file or a built-in study.
     """
+    from ..records.run_folder import place_of_run
     from ..running.session import executor_of
 
     study = study_of(options)
     executor = executor_of(study, registry_of(study.plugins))
-    held = executor.find(Path(options["out"] or Path("runs") / study.name))
+    held = executor.find(place_of_run(study.name, options["out"]))
     executor.cancel(list(held.values()))
     say(f"{len(held)} jobs of {study.run.executor} cancelled")
 

@@ -105,6 +105,11 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "unlearnbench"
 
 
+def place_of_run(name: str, out: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of a run: ``out``, or one of the study's name in ``runs``."""
+    return Path(out) if out else Path("runs") / name
+
+
 def read_plan(run: Path) -> StoredPlan:
     """The stored plan. Raises RecordError where it is absent, broken or of a newer schema."""
     path = run / PLAN
