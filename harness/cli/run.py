@@ -279,9 +279,15 @@ def cache(clear: bool, as_json: bool) -> None:
     help="Shape of a model with random weights; by default 135m, 1b and 7b.",
 )
 @click.option("--device", default="cuda", show_default=True, help="cuda, cuda:1, … or cpu.")
-@click.option("--lora-rank", type=click.IntRange(min=0), default=0, help="Train adapters of this rank.")
+@click.option(
+    "--optimiser",
+    type=click.Choice(["adamw", "adamw-8bit", "adamw-bf16", "lora"]),
+    default="adamw",
+    show_default=True,
+    help="What training steps are taken with, as run.optimiser.",
+)
 @json_option
-def bench_gpu(shapes: tuple[str, ...], device: str, lora_rank: int, as_json: bool) -> None:
+def bench_gpu(shapes: tuple[str, ...], device: str, optimiser: str, as_json: bool) -> None:
     """Measure this device, and how near training, scoring and decoding come to what it can do."""
     import torch
 
@@ -296,7 +302,7 @@ def bench_gpu(shapes: tuple[str, ...], device: str, lora_rank: int, as_json: boo
         say(f"{name}: matrix products {limits.operations / 1e12:.2f} TFLOP/s, copies {limits.bandwidth / 1e9:.0f} GB/s")
     measured = []
     for shape in shapes or ("135m", "1b", "7b"):
-        for stage in stages(shape, limits, place, lora_rank):
+        for stage in stages(shape, limits, place, optimiser):
             measured.append(stage)
             if not as_json:
                 bound = "bandwidth bound" if stage.stage == "decoding" else "matrix rate"

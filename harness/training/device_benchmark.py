@@ -20,9 +20,11 @@ from ..data.encoder import EncodedRow
 from ..engine.engine import Engine
 from ..engine.memory import release
 from ..engine.numerics import PRECISIONS
+from .footprint import LORA_RANK
 from .loop import train
 from .loss import Batch
 from .loss_method import FineTune
+from .models import with_adapter
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,11 @@ def measured_limits(device: torch.device, dtype: torch.dtype) -> Limits:
     return Limits(2 * side**3 / best, 2 * elements / copied)
 
 
-def stages(name: str, limits: Limits, device: torch.device, rank: int = 0) -> Iterator[Stage]:
+def stages(name: str, limits: Limits, device: torch.device, optimiser: str = "adamw") -> Iterator[Stage]:
     """Training, scoring and decoding of one shape, as the harness does them on this device.
 
     Args:
-        rank: train LoRA adapters of this rank instead of all weights, whose states need 16 bytes a weight.
+        optimiser: as ``run.optimiser``; with AdamW in float32 the states of 7B do not fit 80 GB.
     """
     shape = SHAPES[name]
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -93,7 +95,7 @@ def stages(name: str, limits: Limits, device: torch.device, rank: int = 0) -> It
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         try:
-            tokens, used = measure(shape, limits, device, dtype, rank)
+            tokens, used = measure(shape, limits, device, dtype, optimiser)
             peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
             yield Stage(name, stage, tokens, used, peak)
         except torch.OutOfMemoryError:
@@ -101,13 +103,13 @@ def stages(name: str, limits: Limits, device: torch.device, rank: int = 0) -> It
         release()
 
 
-def _training(shape: Shape, limits: Limits, device: torch.device, dtype: torch.dtype, rank: int) -> tuple[float, float]:
+def _training(
+    shape: Shape, limits: Limits, device: torch.device, dtype: torch.dtype, optimiser: str
+) -> tuple[float, float]:
     model = _model(shape, device, torch.float32)
     weights = _weights(model)
-    if rank:
-        from .models import with_adapter
-
-        model = with_adapter(model, rank)
+    if optimiser == "lora":
+        model = with_adapter(model, LORA_RANK)
     recipe = FineTune(epochs=1, batch_size=TRAINED, learning_rate=1e-5, gradient_checkpointing=shape.width > 2048)
     engine = Engine(device)
     rows = _rows(shape, TRAINED * STEPS)
@@ -122,16 +124,16 @@ def _training(shape: Shape, limits: Limits, device: torch.device, dtype: torch.d
             yield [Batch({"forget": engine.collate(rows[step * TRAINED : (step + 1) * TRAINED])})]
 
     precision = next((name for name, kind in PRECISIONS.items() if kind == dtype), "no")
-    ctx = Context("bench", 0, engine, lambda _: None, autocast=precision)
+    ctx = Context("bench", 0, engine, lambda _: None, autocast=precision, optimiser=optimiser)
     train(model, recipe, batches(), len(rows), ctx)
     _wait(device)
     seconds = time.perf_counter() - began[0]
     tokens = sum(len(row.ids) for row in rows[2 * TRAINED :]) / seconds
     # Frozen weights need no gradient of their own: 2 operations less.
-    return tokens, (4 if rank else 6) * weights * tokens / limits.operations
+    return tokens, (4 if optimiser == "lora" else 6) * weights * tokens / limits.operations
 
 
-def _scoring(shape: Shape, limits: Limits, device: torch.device, dtype: torch.dtype, _: int) -> tuple[float, float]:
+def _scoring(shape: Shape, limits: Limits, device: torch.device, dtype: torch.dtype, _: str) -> tuple[float, float]:
     model = _model(shape, device, dtype)
     rows = _rows(shape, SCORED if device.type == "cuda" else 32)
     engine = Engine(device)
@@ -141,7 +143,7 @@ def _scoring(shape: Shape, limits: Limits, device: torch.device, dtype: torch.dt
     return tokens, 2 * _weights(model) * tokens / limits.operations
 
 
-def _decoding(shape: Shape, limits: Limits, device: torch.device, dtype: torch.dtype, _: int) -> tuple[float, float]:
+def _decoding(shape: Shape, limits: Limits, device: torch.device, dtype: torch.dtype, _: str) -> tuple[float, float]:
     model = _model(shape, device, dtype)
     prompts = [row.ids[: ROW // 2] for row in _rows(shape, WRITTEN if device.type == "cuda" else 8)]
     engine = Engine(device)

@@ -18,12 +18,13 @@ from unlearnbench.planning.plan import make_plan
 from unlearnbench.planning.study import check_study
 from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.records import provenance
-from unlearnbench.records.node_spec import RunSettings, read_spec
+from unlearnbench.records.node_spec import Optimiser, RunSettings, read_spec
 from unlearnbench.records.run_folder import read_status
 from unlearnbench.running.local_executor import slots_here
 from unlearnbench.running.node_pool import NodePool, Slot
 from unlearnbench.running.run_store import folder_of
 from unlearnbench.training.device_benchmark import SHAPES, Limits, measured_limits, stages
+from unlearnbench.training.footprint import HELD
 from unlearnbench.worker.setup import device_of
 
 
@@ -149,9 +150,10 @@ def test_what_a_device_can_do_is_measured_and_compared_with_its_limits(command):
     assert [stage["stage"] for stage in json.loads(done.out)["stages"]] == ["training", "scoring", "decoding"]
 
 
-def test_every_shape_can_be_asked_for():
-    (shapes,) = (option for option in bench_gpu.params if option.name == "shapes")
-    assert tuple(shapes.type.choices) == tuple(SHAPES)
+def test_every_shape_and_every_optimiser_can_be_asked_for():
+    options = {option.name: option.type for option in bench_gpu.params}
+    assert tuple(options["shapes"].choices) == tuple(SHAPES)
+    assert tuple(options["optimiser"].choices) == tuple(HELD) == get_args(Optimiser)
 
 
 def test_a_machine_without_a_gpu_is_told_so(command):
@@ -191,6 +193,7 @@ def test_two_processes_that_share_a_model_give_what_one_gives(dtype, near, comma
 ONE_IS_BLIND = """
 import sys
 from pathlib import Path
+from typing import get_args
 from unlearnbench.engine import process_group
 from unlearnbench.errors import RecordError
 from unlearnbench.records.node_spec import read_spec
