@@ -24,7 +24,7 @@ from ray_cluster import missing as ray_missing
 from slurm_cluster import SlurmCluster
 from slurm_cluster import missing as slurm_missing
 
-FAULTS = int(os.environ.get("UNLEARNBENCH_FAULTS", "20"))
+FAULTS = int(os.environ.get("UNLEARNBENCH_FAULTS", "8"))
 SEED = int(os.environ.get("UNLEARNBENCH_FAULTS_SEED", "0"))
 TABLE = os.environ.get("UNLEARNBENCH_FAULTS_TABLE", "")
 
