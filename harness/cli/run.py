@@ -41,17 +41,14 @@ def plan(as_json: bool, **options: Any) -> None:
     made = api.plan(study, registry)
     run, cache = place_of_run(study.name, options["out"]), cache_folder()
     done = [finished(run, node, cache) is not None for node in made.nodes]
-    if as_json:
-        return _print_plan_json(made, done)
-    _print_plan(made, done)
+    (_print_plan_json if as_json else _print_plan)(made, done)
     executor = executor_of(study, registry)
     works = as_works(made, [node for node, is_done in zip(made.nodes, done, strict=True) if not is_done], {})
-    if executor.detached:
+    if not executor.detached:
+        executor.check(run, works)
+    elif not as_json:
         for line in described(works):
             say(f"to submit: {line}")
-    else:
-        executor.check(run, works)
-    return None
 
 
 def _print_plan_json(made: Plan, done: list[bool]) -> None:

@@ -78,6 +78,9 @@ def test_what_a_gpu_has_no_room_for_is_refused_before_anything_is_loaded(verb, c
     assert not list(command.folder.glob("runs/*/*/*/log.txt"))
     if verb == "plan":
         assert "estimate for one H100-class GPU" in done.out, "the plan is shown all the same"
+        shown = command(verb, *LARGE, "--json", **gpu(80))
+        assert shown.code == 4
+        assert max(node["estimate"]["device_memory_bytes"] for node in shown.json["nodes"]) > 100 * 2**30
 
 
 def test_what_fits_is_planned(command, gpu):
