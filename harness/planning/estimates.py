@@ -256,7 +256,9 @@ def _resident_training(spec: ReferenceSpec | CellSpec, values: Mapping[str, Valu
     activations = kept + 4.0 * width if values["gradient_checkpointing"] else kept * layers
     # Logits and their gradient at the answers, about half of a row; a divergence between two models keeps more.
     logits = 4.0 * vocabulary * tokens / 2 * (6 if frozen else 2)
-    states = sum(HELD[spec.run.optimiser]) + 4.0 * frozen
+    held = HELD[spec.run.optimiser]
+    # An adapter's gradients and moments are small.
+    states = (held.weight if spec.model.spec.lora_rank else sum(held)) + 4.0 * frozen
     return float(LIBRARIES + states * shape["parameters"] + activations * tokens + logits)
 
 

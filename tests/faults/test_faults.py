@@ -50,6 +50,9 @@ def stop_runner(bench, process, count):
 
 
 def _hit(bench, process, count, victims, number):
+    # Where a reference model dies its cells do not run: half of the studies are hit once these are there.
+    begun = bench.rng.choice([0, NODES_BESIDES])
+    wait_until(lambda: sum(bench.begun.values()) > begun or process.poll() is not None, 60)
     done = 0
     while done < count and process.poll() is None:
         found = victims(process.pid)
