@@ -14,7 +14,7 @@ from typing import IO, cast
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_memory_monitor_refresh_ms": "0",
 }
@@ -30,7 +30,8 @@ class RayCluster:
 
     def __init__(self, path: str, nodes: int = 2) -> None:
         self._words = [sys.executable, __file__, str(nodes)]
-        self._variables = {**os.environ, **ENVIRONMENT, "PYTHONPATH": path}
+        paths = os.pathsep.join(filter(None, [path, os.environ.get("PYTHONPATH")]))
+        self._variables = {**os.environ, **ENVIRONMENT, "PYTHONPATH": paths}
 
     def __enter__(self) -> RayCluster:
         self._process = subprocess.Popen(
