@@ -27,11 +27,11 @@ class Held(NamedTuple):
 
 
 # 8-bit moments have a scale in float32 for each block of 256.
-EIGHT_BITS = 2 * (1 + 4 / 256)
+MOMENTS = 2 * (1 + 4 / 256)
 HELD = {
     "adamw": Held(4, 4, 8),
-    "adamw-8bit": Held(4, 4, EIGHT_BITS),
-    "adamw-bf16": Held(2, 2, EIGHT_BITS),
+    "adamw-8bit": Held(4, 4, MOMENTS),
+    "adamw-bf16": Held(2, 2, MOMENTS),
     "lora": Held(4, 4, 8),
 }
 """By the names of ``run.optimiser``."""
