@@ -20,7 +20,7 @@ from ..domain import Requires
 from ..engine.budgets import CPU
 from ..plugin.parameters import TRAINING_PARAMETERS, Value
 from ..plugin.specs import ModelSpec
-from ..records.node_spec import CellSpec, PlannedAttack, PlannedMethod, ReferenceSpec
+from ..records.node_spec import CellSpec, PlannedAttack, ReferenceSpec
 from ..training.footprint import GIB, HELD, refuse_unfit, training_bytes
 
 # Sustained rates measured on a single H100-class device with matrix products of this size.
@@ -106,7 +106,7 @@ def estimated(spec: ReferenceSpec | CellSpec) -> Estimate | None:
     evaluation = _evaluation(shape, workload, spec.method.models)
     if spec.attack:
         return _attacked(spec, spec.attack, evaluation)
-    if not _trains(spec.method):
+    if not spec.method.trains:
         return evaluation
     training = _unlearning(spec)
     return Estimate(training.seconds + evaluation.seconds, max(training.memory, evaluation.memory))
@@ -147,11 +147,6 @@ def _recipe_of(attack: PlannedAttack) -> dict[str, Value]:
     if not {"steps", "batch_size"} <= attack.values.keys():
         return {}
     return {**{parameter.name: parameter.default for parameter in TRAINING_PARAMETERS}, **attack.values}
-
-
-def _trains(method: PlannedMethod) -> bool:
-    """Whether a method takes optimiser steps over the forget set."""
-    return not method.reference and "epochs" in method.values
 
 
 def _number(values: Mapping[str, Value], name: str) -> float:
@@ -235,7 +230,7 @@ def resident(spec: ReferenceSpec | CellSpec) -> dict[str, float]:
         recipe = _recipe_of(spec.attack)
         if recipe:
             stages["attack"] = _resident_training(spec, recipe, Requires())
-    elif _trains(spec.method):
+    elif spec.method.trains:
         stages["unlearn"] = _resident_training(spec, spec.method.values, spec.method.requires)
     return stages
 

@@ -184,7 +184,8 @@ class ModelSpec:
             (empty for none), the date that it may write (YYYY-MM-DD), whether it leaves room for thoughts.
         dtype: of the forward passes; ``"auto"`` is bfloat16 on a GPU that has it and float32 elsewhere.
         allow_missing_weights: load a checkpoint whose tensors do not fit the architecture; its rows are never ranked.
-        shape: ``parameters``, ``layers`` and ``width`` of a pretrained model, for estimates of time and memory.
+        shape: ``parameters``, ``layers`` and ``width`` of a pretrained model, for estimates of time and memory; sharper
+            with ``inner``, ``vocabulary``, ``key_width`` and ``tied`` (1 where the output head is the embedding).
         original, retained: published checkpoints to use instead of fine-tuning; ``{split}`` in the name
             stands for the benchmark's training table (``full``, ``retain95``).
         lora_rank: above 0, methods train a LoRA adapter of this rank, merged before evaluation.

@@ -227,6 +227,11 @@ class PlannedMethod(PlannedComponent):
     models: int
     citation: str
 
+    @property
+    def trains(self) -> bool:
+        """Whether it takes optimiser steps over the forget set."""
+        return not self.reference and "epochs" in self.values
+
 
 class PlannedAttack(PlannedComponent):
     """An attack on a cell."""

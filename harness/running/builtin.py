@@ -34,7 +34,7 @@ def unlearnbench_models() -> list[ModelSpec]:
             "llama2-7b",
             "Llama-2-7B chat with TOFU's published original model",
             path="NousResearch/Llama-2-7b-chat-hf",
-            shape=_shape(6.738e9, 32, 4096, 11008, 32000, 4096),
+            shape=dict(parameters=6.738e9, layers=32, width=4096, inner=11008, vocabulary=32000, key_width=4096),
             prompt_format="llama2",
             original="locuslab/tofu_ft_llama2-7b",
             citation="Touvron et al. 2023, arXiv:2307.09288",
@@ -43,7 +43,7 @@ def unlearnbench_models() -> list[ModelSpec]:
             "phi-1.5",
             "Phi-1.5 with TOFU's published original model",
             path="microsoft/phi-1_5",
-            shape=_shape(1.418e9, 24, 2048, 8192, 51200, 2048),
+            shape=dict(parameters=1.418e9, layers=24, width=2048, inner=8192, vocabulary=51200, key_width=2048),
             prompt_format="question-answer",
             original="locuslab/tofu_ft_phi-1.5",
             recipe={"learning_rate": 2e-5},
@@ -54,7 +54,9 @@ def unlearnbench_models() -> list[ModelSpec]:
             "opt-2.7b",
             "OPT-2.7B; its reference models are fine-tuned here",
             path="facebook/opt-2.7b",
-            shape=_shape(2.652e9, 32, 2560, 10240, 50272, 2560, tied=1),
+            shape=dict(
+                parameters=2.652e9, layers=32, width=2560, inner=10240, vocabulary=50272, key_width=2560, tied=1
+            ),
             prompt_format="question-answer",
             allow_pickle=True,  # its repository has no safetensors weights
             recipe={"learning_rate": 2e-5},
@@ -65,7 +67,7 @@ def unlearnbench_models() -> list[ModelSpec]:
             "llama3.2-1b",
             "Llama-3.2-1B-Instruct with published original and retained models",
             path="meta-llama/Llama-3.2-1B-Instruct",
-            shape=_shape(1.236e9, 16, 2048, 8192, 128256, 512, tied=1),
+            shape=dict(parameters=1.236e9, layers=16, width=2048, inner=8192, vocabulary=128256, key_width=512, tied=1),
             prompt_format="chat",
             # As its published checkpoints were trained: configs/model/Llama-3.2-1B-Instruct.yaml of open-unlearning.
             system_prompt="You are a helpful assistant.",
@@ -77,26 +79,11 @@ def unlearnbench_models() -> list[ModelSpec]:
             "smollm2-135m",
             "SmolLM2-135M-Instruct: the smallest pretrained model here, usable on a CPU",
             path="HuggingFaceTB/SmolLM2-135M-Instruct",
-            shape=_shape(1.345e8, 30, 576, 1536, 49152, 192, tied=1),
+            shape=dict(parameters=1.345e8, layers=30, width=576, inner=1536, vocabulary=49152, key_width=192, tied=1),
             prompt_format="chat",
             citation="Ben Allal et al. 2025, arXiv:2502.02737",
         ),
     ]
-
-
-def _shape(
-    parameters: float, layers: int, width: int, inner: int, vocabulary: int, key_width: int, tied: int = 0
-) -> dict[str, float]:
-    """Sizes of a model on the hub, from its configuration."""
-    return dict(
-        parameters=parameters,
-        layers=layers,
-        width=width,
-        inner=inner,
-        vocabulary=vocabulary,
-        key_width=key_width,
-        tied=tied,
-    )
 
 
 def unlearnbench_executors() -> list[ExecutorSpec]:

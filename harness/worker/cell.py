@@ -12,7 +12,6 @@ import torch
 from ..contracts import Benchmark, Context, Method, Task, UnlearningData, derived_seed
 from ..data.encoder import Encoder
 from ..engine import process_group
-from ..engine.engine import Engine
 from ..engine.memory import release
 from ..engine.numerics import cast
 from ..errors import NotApplicable
@@ -25,11 +24,10 @@ from .attack import checked_model, leave_model, left_model, measure_attacked
 from .record_builder import Measured, build_record
 from .reference import checkpoint
 from .setup import (
-    autocast_of,
     check_fits,
+    context_of,
     device_of,
     load_plugin_files,
-    log,
     prepare_task,
     seed_everything,
     synchronise,
@@ -56,7 +54,7 @@ def run_cell(folder: Path, spec: CellSpec) -> dict[str, str]:
     load_plugin_files(spec)
     device = device_of(spec.run.device)
     meter = StageMeter(device)
-    if "epochs" in spec.method.values and not spec.attack:
+    if spec.method.trains and not spec.attack:
         check_fits(spec, device)
     with meter("load"):
         loaded = _load(spec, device)
@@ -66,8 +64,7 @@ def run_cell(folder: Path, spec: CellSpec) -> dict[str, str]:
     if spec.method.requires.retain and not loaded.task.retain:
         raise NotApplicable(f"{spec.method.name} needs a retain set, and {spec.benchmark.name} has none here")
     dtype = models.compute_dtype(spec.model.spec, device)
-    precision = autocast_of(spec.model.spec, device)
-    ctx = Context(spec.method.name, seed, Engine(device), log, autocast=precision, optimiser=spec.run.optimiser)
+    ctx = context_of(spec, spec.method.name, seed, device)
     encoder, benchmark, task = loaded.encoder, loaded.benchmark, loaded.task
     model = left_model(folder, spec, device) if spec.attack else None
     if model is None:

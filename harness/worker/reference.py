@@ -8,17 +8,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..contracts import Context, derived_seed
+from ..contracts import derived_seed
 from ..data.model_folder import REFERENCE, prepared_folder, reference_facts
 from ..engine import process_group
-from ..engine.engine import Engine
 from ..engine.memory import Peaks
 from ..errors import RecordError
 from ..records.claim import claimed
 from ..records.node_spec import ReferenceSpec
 from ..storage import write_sealed
 from ..training import models
-from .setup import autocast_of, check_fits, device_of, load_plugin_files, log, prepare_task, seed_everything
+from .setup import check_fits, context_of, device_of, load_plugin_files, prepare_task, seed_everything
 
 
 def prepare_reference(spec: ReferenceSpec) -> dict[str, Any]:
@@ -55,8 +54,7 @@ def _train(spec: ReferenceSpec, folder: Path) -> dict[str, Any]:
     notes = list(task.encoder.notes)
     model = models.load_base(model_spec, task.encoder, spec.seed, notes)
     models.check_finite(model, "the base model's weights, before any training")
-    precision = autocast_of(model_spec, device)
-    ctx = Context("reference", seed, Engine(device), log, autocast=precision, optimiser=spec.run.optimiser)
+    ctx = context_of(spec, "reference", seed, device)
     peaks = Peaks()
     if model_spec.lora_rank:
         model = models.with_adapter(model, model_spec.lora_rank)

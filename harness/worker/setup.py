@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..contracts import Benchmark, Preparation, Task
+from ..contracts import Benchmark, Context, Preparation, Task
 from ..data.sources import read_tables
 from ..engine import process_group
+from ..engine.engine import Engine
 from ..engine.numerics import PRECISIONS
 from ..errors import UsageError
 from ..plugin.registry import import_file
-from ..plugin.specs import ModelSpec, resolve
+from ..plugin.specs import resolve
 from ..records.code_digest import engine_digest
 from ..records.node_spec import NodeSpec
 from ..records.provenance import provenance
@@ -142,10 +143,11 @@ def prepare_task(spec: NodeSpec, encoder: Any) -> tuple[Benchmark, Task]:
     return benchmark, benchmark.prepare(preparation)
 
 
-def autocast_of(spec: ModelSpec, device: torch.device) -> str:
-    """accelerate's name of the mixed precision that a model is trained in; ``no`` in full precision."""
-    dtype = models.compute_dtype(spec, device)
-    return next((name for name, precision in PRECISIONS.items() if precision == dtype), "no")
+def context_of(spec: NodeSpec, name: str, seed: int, device: torch.device) -> Context:
+    """What a node's method or training is given: in the precision of its model, and with the study's optimiser."""
+    dtype = models.compute_dtype(spec.model.spec, device)
+    autocast = next((name for name, precision in PRECISIONS.items() if precision == dtype), "no")
+    return Context(name, seed, Engine(device), log, autocast=autocast, optimiser=spec.run.optimiser)
 
 
 def synchronise(device: torch.device) -> None:

@@ -193,9 +193,7 @@ def test_two_processes_that_share_a_model_give_what_one_gives(dtype, near, comma
 
 ONE_IS_BLIND = """
 import sys
-from typing import get_args
 from pathlib import Path
-from typing import get_args
 from unlearnbench.engine import process_group
 from unlearnbench.errors import RecordError
 from unlearnbench.records.node_spec import read_spec

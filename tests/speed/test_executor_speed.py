@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from faults.bench import TESTS, is_cell
+from faults.bench import NODES_BESIDES, TESTS, is_cell
 from noop_study import begun, behave, variables, write_study
 from ray_cluster import RayCluster
 from ray_cluster import missing as ray_missing
@@ -25,7 +25,6 @@ from slurm_cluster import SlurmCluster
 from slurm_cluster import missing as slurm_missing
 
 CELLS = int(os.environ.get("UNLEARNBENCH_SPEED_CELLS", "10000"))
-NODES_BESIDES = 4
 MISSING = {"local": lambda: "", "slurm": slurm_missing, "ray": ray_missing}
 # Words in the command of what is counted.
 OURS = ("faults/runner.py", "unlearnbench run", "ray::", "multiprocessing.forkserver")
