@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from unlearnbench.records.comparison import Comparison, Difference, LoneCell, MeanPair, Pair
 from unlearnbench.records.recomputation import agree
 
-from .ranking import formatted
+from .precision import formatted
 from .terminal import plain
 
 HEADER = ("metric", "baseline", "candidate", "difference", "95 % interval")

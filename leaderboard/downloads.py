@@ -14,8 +14,10 @@ from unlearnbench.domain import NUMBERS
 from unlearnbench.records.record import Record
 
 from .numbers import Number
-from .ranking import Table, formatted, formatted_share
+from .precision import SHARES, Precision
+from .ranking import Table
 from .rows import Sweep, TableRow, Value
+from .verdict import verdict
 
 HEADER = tuple(
     "benchmark model method attack loss_edition seed metric edition value low high n passes reason comparability "
@@ -24,7 +26,7 @@ HEADER = tuple(
 PLACES = tuple(
     "benchmark model division method loss_edition seeds place best worst group score score_low score_high forgetting "
     "forgetting_low forgetting_high utility utility_low utility_high robust robust_low robust_high worst_attack "
-    "setting settings_tried settings_failed rule selected_on sweep_seconds area area_low area_high remark reason "
+    "setting settings_tried settings_failed rule selected_on sweep_seconds area area_low area_high verdict reason "
     "comparability cells".split()
 )
 
@@ -87,7 +89,7 @@ def _place_line(table: Table, row: TableRow, record: Record) -> list[object]:
     line += [
         row.setting,
         *_sweep_facts(row.sweep),
-        row.remark,
+        verdict(row),
         row.numbers["score"].reason,
         record.comparability.sha256,
     ]
@@ -136,22 +138,22 @@ def _latex(table: Table) -> Iterable[str]:
             place = _tex(row.place.range) if row.place else ""
             numbers = [_latex_number(row, name, number) for name, number in row.numbers.items()]
             if table.attacks:
-                numbers.append(_tex(formatted_share(row.robust[1].value)) if row.robust else "--")
-            columns = [_latex_value(row.values[name]) for name in table.headline]
+                numbers.append(_tex(SHARES(row.robust[1].value)) if row.robust else "--")
+            columns = [_latex_value(row.values[name], table.precisions[name]) for name in table.headline]
             yield " & ".join([place, _tex(row.method), *numbers, *columns]) + r" \\"
     yield r"\bottomrule"
     yield r"\end{tabular}\end{table}"
 
 
 def _latex_number(row: TableRow, name: str, number: Number) -> str:
-    text = _tex(formatted_share(number.value))
+    text = _tex(SHARES(number.value))
     group = row.place.group if row.place and name == "score" else 0
     return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(group, text)
 
 
-def _latex_value(value: Value) -> str:
-    spread = "" if value.spread is None else rf" {{\small $\pm$ {_tex(formatted(value.spread))}}}"
-    return _tex(formatted(value.value)) + spread
+def _latex_value(value: Value, written: Precision) -> str:
+    spread = "" if value.spread is None else rf" {{\small $\pm$ {_tex(written(value.spread))}}}"
+    return _tex(written(value.value)) + spread
 
 
 TEX = {

@@ -14,6 +14,7 @@ from unlearnbench.records.run_folder import StoredCell
 from unlearnbench.storage import digest
 
 from .numbers import numbers_of, places_of, pooled
+from .precision import Precision, precision_of
 from .robustness import Attacks, unattacked
 from .rows import TableRow, on_common_runs, rows_of
 from .selection import chosen
@@ -70,6 +71,15 @@ class Table:
 
     def metric(self, name: str) -> ScoreEntry:
         return self.metrics[self.names.index(name)]
+
+    @cached_property
+    def precisions(self) -> dict[str, Precision]:
+        """How each metric's column is written."""
+        rows = [row for row in (*self.references, *self.rows) if row.record]
+        return {
+            name: precision_of((row.values[name].value for row in rows), metric.scale == "log")
+            for name, metric in zip(self.names, self.metrics, strict=True)
+        }
 
 
 def tables(cells: Iterable[StoredCell]) -> list[Table]:
@@ -182,22 +192,6 @@ def _ranked(rows: Sequence[TableRow], references: References) -> list[TableRow]:
     ranked = places_of(columns["score"])
     placed = [replace(row, place=place) for row, place in zip(scored, ranked, strict=True)]
     return [*(placed[i] for i in sorted(range(len(placed)), key=lambda i: ranked[i].place)), *rest]
-
-
-def formatted(value: float) -> str:
-    """A number as tables show it: one to four decimals, very small or large ones as powers of ten, a dash for NaN."""
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e5):
-        return f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def formatted_share(value: float) -> str:
-    """Score, forgetting or utility as tables show it: three decimals, a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.3f}"
 
 
 ARROWS = {"higher": "↑", "lower": "↓", "target": "→"}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from hashlib import sha256
 from importlib.resources import files
@@ -18,25 +20,38 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from unlearnbench.domain import EDITIONS, NUMBERS
+from unlearnbench.domain import NUMBERS
 from unlearnbench.errors import HarnessError
 from unlearnbench.leaderboard.publishing import MADE
 from unlearnbench.plugin.registry import Registry
+from unlearnbench.records.record import Record
 from unlearnbench.records.results import Results
 from unlearnbench.storage import as_storage_error, file_digest
 
+from .curve import curve
 from .downloads import as_bibtex, as_csv, as_latex, places_as_csv
+from .pairs import pairs
+from .precision import SHARES, Precision, precision_of
 from .published import PublishedTable, published_for
-from .ranking import ARROWS, Table, formatted, formatted_share
+from .ranking import ARROWS, Table
 from .rows import TableRow
 from .samples import Samples, Shown, shown_parts, texts_of
 from .scatter import scatter
 from .site import Entry, MethodEntry, Part, Site
 from .stability import stability
 from .trust import by_benchmark
+from .verdict import DEARER, answering, fails, hardware, verdict
 
-COVERAGE_ROWS = 500
+MATRIX_ROWS = 500
 """Most methods in the overview's matrix; it links to the others."""
+MORE_TABLES = 500
+"""Most tables that the overview names."""
+PLOTS, METHOD_PLOTS = 6, 12
+"""Most plots of the overview, and of a method's page."""
+INVENTED = (
+    "All rows here are on generated data: they show that everything works and what a comparison is worth, "
+    "not which method is best."
+)
 LISTED = 100
 """Most cells without a score that the overview names."""
 
@@ -125,22 +140,26 @@ class _Pages:
 
     def overview(self) -> None:
         site = self.site
-        cards = [
-            (table, site.table_links[place], scatter(table, table.rows[:60], lambda row: ""))
-            for place, table in enumerate(site.tables)
+        matrix, columns = site.matrix, site.columns
+        plots = [
+            (table, site.table_links[number], scatter(table, table.rows, self._row_link("")), f"plot-{number}")
+            for number, table in columns[:PLOTS]
         ]
-        coverage = site.coverage
-        columns = list(dict.fromkeys(column for row in coverage.values() for column in row))
-        shown = dict(list(coverage.items())[:COVERAGE_ROWS])
+        invented = [table for table in site.tables if "data" in table.limits]
         self.write(
             "index.html",
             "index.html.j2",
-            cards=cards,
+            matrix=matrix[:MATRIX_ROWS],
+            hidden=max(0, len(matrix) - MATRIX_ROWS),
             columns=columns,
-            coverage=shown,
-            hidden=len(coverage) - len(shown),
+            more=list(enumerate(site.tables))[len(columns) : MORE_TABLES],
+            plots=[plot for plot in plots if plot[2]],
             listed=LISTED,
+            notice=INVENTED if site.tables and len(invented) == len(site.tables) else "",
         )
+
+    def _row_link(self, root: str) -> Callable[[TableRow], str]:
+        return lambda row: f"{root}cells/{_first(row)}.html"
 
     def benchmark(self, benchmark: str) -> None:
         pages = self.site.benchmarks[benchmark]
@@ -153,12 +172,30 @@ class _Pages:
                 pages=[self.site.benchmark_page(benchmark, i) for i in range(len(pages))],
                 parts=[(part, self._plot(part), _published(part.table)) for part in parts],
             )
+            for part in parts:
+                self._pairs(benchmark, part)
+
+    def _pairs(self, benchmark: str, part: Part) -> None:
+        """The file that a page loads when a reader compares two of its rows."""
+        table = (
+            f"{Path(self.site.benchmark_page(benchmark)).stem}-{part.anchor}{f'-{part.first}' if part.first else ''}"
+        )
+        rows = [row for row in (*part.table.references, *part.rows) if row.record]
+        content = json.dumps({"table": table, "numbers": list(NUMBERS.values()), "pairs": pairs(rows)})
+        self._put(f"samples/{table}.pairs.js", ["unlearnbenchPairs(", content, ");\n"])
 
     def _plot(self, part: Part) -> Any:
-        return scatter(part.table, part.rows, lambda row: f"../cells/{_first(row)}.html")
+        return scatter(part.table, part.rows, self._row_link("../"))
 
     def method(self, method: MethodEntry) -> None:
-        self.write(method.page, "method.html.j2", method=method)
+        rows = [(table, row) for table, row in method.rows if not row.reference][:METHOD_PLOTS]
+        plots = [
+            (table, scatter(table, [row], self._row_link("../"), settings=True), f"plot-{number}")
+            for number, (table, row) in enumerate(rows)
+        ]
+        cite = as_bibtex({method.name: method.spec.citation}) if method.spec else ""
+        drawn = [plot for plot in plots if plot[1]]
+        self.write(method.page, "method.html.j2", method=method, plots=drawn, cite=cite.strip())
 
     def cell(self, entry: Entry, samples: Samples) -> None:
         cell, record = entry.cell, entry.cell.record
@@ -166,6 +203,8 @@ class _Pages:
         parts: dict[str, list[Shown]] = {}
         totals: dict[str, int] = {}
         lost = ""
+        spec = self.site.specs.get(cell.identity.benchmark)
+        forget = spec.forget_parts if spec else ()
         if record.samples.shown != "none":
             try:
                 mine = samples.of(entry.results, record.cell)
@@ -174,10 +213,11 @@ class _Pages:
                     for role, key in record.samples.references.items()
                     if key != record.cell
                 }
-                parts, totals = shown_parts(mine, others, record.samples.shown)
+                parts, totals = shown_parts(mine, others, record.samples.shown, forget)
             except HarnessError as error:
                 # Without samples the page still shows scores, and says that they cannot be recomputed.
                 lost = str(error).replace(str(entry.results.folder), "")
+        references = self.site.reference_records(entry)
         self.write(
             f"cells/{cell.key}.html",
             "cell.html.j2",
@@ -187,6 +227,13 @@ class _Pages:
             parts=parts,
             totals=totals,
             lost=lost,
+            forget=forget,
+            references=references,
+            precision=lambda name: _cell_precision(name, record, references),
+            losses=curve(record.losses),
+            limits=[
+                self.site.limit_in_words(cell.identity.benchmark, name, value) for name, value in record.limits.items()
+            ],
             method=self.site.methods[record.identity.method_qualified],
         )
         if parts:
@@ -247,22 +294,54 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = formatted
-    environment.filters["share"] = formatted_share
     environment.globals.update(
+        shares=SHARES,
         stability=stability,
+        verdict=verdict,
+        fails=fails,
+        hardware=hardware,
+        answering=answering,
+        dearer=DEARER,
         numbers=NUMBERS,
         arrows=ARROWS,
-        editions=EDITIONS,
         first_cell=_first,
+        linked=_linked,
         question=_question,
+        answered=_answered,
+        scored=_scored,
         by_benchmark=by_benchmark,
     )
     return environment
 
 
+def _linked(text: str) -> list[tuple[str, str]]:
+    """A citation in pieces, each with the address that it names or none: arXiv numbers, and https addresses."""
+    pieces, done = [], 0
+    for match in re.finditer(r"arXiv:(\d{4}\.\d{4,5})|https://[\w./~%#?=&+-]+[\w/]", text):
+        address = f"https://arxiv.org/abs/{match[1]}" if match[1] else match[0]
+        pieces += [(text[done : match.start()], ""), (match[0], address)]
+        done = match.end()
+    return [*pieces, (text[done:], "")]
+
+
+def _cell_precision(name: str, record: Record, references: Mapping[str, Record]) -> Precision:
+    """How a metric is written on a cell's page: alike for the cell and its references."""
+    score = record.scores[name]
+    others = [other.scores[name].value for other in references.values() if name in other.scores]
+    return precision_of([score.value, *others], score.scale == "log")
+
+
+def _answered(row: Shown) -> tuple[tuple[str, Any, str | None], ...]:
+    """The references' answers to a sample, each with its score in words."""
+    return tuple((role, answer, _scored(row.scores.get(role))) for role, answer in row.answers)
+
+
+def _scored(score: float | None) -> str | None:
+    return None if score is None or math.isnan(score) else f"{score:.2f}"
+
+
 @lru_cache(maxsize=8192)
-def _question(prompt: str, truth: str, answers: tuple[tuple[str, str | None], ...]) -> Any:
+def _question(prompt: str, truth: str, answers: tuple[tuple[str, str | None, str | None], ...]) -> Any:
     """A sample's prompt, truth and references' answers as HTML; cached, since all cells of a table share them."""
     return _environment().get_template("parts.html.j2").module.question(prompt, truth, answers)  # type: ignore[attr-defined]
 

@@ -14,7 +14,7 @@ from unlearnbench.records.record import Record, ScoreEntry
 from unlearnbench.records.run_folder import StoredCell
 from unlearnbench.storage import digest
 
-from .numbers import COLLAPSED, Number
+from .numbers import Number
 from .robustness import Attacked, worst_of
 
 Run = tuple[int, int]
@@ -100,19 +100,6 @@ class TableRow:
     def setting(self) -> str:
         """What a sweep gave the row; empty outside a sweep."""
         return self.cells[0].identity.setting
-
-    @property
-    def remark(self) -> str:
-        """What the row fails at, in words; empty where it forgets and keeps its utility, and for references."""
-        if self.reference:
-            return ""
-        forgetting, utility = self.numbers.get("forgetting"), self.numbers.get("utility")
-        words = []
-        if forgetting and forgetting.interval and forgetting.interval[0] <= 0:
-            words.append("does not forget: not told apart from the original")
-        if utility and utility.value < COLLAPSED:
-            words.append("utility lost")
-        return "; ".join(words)
 
     @property
     def failures(self) -> tuple[StoredCell, ...]:

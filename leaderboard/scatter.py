@@ -1,4 +1,4 @@
-"""The SVG plot of forgetting against utility, both from 0 to 1: rows, their intervals, the front, the references."""
+"""The SVG plot of forgetting against utility: rows, their intervals, the front, the references, zoomed to the rows."""
 
 from __future__ import annotations
 
@@ -9,24 +9,31 @@ from itertools import pairwise
 from typing import Any
 
 from .numbers import COLLAPSED, Number
-from .ranking import Table, formatted
+from .precision import SHARES
+from .ranking import Table
 from .rows import TableRow
 
-WIDTH, HEIGHT = 640, 420
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 48
+WIDTH, HEIGHT = 640, 440
+LEFT, RIGHT, TOP, BOTTOM = 60, 18, 18, 48
+DRAWN = 60
+"""Most rows of one plot; the table has all."""
+LETTER, LINE = 6.3, 13.0
+"""Width of a letter and height of a line of a label, in pixels."""
+NARROWEST = 0.05
+"""The least span of an axis."""
+FURTHER = 1.6
+"""By how much a reference may widen the span of an axis; one that is further off stands at the edge."""
 Box = tuple[float, float, float, float]
-OFFSETS = (
-    (9, 4, "start"),
-    (-9, 4, "end"),
-    (0, -10, "middle"),
-    (0, 18, "middle"),
-    (9, -8, "start"),
-    (9, 16, "start"),
-    (-9, -8, "end"),
-    (-9, 16, "end"),
-)
-"""Positions of a label relative to its point, in pixels, with its anchor; the first free one is taken."""
-MARKERS = ("circle", "square", "diamond", "triangle")
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label, and the end of the line that leads to it where it stands apart from its point, in pixels."""
+
+    x: float
+    y: float
+    anchor: str
+    leader: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,8 @@ class Point:
     across: tuple[float, float] | None
     up: tuple[float, float] | None
     front: bool
-    marker: str
-    text: tuple[float, float, str] | None
-    """The label's position and anchor; None where there is no room for it."""
+    text: Label | None
+    """None where there is no room for a label; the list under the plot has it."""
     tried: tuple[tuple[float, float, str], ...] = ()
     """The other settings of the row's sweep, with words."""
     fall: tuple[float, str] | None = None
@@ -53,88 +59,186 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A reference model: a cross in the plot, or, outside of it, words at the edge that is nearest."""
+
+    role: str
+    facts: str
+    x: float
+    y: float
+    way: str
+    """An arrow to where it lies; empty inside the plot."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The part of the unit square that a plot shows, and where it lies in pixels."""
+
+    left: float
+    right: float
+    low: float
+    high: float
+
+    def across(self, utility: float) -> float:
+        return round(LEFT + (utility - self.left) / (self.right - self.left) * (WIDTH - RIGHT - LEFT), 1)
+
+    def up(self, forgetting: float) -> float:
+        share = (forgetting - self.low) / (self.high - self.low)
+        return round(HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP), 1)
+
+
+@dataclass(frozen=True)
 class Scatter:
     """All that the template draws. Right and up are better."""
 
-    ticks: tuple[tuple[float, float, str], ...]
-    """Of both axes: the pixel across, the pixel up, and the label."""
+    across: tuple[tuple[float, str], ...]
+    up: tuple[tuple[float, str], ...]
+    """Ticks of the axes: the pixel and the label."""
     points: tuple[Point, ...]
     front: str
-    references: tuple[tuple[str, float, float], ...]
+    references: tuple[Reference, ...]
     collapse: float
-    """The x up to which the plot is shaded, in pixels."""
+    """The x up to which the plot is shaded, in pixels; at most ``box[0]`` where nothing is."""
     left_out: int
     """Number of rows that cannot be drawn, because they have no score."""
+    zoomed: bool
     width: int = WIDTH
     height: int = HEIGHT
     box: tuple[int, int, int, int] = (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
 
 
-def scatter(table: Table, rows: Sequence[TableRow], link: Callable[[TableRow], str]) -> Scatter | None:
-    """The plot of these rows of a table; None where no row has both numbers."""
+def scatter(
+    table: Table, rows: Sequence[TableRow], link: Callable[[TableRow], str], settings: bool = False
+) -> Scatter | None:
+    """The plot of these rows of a table, the first ``DRAWN`` of them; None where no row has both numbers.
+
+    Args:
+        settings: draw all settings of each row's sweep and the outline of what they reach.
+    """
     everything = [row for row in (*table.references, *rows) if row.record]
-    shown = [row for row in everything if math.isfinite(row.numbers["score"].value)]
-    drawn = [row for row in shown if not row.reference]
+    shown = _scored(everything)
+    drawn = [row for row in shown if not row.reference][:DRAWN]
     if not drawn:
         return None
-    places = [(_across(row.numbers["utility"].value), _up(row.numbers["forgetting"].value)) for row in drawn]
-    taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
-    best = front_of([(row.numbers["utility"].value, row.numbers["forgetting"].value) for row in drawn])
+    values = [_values(row) for row in drawn]
+    models = [row for row in shown if row.reference]
+    tried = [point for row in drawn if settings for point in _tried(row)]
+    frame = _frame([*values, *tried], [_values(row) for row in models])
+    places = [(frame.across(utility), frame.up(forgetting)) for utility, forgetting in values]
+    references = tuple(_reference(row, frame) for row in models)
+    taken = [_around(x, y, 6) for x, y in places]
+    taken += [_words_of(reference) for reference in references]
+    best = front_of(values)
     points = [
         Point(
             label=row.method,
             link=link(row),
-            facts=f"{row.method}: " + ", ".join(f"{name} {formatted(n.value)}" for name, n in row.numbers.items()),
+            facts=f"{row.method}: " + ", ".join(f"{name} {SHARES(n.value)}" for name, n in row.numbers.items()),
             x=x,
             y=y,
-            across=_whisker(row.numbers["utility"], _across),
-            up=_whisker(row.numbers["forgetting"], _up),
+            across=_whisker(row.numbers["utility"], frame.across),
+            up=_whisker(row.numbers["forgetting"], frame.up),
             front=place in best,
-            marker=MARKERS[place % len(MARKERS)],
             text=_label(row.method, x, y, taken),
-            fall=_fall(row),
-            **_settings(row),
+            fall=_fall(row, frame),
+            **(_settings(row, frame) if settings else {}),
         )
         for place, (row, (x, y)) in enumerate(zip(drawn, places, strict=True))
     ]
+    across, up = _ticks(frame.left, frame.right), _ticks(frame.low, frame.high)
     return Scatter(
-        ticks=tuple((_across(share), _up(share), f"{share:g}") for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+        across=tuple((frame.across(share), text) for share, text in across),
+        up=tuple((frame.up(share), text) for share, text in up),
         points=tuple(points),
-        front=_staircase(sorted({(point.x, point.y) for point in points if point.front})),
-        references=tuple(
-            (row.method, _across(row.numbers["utility"].value), _up(row.numbers["forgetting"].value))
-            for row in shown
-            if row.reference
-        ),
-        collapse=_across(COLLAPSED),
+        front="" if settings else _staircase(sorted({(point.x, point.y) for point in points if point.front})),
+        references=references,
+        collapse=frame.across(COLLAPSED),
         left_out=len(everything) - len(shown),
+        zoomed=frame.left > 0 or frame.low > 0,
     )
 
 
-def _settings(row: TableRow) -> dict[str, Any]:
+def _values(row: TableRow) -> tuple[float, float]:
+    return row.numbers["utility"].value, row.numbers["forgetting"].value
+
+
+def _frame(values: Sequence[tuple[float, float]], references: Sequence[tuple[float, float]]) -> Frame:
+    """The part of the unit square where the rows lie, with some room, and with the references that are not far off."""
+    left, right = _span([utility for utility, _ in values])
+    low, high = _span([forgetting for _, forgetting in values])
+    for utility, forgetting in references:
+        wider = _span([left, right, utility])
+        higher = _span([low, high, forgetting])
+        if wider[1] - wider[0] <= FURTHER * (right - left) and higher[1] - higher[0] <= FURTHER * (high - low):
+            left, right = (left, right) if left <= utility <= right else wider
+            low, high = (low, high) if low <= forgetting <= high else higher
+    return Frame(left, right, low, high)
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    room = max(0.12 * (high - low), (NARROWEST - (high - low)) / 2, 0.01)
+    # Marks at 0 and 1 need a little room beyond.
+    edge = 0.04 * min(1.0, high - low + 2 * room)
+    return max(-edge, low - room), min(1 + edge, high + room)
+
+
+def _ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """Round shares between two ends, four to eight of them."""
+    step = next((step for step in (0.2, 0.1, 0.05, 0.02) if (high - low) / step >= 4), 0.01)
+    first, last = math.ceil(max(low, 0.0) / step - 1e-9), math.floor(min(high, 1.0) / step + 1e-9)
+    return [(place * step, f"{place * step:.{1 if step >= 0.1 else 2}f}") for place in range(first, last + 1)]
+
+
+def _reference(row: TableRow, frame: Frame) -> Reference:
+    """A reference in the plot, or at its edge."""
+    utility, forgetting = _values(row)
+    x, y = frame.across(utility), frame.up(forgetting)
+    left, top, right, bottom = LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM
+    way = "↑" if y < top else "↓" if y > bottom else "←" if x < left else "→" if x > right else ""
+    facts = f"{row.method}: utility {SHARES(utility)}, forgetting {SHARES(forgetting)}"
+    return Reference(row.method, facts, min(max(x, left), right), min(max(y, top), bottom), way)
+
+
+def _words_of(reference: Reference) -> Box:
+    """Where the words of a reference stand: left of its cross, or inside the edge."""
+    width = LETTER * (len(reference.role) + 2)
+    return (reference.x - 10 - width, reference.y - 12, reference.x + 8, reference.y + 8)
+
+
+def _scored(rows: Sequence[TableRow]) -> list[TableRow]:
+    return [row for row in rows if row.numbers and math.isfinite(row.numbers["score"].value)]
+
+
+def _tried(row: TableRow) -> list[tuple[float, float]]:
+    """Utility and forgetting of all settings of a row's sweep."""
+    return [_values(other) for other in _scored(row.sweep.rows)] if row.sweep else []
+
+
+def _settings(row: TableRow, frame: Frame) -> dict[str, Any]:
     """The settings of a row's sweep as the plot draws them."""
     if row.sweep is None:
         return {}
-    scored = [other for other in row.sweep.rows if other.numbers and math.isfinite(other.numbers["score"].value)]
-    points = [(other.numbers["utility"].value, other.numbers["forgetting"].value) for other in scored]
+    scored = _scored(row.sweep.rows)
+    points = [_values(other) for other in scored]
     best = sorted({points[place] for place in front_of(points)})
     return {
         "tried": tuple(
-            (_across(x), _up(y), f"{row.method}, {other.setting}")
+            (frame.across(x), frame.up(y), f"{row.method}, {other.setting}")
             for other, (x, y) in zip(scored, points, strict=True)
             if other.setting != row.setting
         ),
-        "curve": _staircase([(_across(x), _up(y)) for x, y in best]) if len(points) > 1 else "",
+        "curve": _staircase([(frame.across(x), frame.up(y)) for x, y in best]) if len(points) > 1 else "",
     }
 
 
-def _fall(row: TableRow) -> tuple[float, str] | None:
+def _fall(row: TableRow, frame: Frame) -> tuple[float, str] | None:
     """The end of the arrow from a row to where the worst attack brings it."""
     name, _ = row.robust or ("", None)
     if not name:
         return None
     forgetting = row.attacks[name].forgetting.value
-    return (_up(forgetting), f"under {name} {formatted(forgetting)}")
+    return (frame.up(forgetting), f"under {name} {SHARES(forgetting)}")
 
 
 def front_of(points: Sequence[tuple[float, float]]) -> set[int]:
@@ -148,28 +252,29 @@ def front_of(points: Sequence[tuple[float, float]]) -> set[int]:
     return best
 
 
-def _across(utility: float) -> float:
-    return round(LEFT + utility * (WIDTH - RIGHT - LEFT), 1)
-
-
-def _up(forgetting: float) -> float:
-    return round(HEIGHT - BOTTOM - forgetting * (HEIGHT - BOTTOM - TOP), 1)
-
-
 def _whisker(number: Number, scale: Callable[[float], float]) -> tuple[float, float] | None:
     return number.interval and (scale(number.interval[0]), scale(number.interval[1]))
 
 
-def _label(text: str, x: float, y: float, taken: list[Box]) -> tuple[float, float, str] | None:
-    """The first free position beside the point; None where all are taken."""
-    width = 6.4 * len(text)
-    for dx, dy, anchor in OFFSETS:
-        left = x + dx - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
-        box = (left, y + dy - 10, left + width, y + dy + 2)
-        inside = box[0] > LEFT and box[2] < WIDTH - RIGHT and box[1] > TOP and box[3] < HEIGHT - BOTTOM
-        if inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
-            taken.append(box)
-            return (round(x + dx, 1), round(y + dy, 1), anchor)
+def _around(x: float, y: float, room: float) -> Box:
+    return (x - room, y - room, x + room, y + room)
+
+
+def _label(text: str, x: float, y: float, taken: list[Box]) -> Label | None:
+    """The free position that is nearest to the point, with a line that leads there; None where all are taken."""
+    width = LETTER * len(text)
+    for distance in (10.0, 18.0, 28.0, 40.0, 54.0, 70.0, 90.0):
+        for turn in (0, 8, 4, 12, 2, 14, 6, 10, 1, 15, 3, 13, 5, 11, 7, 9):
+            dx, dy = distance * math.cos(turn * math.pi / 8), distance * math.sin(turn * math.pi / 8)
+            anchor = "start" if dx > 3 else "end" if dx < -3 else "middle"
+            left = x + dx - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
+            middle = y + dy
+            box = (left - 1, middle - LINE / 2, left + width + 1, middle + LINE / 2)
+            inside = box[0] > LEFT and box[2] < WIDTH - 2 and box[1] > 2 and box[3] < HEIGHT - BOTTOM
+            if inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+                taken.append(box)
+                leader = (round(x + dx * 0.95, 1), round(middle, 1)) if distance > 18 else None
+                return Label(round(x + dx, 1), round(middle + 4, 1), anchor, leader)
     return None
 
 

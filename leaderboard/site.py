@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from unlearnbench.domain import CellStatus
@@ -23,8 +24,12 @@ from .ranking import Table, tables
 from .robustness import unexpected
 from .rows import TableRow
 
-ROWS_PER_PAGE = 300
-"""Most rows of a benchmark on one page, which keeps pages below 2 MB."""
+ROWS_PER_PAGE = 60
+"""Most rows of a benchmark on one page, which keeps pages below 300 KB."""
+SERIOUS = {"data": "The data are", "model": "The model was", "optimiser": "Trained with the optimiser"}
+"""Limits that decide what rows are worth, with the words before their value."""
+MATRIX_COLUMNS = 12
+"""Most tables in the overview's matrix; it links to the others."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Source:
     code: str = ""
     licence: str = ""
     selection: str = ""
+    budget: str = ""
     faults: tuple[str, ...] = ()
     """The scores that do not recompute, or why the source cannot be read."""
 
@@ -64,6 +70,19 @@ class Part:
     anchor: str
     rows: tuple[TableRow, ...]
     first: int
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """A method's rows in one table, the best first, and the table's address."""
+
+    link: str
+    rows: tuple[TableRow, ...]
+
+    @property
+    def row(self) -> TableRow | None:
+        """The row that stands for the method; None where no row has a record."""
+        return next((row for row in self.rows if row.record), None)
 
 
 @dataclass
@@ -211,20 +230,83 @@ class Site:
         except HarnessError:
             return None
 
+    def kind_of(self, table: Table) -> str:
+        """What distinguishes a table from another of its benchmark and model, in words; empty for the usual one."""
+        words = [
+            f"losses {table.loss_edition}" if table.loss_edition not in ("", "paper") else "",
+            f"metrics {table.comparability['edition']}" if table.comparability["edition"] != "paper" else "",
+            "closed division" if table.closed and self._has_both_divisions(table) else "",
+            "open division" if not table.closed and self._has_both_divisions(table) else "",
+        ]
+        return "".join(f" · {word}" for word in words if word)
+
+    def _has_both_divisions(self, table: Table) -> bool:
+        mine = (table.benchmark, table.model)
+        return len({other.closed for other in self.tables if (other.benchmark, other.model) == mine}) > 1
+
+    def limits_in_words(self, table: Table) -> dict[str, list[str]]:
+        """What sets a table's rows apart from full ones: ``first`` what decides their worth, and the ``rest``."""
+        first = [name for name in table.limits if name in SERIOUS]
+        words = {name: self.limit_in_words(table.benchmark, name, value) for name, value in table.limits.items()}
+        return {"first": [words[name] for name in first], "rest": [words[n] for n in words if n not in first]}
+
+    def limit_in_words(self, benchmark: str, name: str, value: object) -> str:
+        """One limit as a sentence; a parameter of the benchmark with what it means and its usual value."""
+        spec = self.specs.get(benchmark)
+        for parameter in spec.parameters if spec else ():
+            if parameter.name.replace("_", " ") == name:
+                meaning = parameter.summary[:1].upper() + parameter.summary[1:]
+                return f"{meaning}: {value}, not {parameter.default}."
+        if name in SERIOUS:
+            return f"{SERIOUS[name]} {value}."
+        return f"{name[:1].upper()}{name[1:]}: {value}."
+
     @cached_property
-    def coverage(self) -> dict[str, dict[tuple[str, str], list[StoredCell]]]:
-        """Cells, done or not, by method and by (benchmark, model)."""
-        matrix: dict[str, dict[tuple[str, str], list[StoredCell]]] = {}
-        for entry in self.entries.values():
-            cell = entry.cell
-            if cell.identity.attack:
-                continue
-            name = cell.identity.method
-            if name in self.ambiguous and cell.record:
-                name = cell.record.identity.method_qualified
-            column = (cell.identity.benchmark, cell.identity.model)
-            matrix.setdefault(name, {}).setdefault(column, []).append(cell)
-        return matrix
+    def matrix(self) -> list[tuple[str, str, list[MatrixCell]]]:
+        """Name, address and cells of every method, a cell for each table of ``columns``.
+
+        References first, then methods by the number of tables in which they have a score and by its mean.
+        """
+        columns = [(number, table, _by_method(self, table)) for number, table in self.columns]
+        names = dict.fromkeys(name for _, _, rows in columns for name in rows)
+        pages = {
+            entry.qualified if entry.name in self.ambiguous else entry.name: entry.page
+            for entry in self.methods.values()
+        }
+        found = []
+        for name in names:
+            cells = [MatrixCell(self.table_links[number], tuple(rows.get(name, ()))) for number, _, rows in columns]
+            scores = [cell.row.numbers["score"].value for cell in cells if cell.row and cell.row.place]
+            reference = any(cell.rows and cell.rows[0].reference for cell in cells)
+            order = (not reference, -len(scores), -fmean(scores) if scores else 0.0)
+            found.append((order, (name, pages.get(name, ""), cells)))
+        return [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
+
+    @property
+    def columns(self) -> list[tuple[int, Table]]:
+        """The tables of the matrix with their indices."""
+        return list(enumerate(self.tables))[:MATRIX_COLUMNS]
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str], StoredCell]:
+        """Every cell by its source and its key there."""
+        sources = {id(entry.results): entry.results for entry in self.entries.values()}
+        return {(some.source, cell.key): cell for some in sources.values() for cell in some.cells}
+
+    def reference_records(self, entry: Entry) -> dict[str, Record]:
+        """The records of the reference models with which an entry's cell compares, by role."""
+        record = entry.cell.record
+        keys = record.samples.references if record else {}
+        found = {role: self._cells.get((entry.results.source, keys.get(role, ""))) for role in ("original", "retained")}
+        return {role: cell.record for role, cell in found.items() if cell and cell.record}
+
+
+def _by_method(site: Site, table: Table) -> dict[str, list[TableRow]]:
+    """The rows of a table by the names that pages show, the best of each first."""
+    found: dict[str, list[TableRow]] = {}
+    for row in (*table.references, *table.rows):
+        found.setdefault(site.shown(row), []).append(row)
+    return found
 
 
 def _source(results: Results) -> Source:
@@ -241,7 +323,7 @@ def _source(results: Results) -> Source:
     verified = "" if badge is None or badge.faults else _words(badge)
     faults = () if badge is None else tuple(badge.faults)
     facts = manifest.submission.model_dump()
-    told = {name: str(facts.get(name) or "") for name in ("contact", "paper", "code", "licence", "selection")}
+    told = {name: str(facts.get(name) or "") for name in ("contact", "paper", "code", "licence", "selection", "budget")}
     return Source(name, done, len(results.cells), manifest.partial, verified, faults=faults, **told)
 
 

@@ -14,7 +14,8 @@ from unlearnbench.errors import printable
 from unlearnbench.records.meta_evaluation import Area, MetaEvaluation
 from unlearnbench.records.run_folder import StoredCell
 
-from .ranking import ARROWS, Table, formatted, formatted_share, tables
+from .precision import SHARES
+from .ranking import ARROWS, Table, tables
 from .robustness import unexpected
 from .rows import TableRow
 from .trust import by_benchmark
@@ -78,16 +79,17 @@ def _cells(row: TableRow, table: Table) -> list[Text]:
         return [place, name, plain(f"{first.status}: {first.reason}"[:100], style="red")]
     group = row.place.group if row.place else 0
     mark, style = {1: ("**", "bold"), 2: ("*", "underline")}.get(group, ("", ""))
-    numbers = [formatted_share(number.value) for number in row.numbers.values()]
+    numbers = [SHARES(number.value) for number in row.numbers.values()]
     values = [plain(mark + numbers[0], style=style), *map(plain, numbers[1:])]
     if table.attacks:
         attack, robust = row.robust or ("", None)
-        values.append(plain(f"{formatted_share(robust.value)} {attack}".strip() if robust else "–"))
+        values.append(plain(f"{SHARES(robust.value)} {attack}".strip() if robust else "–"))
     for column in table.headline:
         value = row.values[column]
-        spread = f" ± {formatted(value.spread)}" if value.spread is not None else ""
+        written = table.precisions[column]
+        spread = f" ± {written(value.spread)}" if value.spread is not None else ""
         judged = {True: " ✓", False: " ✗", None: ""}[value.passes]
-        values.append(plain(f"{formatted(value.value)}{spread}{judged}"))
+        values.append(plain(f"{written(value.value)}{spread}{judged}"))
     seconds = row.record.cost.seconds.get("unlearn", 0.0)
     return [place, name, *values, plain("" if row.reference else f"{seconds:.1f} s")]
 

@@ -53,5 +53,8 @@ def spec() -> BenchmarkSpec:
             "generated": 600 * 300,
         },
         citation="Wang et al. 2025, arXiv:2410.11143",
+        reading="FQ Gap says how far the model's continuations of the book are from those of a model that never read "
+        "it; perplexity and accuracy what is left of its language and knowledge.",
+        forget_parts=("excerpts",),
         samples="redacted",
     )

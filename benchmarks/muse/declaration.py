@@ -50,6 +50,9 @@ def _spec(name: str, study: str, step: int, summary: str, published: str) -> Ben
         fixed={"study": study, "step": step},
         workload=_workload(study, step),
         citation="Shi et al. 2024, arXiv:2407.06460",
+        reading="VerbMem and KnowMem say what of the forgotten articles the model still writes or knows, KnowMem on "
+        "the retain set what is left of the others, and PrivLeak, best at 0, whether it shows that they were there.",
+        forget_parts=("verbmem_f", "knowmem_f"),
         samples="redacted",
         questions="unlearnbench.benchmarks.muse.tables:questions",
         published=published,

@@ -37,6 +37,9 @@ def _spec(forget: str, retain: str, published: str) -> BenchmarkSpec:
         fixed={"forget_split": forget},
         workload=_workload(percent),
         citation="Maini et al. 2024, arXiv:2401.06121",
+        reading="FQ, a p-value, says whether the model can be told from one that never saw the forgotten authors "
+        "(below 0.05 it can); MU what is left of the other authors, of real ones and of facts about the world; F-RL "
+        "and R-RL how much of the truth stands in its answers about forgotten and about other authors.",
         questions="unlearnbench.benchmarks.tofu.tables:questions",
         published=published,
         split=Split(by={"forget": "author", "retain": "author"}),

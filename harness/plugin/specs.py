@@ -142,6 +142,10 @@ class BenchmarkSpec:
     fixed: Mapping[str, Value] = field(default_factory=dict)
     recipe: Mapping[str, Value] = field(default_factory=dict)
     citation: str = ""
+    reading: str = ""
+    """What to read off the columns of its page, in a sentence."""
+    forget_parts: tuple[str, ...] = ("forget",)
+    """The parts of the samples that ask for what is to be forgotten, where a departure from the truth is no fault."""
     workload: Mapping[str, float] = field(default_factory=dict)
     """Tokens of the published data, for estimates: ``original`` and ``retained`` (an epoch of training), ``forget``,
     ``row`` (of one row), ``scored``, ``prompts`` and ``generated`` (an evaluation), and the number of ``questions``

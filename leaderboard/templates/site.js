@@ -69,34 +69,27 @@ function sortable(table) {
     remember(table.id + ".filter", words);
   }
 
-  function show(column, visible) {
-    for (const row of table.rows) if (row.cells[column] && row.cells.length === heads.length) row.cells[column].hidden = !visible;
-  }
-
   const field = make("input", { type: "search", placeholder: "method, needs, source" });
   const count = make("span", { role: "status" });
   field.addEventListener("input", () => filter(field.value));
-  const boxes = heads.map((head, column) => {
-    const box = make("input", { type: "checkbox" });
-    box.checked = true;
-    box.addEventListener("change", () => {
-      show(column, box.checked);
-      remember(table.id + ".hide", boxes.map((b, c) => (b.checked ? "" : c)).filter((c) => c !== "").join("."));
-    });
-    return box;
-  });
-  const names = heads.map((head) => head.textContent.replace("⇅", "").trim());
-  const columns = make("details", {}, make("summary", {}, "Columns"),
-    ...boxes.map((box, column) => make("label", {}, box, names[column])));
-  const tools = make("div", { class: "tools" }, make("label", {}, "Filter", field), count, columns);
+  const tools = make("div", { class: "tools" }, make("label", {}, "Filter", field), count);
   (table.closest(".scroll") || table).before(tools);
 
-  const hidden = (state.get(table.id + ".hide") || "").split(".").filter(Boolean).map(Number);
-  for (const column of hidden) if (boxes[column]) { boxes[column].checked = false; show(column, false); }
   const words = state.get(table.id + ".filter") || "";
   if (words) { field.value = words; filter(words); }
   const [column, direction] = (state.get(table.id + ".sort") || "").split(".");
   if (heads[column] && ["ascending", "descending"].includes(direction)) sort(Number(column), direction);
+}
+
+// Which columns a reader chose works without this file; the address remembers it.
+function remembered(fieldset) {
+  const name = (fieldset.closest("section")?.id || "answers") + ".columns";
+  const boxes = [...fieldset.querySelectorAll("input")];
+  const chosen = (state.get(name) || "").split(".");
+  for (const box of boxes) {
+    if (chosen.includes(box.className)) box.checked = true;
+    box.addEventListener("change", () => remember(name, boxes.filter((each) => each.checked).map((each) => each.className).join(".")));
+  }
 }
 
 // -- two rows of a table beside each other --------------------------------------------------------------------------
@@ -111,12 +104,44 @@ function unlearnbenchSamples(content) {
 }
 
 function samplesOf(cell) {
-  if (loaded.has(cell)) return Promise.resolve(loaded.get(cell));
+  return fetched(cell, "../samples/" + encodeURIComponent(cell) + ".js");
+}
+
+function fetched(key, address) {
+  if (loaded.has(key)) return Promise.resolve(loaded.get(key));
   return new Promise((done) => {
-    waiting.set(cell, () => done(loaded.get(cell)));
-    const script = make("script", { src: "../samples/" + encodeURIComponent(cell) + ".js" });
+    waiting.set(key, () => done(loaded.get(key)));
+    const script = make("script", { src: address });
     script.addEventListener("error", () => done(null));
     document.head.append(script);
+  });
+}
+
+// The pairs file of a table calls this.
+function unlearnbenchPairs(content) {
+  loaded.set(content.table, content);
+  waiting.get(content.table)?.();
+}
+
+function differences(name) {
+  return fetched(name, "../samples/" + encodeURIComponent(name) + ".pairs.js");
+}
+
+function signed(value) {
+  return (value > 0 ? "+" : value < 0 ? "−" : "") + Math.abs(value).toFixed(3);
+}
+
+// Score, forgetting and utility: the second row less the first, with the interval of resampled rows that both answered.
+function pairedRows(content, a, b) {
+  const found = content?.pairs[Math.min(a, b) + "." + Math.max(a, b)];
+  const sign = a < b ? 1 : -1;
+  return (found || []).map((each, place) => {
+    if (!each) return make("tr", {}, make("th", { scope: "row" }, content.numbers[place]), make("td", { class: "number" }, "–"), make("td", {}, "not measured"));
+    const [gap, one, other] = each.map((value) => sign * value);
+    const [low, high] = [Math.min(one, other), Math.max(one, other)];
+    const words = low > 0 ? "higher" : high < 0 ? "lower" : "cannot be told apart";
+    return make("tr", {}, make("th", { scope: "row" }, content.numbers[place]),
+      make("td", { class: "number" }, signed(gap), make("small", {}, signed(low) + " to " + signed(high))), make("td", {}, words));
   });
 }
 
@@ -128,7 +153,7 @@ function comparable(table) {
   const second = make("select", {}, ...options());
   const result = make("div", { role: "region", "aria-live": "polite", "aria-label": "Comparison" });
 
-  function compare() {
+  async function compare() {
     const [a, b] = [first.value, second.value];
     remember(table.id + ".compare", a !== "" && b !== "" ? a + "." + b : "");
     result.replaceChildren();
@@ -144,12 +169,19 @@ function comparable(table) {
         ...cells.map((cell) => make("td", { class: "number" }, cell.textContent)),
         make("td", { class: "number " + better }, text));
     });
+    const paired = pairedRows(await differences(table.dataset.pairs), Number(a), Number(b));
+    if (a !== first.value || b !== second.value) return;
     const head = make("tr", {}, ...["Metric", ...names, "Difference"].map((name, place) =>
       make("th", place ? { scope: "col", class: "number" } : { scope: "col" }, name)));
     const button = make("button", { type: "button" }, "Show where their answers differ");
     button.addEventListener("click", () => answers([a, b].map((place) => heads[place].dataset.cell), names, button));
-    result.append(
-      make("div", { class: "scroll", tabindex: "0" }, make("table", {}, make("caption", {}, names.join(" and ")),
+    const title = names[1] + " against " + names[0];
+    result.replaceChildren(
+      make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, make("table", {},
+        make("caption", {}, title + ": differences with 95 % paired intervals, without correction for other comparisons"),
+        make("thead", {}, make("tr", {}, ...["Number", "Difference", "In words"].map((name) => make("th", { scope: "col" }, name)))),
+        make("tbody", {}, ...paired))),
+      make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "All metrics of both" }, make("table", {}, make("caption", {}, names.join(" and ")),
         make("thead", {}, head), make("tbody", {}, ...rows))),
       make("div", { class: "tools" }, button));
   }
@@ -188,5 +220,24 @@ function comparable(table) {
   if (heads[a] && heads[b]) { first.value = a; second.value = b; box.open = true; compare(); }
 }
 
+// Searches the samples of a cell's page.
+function searchable() {
+  const articles = [...document.querySelectorAll("article.sample")];
+  const field = make("input", { type: "search", placeholder: "words of a question or an answer" });
+  const count = make("span", { role: "status" });
+  field.addEventListener("input", () => {
+    const wanted = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const article of articles) {
+      article.hidden = !wanted.every((word) => article.textContent.toLowerCase().includes(word));
+      shown += !article.hidden;
+    }
+    count.textContent = wanted.length ? shown + " of " + articles.length + " answers" : "";
+  });
+  document.querySelector(".samples").before(make("div", { class: "tools" }, make("label", {}, "Search", field), count));
+}
+
 document.querySelectorAll("table.sortable").forEach(sortable);
 document.querySelectorAll("table.all").forEach(comparable);
+document.querySelectorAll(".choose").forEach(remembered);
+if (document.querySelector(".samples")) searchable();

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from unlearnbench.errors import RecordError
 from unlearnbench.leaderboard.downloads import as_bibtex
-from unlearnbench.leaderboard.ranking import formatted, tables
+from unlearnbench.leaderboard.precision import SHARES, Precision, formatted, precision_of
+from unlearnbench.leaderboard.ranking import tables
 from unlearnbench.leaderboard.render import render
 from unlearnbench.leaderboard.samples import marked
 from unlearnbench.plugin.registry import load_plugins
@@ -67,7 +68,7 @@ def site(small_run, tmp_path_factory):
 def test_a_benchmark_s_page_has_the_paper_s_columns_and_every_row(site):
     text = page_of(site, "tofu-forget10")
     for label in ("FQ", "MU", "F-RL", "R-RL"):
-        assert re.search(rf">{label}</a> <span aria-label=\"(higher|lower) is better\">[↑↓]</span>", text)
+        assert re.search(rf'>{label}</a> <span role="img" aria-label="(higher|lower) is better">[↑↓]</span>', text)
     for name in ("original", "retained", "ga", "npo", "flat-tv", "flat-kl"):
         assert re.search(rf'<a href="../cells/{name}--[^"]+\.html"><bdi>{name}</bdi></a>', text)
     assert "generated, not the published data set" in text
@@ -75,10 +76,16 @@ def test_a_benchmark_s_page_has_the_paper_s_columns_and_every_row(site):
     assert "own run" in text
 
 
-def test_the_overview_has_the_coverage_the_sources_and_the_downloads(site, small_run):
+def test_the_overview_has_the_matrix_the_sources_and_the_downloads(site, small_run):
     text = (site / "index.html").read_text()
-    for cell in stored_cells(small_run[0]):
-        assert f'<th scope="row">{cell.identity.method}</th><td>1</td>' in text
+    cells = stored_cells(small_run[0])
+    (table,) = tables(cells)
+    for row in (*table.references, *table.rows):
+        score = SHARES(row.numbers["score"].value)
+        place = f"place {row.place.range}" if row.place else "reference" if row.reference else "no place"
+        assert re.search(rf"<bdi>{row.method}</bdi></a></th><td[^>]*>{score}.*?<small>{place}</small>", text), (
+            row.method
+        )
     assert "complete" in text
     assert "17 of 17" in text
     for link in ("data/records.json", "data/tofu-forget10.csv", "data/tofu-forget10.tex", "data/citations.bib"):
@@ -126,6 +133,8 @@ def test_every_link_leads_somewhere_inside_the_site(site):
         tags = Tags(page.read_text())
         assert tags.tags.count("script") == 1
         for link in tags.links:
+            if link.startswith("https://arxiv.org/abs/"):
+                continue
             assert not re.match(r"[a-z]+:", link), link
             path, _, anchor = link.partition("#")
             assert not path or (page.parent / path).is_file(), (page, link)
@@ -235,11 +244,19 @@ def test_every_text_colour_has_a_contrast_of_aa_on_both_grounds_dark_and_light(s
     ("value", "expected"),
     [
         (float("nan"), "–"), (float("inf"), "∞"), (float("-inf"), "−∞"), (0.0, "0.0000"), (0.55, "0.5500"),
-        (1.59e-24, "1.59e-24"), (1.0984e71, "1.10e71"), (43.21, "43.2"), (-3.5, "-3.5000"), (2.7e-4, "2.70e-4"),
+        (1.59e-24, "1.6e−24"), (1.0984e71, "1.1e71"), (43.21, "43.2"), (-3.5, "−3.5000"), (2.7e-4, "2.7e−4"),
     ],
 )  # fmt: skip
 def test_numbers_are_legible(value, expected):
     assert formatted(value) == expected
+
+
+def test_a_column_has_one_precision_and_a_range_no_minus_beside_its_dash():
+    assert [precision_of([0.5, 2.0])(value) for value in (0.5, 2.0, -0.0001)] == ["0.500", "2.000", "0.000"]
+    assert [precision_of([43.2, 100.0, 0.0])(value) for value in (43.2, 100.0, 0.0)] == ["43.2", "100.0", "0.0"]
+    assert [precision_of([0.03, 3e-12], powers=True)(value) for value in (0.03, 3e-12)] == ["0.030", "3.0e−12"]
+    assert Precision(1).range((-7.5, -1.7)) == "−7.5 to −1.7"
+    assert Precision(1).range((1.7, 7.5)) == "1.7–7.5"
 
 
 def test_rows_that_may_not_be_compared_stand_in_different_tables(small_run):

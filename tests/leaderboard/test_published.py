@@ -184,7 +184,7 @@ def test_rows_on_other_data_than_the_benchmark_s_are_shown_and_not_ranked(text_r
     assert found
     assert all(row.place is None for table in found for row in table.rows)
     text = (rendered(text_run[0], cells, tmp_path) / "b" / "muse-news.html").read_text()
-    assert "<b>not ranked</b> raw/retain2 is missing" in text
+    assert "<b>Not ranked</b>: raw/retain2 is missing" in text
     assert 'title="best"' not in text
 
 

@@ -15,6 +15,8 @@ from unlearnbench.leaderboard.scatter import scatter
 from unlearnbench.leaderboard.stability import stability
 from unlearnbench.records.run_folder import StoredCell
 
+FIFTEEN = ("ga gd kl po mismatch llmu dpo npo npo-rt task-vector whp flat-tv flat-js flat-pearson flat-kl").split()
+
 
 def by_method(table):
     return {row.method: row for row in table.rows}
@@ -27,9 +29,6 @@ def test_doing_nothing_is_never_above_what_forgets(cells_with):
     assert rows["npo"].place.range == rows["flat-js"].place.range == "1–2"
     assert rows["gd"].place.range == rows["ga"].place.range == "3–4"
     assert rows["npo"].place.group == rows["flat-js"].place.group == 1
-    assert rows["gd"].remark == "does not forget: not told apart from the original"
-    assert rows["ga"].remark == "utility lost"
-    assert rows["npo"].remark == ""
     assert table.one_seed
 
 
@@ -181,15 +180,37 @@ def test_ties_everywhere_share_the_first_place(cells_with):
 
 def test_the_plot_has_every_row_its_front_and_the_settings_of_its_sweep(cells_with):
     (table,) = tables(cells_with(SWEEP))
-    plot = scatter(table, table.rows, lambda row: row.method)
+    plot = scatter(table, table.rows, lambda row: row.method, settings=True)
     assert {point.label for point in plot.points} == {"npo", "ga"}
-    assert {role for role, _, _ in plot.references} == {"original", "retained"}
+    assert {found.role for found in plot.references} == {"original", "retained"}
     assert {point.label for point in plot.points if point.front} == {"npo"}
     assert all(len(point.tried) == 2 and point.curve for point in plot.points)
+    assert not any(point.curve or point.tried for point in scatter(table, table.rows, str).points)
     left, top, right, bottom = plot.box
     assert all(left <= point.x <= right and top <= point.y <= bottom for point in plot.points)
     across = {point.label: point.x for point in plot.points}
     assert across["ga"] < across["npo"]
+
+
+def test_rows_that_lie_close_together_fill_the_plot_and_labels_never_lie_over_one_another(cells_with):
+    """Fifteen rows within a hundredth of forgetting and utility, which a plot of the unit square shows as one."""
+    rows = {name: (0.9 + place / 1500, 0.95 + (place * 7 % 15) / 1500) for place, name in enumerate(FIFTEEN)}
+    (table,) = tables(cells_with(rows))
+    plot = scatter(table, table.rows, str)
+    across, up = [point.x for point in plot.points], [point.y for point in plot.points]
+    assert plot.zoomed
+    assert max(across) - min(across) > 50
+    assert max(up) - min(up) > 50
+    boxes = []
+    for point in plot.points:
+        left = point.text.x - {"start": 0, "middle": 3, "end": 6}[point.text.anchor] * len(point.label)
+        boxes.append((left, point.text.y - 9, left + 6 * len(point.label), point.text.y))
+    for place, one in enumerate(boxes):
+        for other in boxes[place + 1 :]:
+            assert one[0] >= other[2] or other[0] >= one[2] or one[1] >= other[3] or other[1] >= one[3]
+    original = next(found for found in plot.references if found.role == "original")
+    assert original.way == "↓"
+    assert "utility 1.000, forgetting 0.000" in original.facts
 
 
 def test_a_row_without_a_score_is_left_out_of_the_plot_and_counted(cells_with):
