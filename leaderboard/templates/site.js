@@ -161,10 +161,10 @@ function comparable(table) {
     const names = [a, b].map((place) => heads[place].textContent);
     const rows = [...table.tBodies[0].rows].map((row) => {
       const cells = [a, b].map((place) => row.cells[Number(place) + 1]);
-      const [one, other] = cells.map((cell) => Number(cell.textContent.replace("−", "-").replace("–", "NaN").replace("∞", "Infinity")));
+      const [one, other] = cells.map((cell) => Number(cell.textContent.replaceAll("−", "-").replace("–", "NaN").replace("∞", "Infinity")));
       const gap = other - one;
       const better = row.dataset.better === "target" || !gap ? "" : (gap > 0) === (row.dataset.better === "higher") ? "better" : "worse";
-      const text = Number.isFinite(gap) ? (gap > 0 ? "+" : "") + Number(gap.toPrecision(3)) + (better ? " " + better : "") : "–";
+      const text = Number.isFinite(gap) ? ((gap > 0 ? "+" : "") + Number(gap.toPrecision(3))).replace("-", "−") + (better ? " " + better : "") : "–";
       return make("tr", {}, make("th", { scope: "row" }, row.cells[0].textContent),
         ...cells.map((cell) => make("td", { class: "number" }, cell.textContent)),
         make("td", { class: "number " + better }, text));

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from unlearnbench.leaderboard.ranking import tables
 from unlearnbench.leaderboard.render import render
 from unlearnbench.leaderboard.samples import marked
 from unlearnbench.plugin.registry import load_plugins
+from unlearnbench.records.results import Results
 from unlearnbench.records.run_folder import stored_cells
 from unlearnbench.results.opening import opened
 from unlearnbench.storage import write_sealed
@@ -128,6 +130,24 @@ def test_a_method_s_page_has_its_paper_hyperparameters_and_cost(site):
         assert fact in text
 
 
+def test_pages_of_three_hundred_rows_are_small(small_run, tmp_path):
+    """No page above 300 KB, and each row on one of them."""
+    cells = stored_cells(small_run[0])
+    rows = [cell for cell in cells if cell.record.identity.reference]
+    for number in range(20):
+        for cell in cells:
+            if not cell.record.identity.reference:
+                hyperparameters = {**cell.record.identity.hyperparameters, "learning_rate": 1e-5 * (number + 1)}
+                identity = cell.record.identity.model_copy(update={"hyperparameters": hyperparameters})
+                record = cell.record.model_copy(update={"identity": identity})
+                rows.append(replace(cell, key=f"{cell.key}-{number}", record=record))
+    render([Results(source="many", cells=tuple(rows))], tmp_path, load_plugins())
+    pages = sorted(tmp_path.glob("b/*.html"))
+    assert sum(page.read_text().count("<bdi>npo</bdi></a>") for page in pages) == 20
+    large = {page.name: page.stat().st_size for page in tmp_path.rglob("*.html") if page.stat().st_size > 300_000}
+    assert not large
+
+
 def test_every_link_leads_somewhere_inside_the_site(site):
     for page in site.rglob("*.html"):
         tags = Tags(page.read_text())
@@ -151,9 +171,11 @@ def test_equal_input_gives_equal_bytes(site, small_run, tmp_path):
 
 def test_a_cell_s_page_shows_its_samples_beside_the_references(site):
     text = next(site.glob("cells/npo--*.html")).read_text()
-    for word in ("<dt>truth</dt>", "<dt>original</dt>", "<dt>retained</dt>", "<bdi>npo</bdi></dt>", "SHA-256"):
+    for word in ("<dt>truth</dt>", "<dt>original <small>", "<dt>retained <small>", "<bdi>npo</bdi> <small>", "SHA-256"):
         assert word in text
-    assert text.count('class="sample"') > 40
+    assert text.count('<article class="sample') > 40
+    heads = re.findall(r'<th scope="col" class="number">(\w+)</th>', text)
+    assert heads == ["original", "retained", "npo", "Interval", "Rows"]
     assert re.search(r"40 of \d+ rows|\d+ of \d+ rows", text)
 
 
