@@ -8,4 +8,19 @@ from unlearnbench.plugin.specs import ReporterSpec
 def unlearnbench_reporters() -> list[ReporterSpec]:
     return [
         ReporterSpec("html", "unlearnbench.leaderboard.render:render", "static pages that open without a network"),
+        ReporterSpec(
+            "every-eval-ever",
+            "unlearnbench.leaderboard.exchange.every_eval_ever:render",
+            "Every-Eval-Ever records (schema 0.3.0), public samples among them",
+        ),
+        ReporterSpec(
+            "lm-eval",
+            "unlearnbench.leaderboard.exchange.lm_eval_results:render",
+            "results in the shape of lm-eval's JSON, a file for each cell",
+        ),
+        ReporterSpec(
+            "model-card",
+            "unlearnbench.leaderboard.exchange.model_card:render",
+            "a hub model card with results, and .eval_results, for each unlearned model",
+        ),
     ]

@@ -29,7 +29,9 @@ from unlearnbench.records.results import Results
 from unlearnbench.storage import as_storage_error, file_digest
 
 from .curve import curve
-from .downloads import as_bibtex, as_csv, as_latex, places_as_csv
+from .exchange.croissant import croissant
+from .exchange.latex import as_bibtex, as_latex
+from .exchange.spreadsheets import HEADER, PLACES, as_csv, places_as_csv
 from .pairs import pairs
 from .precision import SHARES, Precision, precision_of
 from .published import PublishedTable, published_for
@@ -242,12 +244,17 @@ class _Pages:
 
     def downloads(self) -> None:
         site = self.site
+        described: dict[str, tuple[str, Sequence[str]]] = {}
         for benchmark in site.benchmarks:
             mine = [table for table in site.tables if table.benchmark == benchmark]
             name = Path(site.benchmark_page(benchmark)).stem
             self._put(f"data/{name}.csv", [as_csv(mine)])
             self._put(f"data/{name}-places.csv", [places_as_csv(mine)])
             self._put(f"data/{name}.tex", [as_latex(mine)])
+            for file, columns in ((f"{name}.csv", HEADER), (f"{name}-places.csv", PLACES)):
+                described[file] = self.made[f"data/{file}"], columns
+        licences = sorted({source.licence for source in site.sources if source.licence})
+        self._put("data/croissant.json", [croissant(described, licences)])
         self._put("data/records.json", self._records())
         citations = {entry.name: entry.spec.citation for entry in site.methods.values() if entry.spec}
         citations |= {name: spec.citation for name, spec in site.specs.items() if spec}

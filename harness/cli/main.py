@@ -16,7 +16,7 @@ import click
 from ..errors import INTERNAL, INTERRUPTED, USAGE, HarnessError
 from .author import check_component, new, schema
 from .output import complain, say
-from .results import compare, publish, render, results, score
+from .results import compare, import_scores, publish, render, results, score
 from .run import bench_gpu, cache, cancel, demo, meta_evaluate, plan, run, run_cell, run_nodes
 from .show import list_components, show
 from .submit import bundle, rescore, verify
@@ -38,6 +38,7 @@ for _command in (
     render,
     publish,
     results,
+    import_scores,
     compare,
     score,
     bundle,

@@ -92,6 +92,26 @@ def results(runs: tuple[str, ...], edition: str | None, plugins: tuple[str, ...]
     return None
 
 
+@click.command("import")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@json_option
+def import_scores(paths: tuple[str, ...], as_json: bool) -> None:
+    """Print scores from files in other tools' formats that 'render --reporter' wrote.
+
+    PATH is a file or a folder: Every-Eval-Ever JSON, lm-eval JSON, a hub model card, or a CSV of the pages' downloads.
+    """
+    from dataclasses import asdict
+
+    from ..leaderboard.exchange.reading import read_scores
+
+    lines = [line for path in paths for line in read_scores(Path(path))]
+    if as_json:
+        return print_json({"scores": [asdict(line) for line in lines]})
+    heads = ("cell", "metric", "edition", "value", "n")
+    print_columns([[str(getattr(line, name)) for name in heads] for line in lines])
+    return None
+
+
 @click.command()
 @click.argument("baseline")
 @click.argument("candidate")

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearnbench.errors import RecordError
-from unlearnbench.leaderboard.downloads import as_bibtex
+from unlearnbench.leaderboard.exchange.latex import as_bibtex
 from unlearnbench.leaderboard.precision import SHARES, Precision, formatted, precision_of
 from unlearnbench.leaderboard.ranking import tables
 from unlearnbench.leaderboard.render import render

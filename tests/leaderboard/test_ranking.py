@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from unlearnbench.domain import CellStatus
-from unlearnbench.leaderboard.downloads import as_latex, places_as_csv
+from unlearnbench.leaderboard.exchange.latex import as_latex
+from unlearnbench.leaderboard.exchange.spreadsheets import places_as_csv
 from unlearnbench.leaderboard.ranking import tables
 from unlearnbench.leaderboard.scatter import scatter
 from unlearnbench.leaderboard.stability import stability
