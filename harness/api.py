@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .data.sources import DataSource
 from .errors import BundleError, RecordError, UsageError
+from .leaderboard.trackers import TrackerObserver
 from .planning.nodes import Plan
 from .planning.overrides import merged
 from .planning.plan import make_plan
@@ -101,6 +102,7 @@ def run(
     registry: Registry | None = None,
     progress: bool = True,
     detach: bool = False,
+    tracker: str = "",
 ) -> Run:
     """Run what of a study is not finished. Run again to resume.
 
@@ -108,6 +110,7 @@ def run(
         out: the run folder; ``runs/<name of the study>`` by default.
         progress: show a bar in a terminal, a line for each node elsewhere, both on stderr.
         detach: return once everything is submitted to a cluster; run again to follow it.
+        tracker: ``trackio``, ``wandb`` or ``mlflow``: keep losses, scores, cost and samples of every cell there.
 
     Raises:
         KeyboardInterrupt: after every running cell was stopped, on a cluster none; what is finished is kept.
@@ -118,6 +121,8 @@ def run(
     registry = registry or load_plugins((made.study if made else study).plugins)  # type: ignore[union-attr]
     made = made or plan(study, registry)  # type: ignore[arg-type]
     folder = place_of_run(made.study.name, out)
+    if tracker:
+        registry.manager.register(TrackerObserver(tracker, folder), f"tracker {tracker}")
     outcome: RunOutcome = run_plan(folder, made, registry, not progress, detach)
     return Run(folder, made.study.edition, outcome.exit_code, outcome.to_mend, outcome.waiting)
 

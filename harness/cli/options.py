@@ -75,6 +75,7 @@ run_options = _all_of(
     click.option("--device", help="cpu, cuda, cuda:1, …"),
     executor_option,
     click.option("--detach", is_flag=True, help="Submit to a cluster and return; run again to follow."),
+    click.option("--tracker", metavar="NAME", help="Keep cells in trackio, wandb or mlflow, offline."),
     click.option("--keep-model", is_flag=True, default=None, help="Keep unlearned weights."),
     click.option("--site", metavar="DIR", help="Where the pages go (default: <run folder>/site)."),
     click.option("--strict-plugins", is_flag=True, help="Fail where any plugin does not load."),

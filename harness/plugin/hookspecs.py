@@ -55,7 +55,10 @@ def unlearnbench_run_started(run: str, cells: int) -> None:
 
 @hookspec
 def unlearnbench_cell_finished(cell: str, status: Mapping[str, Any]) -> None:
-    """Called when a cell ends, however it ends; ``status`` is its status file. Exceptions are logged only."""
+    """Called when a cell ends, however it ends. Exceptions are logged only.
+
+    ``status`` has ``status``, ``reason``, ``seconds``, and ``kept`` where the cell was finished before this run.
+    """
 
 
 @hookspec

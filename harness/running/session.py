@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import FAILED, USAGE, UsageError
 from ..planning.nodes import Plan
@@ -62,7 +63,12 @@ def run_plan(folder: Path, plan: Plan, registry: Registry, quiet: bool = False, 
         def observe(outcome: Outcome, done: int, total: int) -> None:
             progress(outcome, done, total)
             if isinstance(outcome.node.spec, CellSpec):
-                status = {"status": str(outcome.status), "reason": outcome.reason, "seconds": outcome.seconds}
+                status: dict[str, Any] = {
+                    "status": str(outcome.status),
+                    "reason": outcome.reason,
+                    "seconds": outcome.seconds,
+                }
+                status["kept"] = outcome.cached
                 registry.notify("unlearnbench_cell_finished", progress.say, cell=outcome.node.key, status=status)
 
         def keep_on() -> None:

@@ -102,7 +102,7 @@ def tex(text: str) -> str:
 def _letter(letter: str) -> str:
     if letter.isascii():
         return letter if letter.isprintable() else ""
-    base, *accents = unicodedata.normalize("NFD", letter)
+    base, *accents = list(unicodedata.normalize("NFD", letter))
     if letter in LETTERS or (base.isascii() and base.isalpha() and len(accents) == 1 and accents[0] in ACCENTS):
         return letter
     plain = unicodedata.normalize("NFKD", letter)
