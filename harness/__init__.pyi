@@ -138,5 +138,6 @@ from .training.loss import Term as Term
 from .training.loss_method import FineTune as FineTune
 from .training.loss_method import LossMethod as LossMethod
 from .training.loss_method import SampledRows as SampledRows
+from .training.wrapper import Wrapper as Wrapper
 
 __version__: str

@@ -278,3 +278,9 @@ class Context:
     def rng(self, purpose: str) -> random.Random:
         """A random stream of this cell's own, one per purpose."""
         return random.Random(derived_seed(self.seed, self._name, purpose))
+
+    def generator(self, purpose: str, device: Any = "cpu") -> torch.Generator:
+        """The same for tensors: ``torch.randn(…, generator=ctx.generator("noise"))``, on the device of the tensor."""
+        import torch
+
+        return torch.Generator(device).manual_seed(derived_seed(self.seed, self._name, purpose))

@@ -22,6 +22,7 @@ from unlearnbench import (
     PairedKVCache,
     Requires,
     UnlearningData,
+    Wrapper,
     cache_keyword,
     hyperparameter,
     widened,
@@ -48,51 +49,37 @@ class WHP(FineTune):
         return Contrast(ctx.original, super().unlearn(model, tokenizer, data, ctx), self.alpha)
 
 
-class Contrast(torch.nn.Module):
+class Contrast(Wrapper):
     """A model whose logits are v_original − alpha ReLU(v_reinforced − v_original).
 
-    It generates and scores like a causal language model of transformers. It has no output head of its own, so
-    callers see full logits; ``new_cache`` is what generation keeps between steps, of ``cached_models`` models.
+    ``new_cache`` is what generation keeps between steps, of ``cached_models`` models.
     """
 
     cached_models: ClassVar[int] = 2
 
     def __init__(self, original: Any, reinforced: Any, alpha: float) -> None:
-        super().__init__()
-        self.original = original
+        super().__init__(original)
         self.reinforced = reinforced
         self.alpha = alpha
-        self.config = original.config
 
     @property
-    def device(self) -> torch.device:
-        found: torch.device = self.original.device
-        return found
-
-    @property
-    def dtype(self) -> torch.dtype:
-        found: torch.dtype = self.original.dtype
-        return found
+    def original(self) -> Any:
+        return self.model
 
     def new_cache(self) -> PairedKVCache:
         return PairedKVCache(KVCache(self.config), KVCache(self.reinforced.config))
 
-    def get_input_embeddings(self) -> Any:
-        return self.original.get_input_embeddings()
-
-    def get_output_embeddings(self) -> None:
-        return None
-
     def forward(
         self,
         input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         past_key_values: PairedKVCache | None = None,
         use_cache: bool | None = None,
         **inputs: Any,
     ) -> SimpleNamespace:
         """``logits`` (B, T, V), and ``past_key_values``, of a causal language model's usual arguments."""
         caches = past_key_values or (None, None)
-        inputs = {"input_ids": input_ids, "use_cache": use_cache, **inputs}
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": use_cache, **inputs}
         logits, preferred = (
             widened(part(**{cache_keyword(part): cache}, **inputs).logits)
             for part, cache in zip((self.original, self.reinforced), caches, strict=True)

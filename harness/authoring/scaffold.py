@@ -18,15 +18,20 @@ FILES = {
     "common/pyproject.toml.in": "pyproject.toml",
     "common/workflow.yml.in": ".github/workflows/tests.yml",
     "{kind}/README.md.in": "README.md",
-    "{kind}/module.py.in": "{module}.py",
-    "{kind}/test.py.in": "tests/test_{module}.py",
+    "{kind}/{form}.py.in": "{module}.py",
+    "{kind}/test_{form}.py.in": "tests/test_{module}.py",
 }
 WORDS = {"method": "An unlearning method", "benchmark": "A benchmark", "attack": "An attack on unlearned models"}
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
-def write_package(kind: Literal["method", "benchmark", "attack"], name: str, parent: Path) -> list[Path]:
+def write_package(
+    kind: Literal["method", "benchmark", "attack"], name: str, parent: Path, form: str = ""
+) -> list[Path]:
     """Write an installable package for a method, benchmark or attack into ``parent/name``.
+
+    Args:
+        form: of a method, ``loss`` (the default), ``weights``, ``wrapper`` or ``prompt``.
 
     Raises:
         UsageError: the name is not lower-case words joined by hyphens, or the folder exists and is not empty.
@@ -45,16 +50,18 @@ def write_package(kind: Literal["method", "benchmark", "attack"], name: str, par
         "version": metadata.version("unlearnbench"),
     }
     try:
-        return _written(folder, module, kind, words)
+        return _written(
+            folder, module, {"kind": kind, "form": form or ("loss" if kind == "method" else "plain")}, words
+        )
     except OSError as error:
         raise as_storage_error(error, folder) from error
 
 
-def _written(folder: Path, module: str, kind: str, words: Mapping[str, str]) -> list[Path]:
+def _written(folder: Path, module: str, source_words: Mapping[str, str], words: Mapping[str, str]) -> list[Path]:
     written = []
     templates = files("unlearnbench.authoring").joinpath("templates")
     for source, target in FILES.items():
-        text = templates.joinpath(*source.format(kind=kind).split("/")).read_text(encoding="utf-8")
+        text = templates.joinpath(*source.format(**source_words).split("/")).read_text(encoding="utf-8")
         path = folder / target.format(module=module)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(Template(text).substitute(words), encoding="utf-8")

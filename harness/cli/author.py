@@ -18,23 +18,32 @@ def new() -> None:
     """Write a small plugin package: a method, a benchmark or an attack with its tests."""
 
 
-def _write_package(kind: Literal["method", "benchmark", "attack"], name: str, folder: str) -> None:
+def _write_package(kind: Literal["method", "benchmark", "attack"], name: str, folder: str, form: str = "") -> None:
     from ..authoring.scaffold import write_package
 
-    for path in write_package(kind, name, Path(folder)):
+    for path in write_package(kind, name, Path(folder), form):
         say(path)
     say(f"next: pip install -e {Path(folder) / name} && unlearnbench check {name}")
 
 
+KINDS = ("loss", "weights", "wrapper", "prompt")
 out_option = click.option("-o", "--out", default=".", metavar="DIR", help="Where the package's folder goes.")
 
 
 @new.command("method")
 @click.argument("name")
+@click.option("--kind", type=click.Choice(KINDS), default="loss", show_default=True, help="What the method is.")
 @out_option
-def new_method(name: str, out: str) -> None:
-    """Write the package of an unlearning method."""
-    _write_package("method", name, out)
+def new_method(name: str, kind: str, out: str) -> None:
+    """Write the package of an unlearning method.
+
+    \b
+    loss     descends a loss
+    weights  changes weights without a loss
+    wrapper  a model that answers through another, such as a guardrail
+    prompt   words before every question
+    """
+    _write_package("method", name, out, kind)
 
 
 @new.command("benchmark")

@@ -52,7 +52,8 @@ class Batch:
             return self.__dict__["parts"][part]  # type: ignore[no-any-return]
         except KeyError:
             drawn = ", ".join(self.__dict__.get("parts", {}))
-            raise AttributeError(f"this batch has no part {part!r} (drawn: {drawn})") from None
+            declared = f"; declare requires = Requires({part}=True)" if part in ("retain", "template") else ""
+            raise AttributeError(f"this batch has no part {part!r} (drawn: {drawn}){declared}") from None
 
     def halves(self) -> list[Batch]:
         """The batch in two, each with half of what was drawn for it; itself alone where one row was drawn."""

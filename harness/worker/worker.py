@@ -7,13 +7,23 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from .._compat import compile_key_patterns
 from ..domain import CellStatus
 from ..engine import process_group
 from ..engine.memory import lacks_memory
-from ..errors import DISK_REFUSED, FAILED, Diverged, HarnessError, NotApplicable, StorageError
+from ..errors import (
+    DISK_REFUSED,
+    FAILED,
+    Diverged,
+    HarnessError,
+    NotApplicable,
+    StorageError,
+    UndeclaredAccess,
+)
+from ..plugin.own_code import line_of
 from ..records.code_digest import engine_digest
 from ..records.node_spec import SPEC, CellSpec, ReferenceSpec, read_spec
 from ..records.provenance import provenance
@@ -86,11 +96,22 @@ def _ended(path: Path, spec: ReferenceSpec | CellSpec) -> NodeStatus:
         translated = as_storage_error(error, path) if isinstance(error, OSError) else error
         if isinstance(translated, StorageError):
             raise translated from error
-        return _failed(error)
+        return _failed(error, _targets(spec))
 
 
-def _failed(error: Exception) -> NodeStatus:
-    """The status of a node that raised; what is nobody's expectation leaves its traceback in the log."""
+def _targets(spec: ReferenceSpec | CellSpec) -> list[str]:
+    """The components whose code a node runs."""
+    if isinstance(spec, ReferenceSpec):
+        return [spec.benchmark.target]
+    return [spec.method.target, spec.benchmark.target, *([spec.attack.target] if spec.attack else [])]
+
+
+def _failed(error: Exception, targets: Sequence[str]) -> NodeStatus:
+    """The status of a node that raised; what is nobody's expectation leaves its traceback in the log.
+
+    Args:
+        targets: of the components whose own line a reason names.
+    """
     reason = " ".join(str(error).split())
     if isinstance(error, NotApplicable):
         return NodeStatus(status=CellStatus.NOT_APPLICABLE, reason=reason)
@@ -100,10 +121,15 @@ def _failed(error: Exception) -> NodeStatus:
         return NodeStatus(status=CellStatus.OUT_OF_MEMORY, reason=reason or "out of memory")
     traceback.print_exception(error)
     if isinstance(error, HarnessError):
+        where = line_of(error, targets) if isinstance(error, UndeclaredAccess) else ""
+        reason = f"{reason} ({where})" if where else reason
         return NodeStatus(
             status=CellStatus.FAILED, reason=reason, error=type(error).__name__, exit_code=error.exit_code
         )
-    return NodeStatus(status=CellStatus.FAILED, reason=f"{type(error).__name__}: {reason}")
+    where = line_of(error, targets)
+    return NodeStatus(
+        status=CellStatus.FAILED, reason=f"{type(error).__name__}: {reason}{f' ({where})' if where else ''}"
+    )
 
 
 def preload() -> None:

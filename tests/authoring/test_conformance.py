@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -108,12 +109,15 @@ def test_check_prints_every_promise_and_exits_7(command, tmp_path):
     assert command("check", "nothing-like-it").code == 4
 
 
+SLOW = ("benchmark", "attack", "method --kind loss", "method --kind weights", "method --kind wrapper")
+
+
 @pytest.mark.parametrize(
-    "kind", ["method", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("benchmark", "attack"))]
+    "words", ["method --kind prompt", *(pytest.param(words, marks=pytest.mark.slow) for words in SLOW)]
 )
-def test_a_new_package_installs_and_passes_its_own_tests(kind, command, tmp_path):
+def test_a_new_package_installs_and_passes_its_own_tests(words, command, tmp_path):
     pytest.importorskip("setuptools")
-    done = command("new", kind, "my-plugin")
+    done = command("new", *words.split(), "my-plugin")
     assert done.code == 0, done.err
     package = tmp_path / "my-plugin"
     written = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
@@ -127,6 +131,58 @@ def test_a_new_package_installs_and_passes_its_own_tests(kind, command, tmp_path
     assert tests.returncode == 0, tests.stdout.decode()[-3000:]
     listed = command("list", "plugins", PYTHONPATH=str(tmp_path / "site")).out
     assert "my-plugin/my_plugin" in listed
+
+
+@pytest.mark.parametrize("kind", ["loss", "weights", "wrapper", "prompt"])
+def test_a_method_of_each_kind_keeps_what_methods_promise_as_it_is_written(kind, tmp_path):
+    write_package("method", f"my-{kind}", tmp_path, kind)
+    registry = load_plugins([str(tmp_path / f"my-{kind}" / f"my_{kind}.py")])
+    assert broken(f"my-{kind}", registry) == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("rows = data.retain", r"touched data.retain; declare Requires\(retain=True\) \(mine.py:{line}, in unlearn\)"),
+        ("return {}['x']", r"KeyError: 'x' \(mine.py:{line}, in unlearn\)"),
+        ("return ctx.engine.score(None, 5)", r"\(mine.py:{line}, in unlearn\)"),
+    ],
+)
+def test_an_error_names_the_author_s_own_line_and_what_to_declare(body, said, tmp_path, command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mine", None)
+    del sys.modules["mine"]
+    path = tmp_path / "mine.py"
+    path.write_text(METHOD.format(body=body, requires=""))
+    line = path.read_text().splitlines().index(f"        {body}") + 1
+    found = broken("mine", load_plugins([str(path)]))
+    assert re.search(said.format(line=line), found["unlearn returns a model"]), found
+    done = command(*command.study("-m", "mine", "-b", "tofu-forget01", "--plugin", "mine.py"))
+    assert done.code == 1
+    assert re.search(said.format(line=line), done.err), done.err
+
+
+def test_a_part_that_was_not_drawn_is_named_with_the_declaration(tiny_encoder):
+    from unlearnbench import Batch
+
+    with pytest.raises(
+        AttributeError, match=r"no part 'retain' \(drawn: \); declare requires = Requires\(retain=True\)"
+    ):
+        Batch({}).retain  # noqa: B018
+
+
+def test_a_stream_of_tensors_is_the_same_for_the_same_purpose_and_no_other():
+    import torch
+
+    from unlearnbench import Context, Engine
+
+    def drawn(name, seed, purpose):
+        return torch.rand(4, generator=Context(name, seed, Engine()).generator(purpose)).tolist()
+
+    assert drawn("mine", 0, "noise") == drawn("mine", 0, "noise")
+    assert (
+        len({tuple(drawn(*facts)) for facts in [("mine", 0, "a"), ("mine", 0, "b"), ("mine", 1, "a"), ("x", 0, "a")]})
+        == 4
+    )
 
 
 def test_a_name_that_cannot_be_one_is_refused(tmp_path):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...errors import HarnessError
+from ...errors import HarnessError, UndeclaredAccess
+from ...plugin.own_code import line_of
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,20 @@ class Broken(Exception):
     """A promise is not kept; the message says how."""
 
 
-def attempt(name: str, work: Callable[[], str | None]) -> Check:
+def attempt(name: str, work: Callable[[], str | None], targets: Sequence[str] = ()) -> Check:
+    """What came of one check.
+
+    Args:
+        targets: the components whose own line is named where their code raises.
+    """
     began = time.perf_counter()
     try:
         message, kept = work() or "", True
     except (Broken, HarnessError) as error:
-        message, kept = str(error), False
+        where = line_of(error, targets) if isinstance(error, UndeclaredAccess) else ""
+        message, kept = f"{error} ({where})" if where else str(error), False
     except Exception as error:  # noqa: BLE001 - third-party code may raise anything
         last = traceback.extract_tb(error.__traceback__)[-1]
-        message, kept = f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})", False
+        where = line_of(error, targets) or f"{last.filename}:{last.lineno}"
+        message, kept = f"{type(error).__name__}: {error} ({where})", False
     return Check(name, kept, message, time.perf_counter() - began)

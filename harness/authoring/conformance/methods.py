@@ -36,7 +36,7 @@ def check_method(component: Component[MethodSpec]) -> Iterator[Check]:
         trials.append(trial(component))
         return f"{trials[0].seconds:.1f} s"
 
-    yield attempt("unlearn returns a model", run)
+    yield attempt("unlearn returns a model", run, [spec.target])
     if not trials:
         return
     yield attempt("no global state is left changed", state.refuse_changes)
