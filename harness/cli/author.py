@@ -15,7 +15,7 @@ from .output import print_json, say
 
 @click.group()
 def new() -> None:
-    """Write a small plugin package: a method, a benchmark or an attack with its tests."""
+    """Write a small plugin package with tests (a method, a benchmark, an attack), or a leaderboard's repository."""
 
 
 def _write_package(kind: Literal["method", "benchmark", "attack"], name: str, folder: str, form: str = "") -> None:
@@ -60,6 +60,18 @@ def new_benchmark(name: str, out: str) -> None:
 def new_attack(name: str, out: str) -> None:
     """Write the package of an attack on unlearned models."""
     _write_package("attack", name, out)
+
+
+@new.command("leaderboard")
+@click.argument("name")
+@out_option
+def new_leaderboard(name: str, out: str) -> None:
+    """Write a repository for bundles: rules, and workflows that verify a pull request and publish the pages."""
+    from ..authoring.scaffold import write_leaderboard
+
+    for path in write_leaderboard(name, Path(out)):
+        say(path)
+    say(f"next: git init {Path(out) / name}, and allow its workflows to write to gh-pages")
 
 
 @click.command("check")
