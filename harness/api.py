@@ -103,6 +103,7 @@ def run(
     progress: bool = True,
     detach: bool = False,
     tracker: str = "",
+    follow: str = "",
 ) -> Run:
     """Run what of a study is not finished. Run again to resume.
 
@@ -111,6 +112,7 @@ def run(
         progress: show a bar in a terminal, a line for each node elsewhere, both on stderr.
         detach: return once everything is submitted to a cluster; run again to follow it.
         tracker: ``trackio``, ``wandb`` or ``mlflow``: keep losses, scores, cost and samples of every cell there.
+        follow: the beginning of a cell's name, whose log is shown as it is written.
 
     Raises:
         KeyboardInterrupt: after every running cell was stopped, on a cluster none; what is finished is kept.
@@ -123,7 +125,7 @@ def run(
     folder = place_of_run(made.study.name, out)
     if tracker:
         registry.manager.register(TrackerObserver(tracker, folder), f"tracker {tracker}")
-    outcome: RunOutcome = run_plan(folder, made, registry, not progress, detach)
+    outcome: RunOutcome = run_plan(folder, made, registry, not progress, detach, follow)
     return Run(folder, made.study.edition, outcome.exit_code, outcome.to_mend, outcome.waiting)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -21,38 +21,79 @@ from .run import bench_gpu, cache, cancel, demo, meta_evaluate, plan, run, run_c
 from .show import list_components, show
 from .submit import bundle, rescore, verify
 
+SECTIONS: Mapping[str, Mapping[click.Command, str]] = {
+    "Look": {
+        list_components: "methods, benchmarks, attacks, models and plugins",
+        show: "one of them, or the papers' tables",
+        plan: "what a study would run, and what it takes",
+    },
+    "Run": {
+        demo: "every method on generated data, in minutes",
+        run: "a study; the same command resumes",
+        cancel: "what a cluster holds of a study",
+        cache: "the prepared reference models",
+        meta_evaluate: "how far each metric can be trusted",
+        bench_gpu: "how near this device comes to what it can do",
+    },
+    "Results": {
+        results: "tables in the terminal, or JSON",
+        compare: "two results with paired intervals, and gates",
+        render: "pages, or files for other tools",
+        publish: "pages to a folder, gh-pages or a Space",
+        import_scores: "scores from other tools' formats",
+        score: "scores from a publisher's log",
+    },
+    "Hand in and check": {
+        bundle: "a run as one file",
+        verify: "every score again from its samples",
+        rescore: "a run again after a metric changed",
+    },
+    "Write your own": {
+        new: "a method, benchmark or attack with tests, or a leaderboard",
+        check_component: "what a component promises",
+        schema: "the JSON Schema of a record",
+    },
+}
+HIDDEN = (run_cell, run_nodes)
+WIDTH = max(len(str(command.name)) for commands in SECTIONS.values() for command in commands)
+EXAMPLES = """\b
+Examples:
+  unlearnbench demo --quick                                every method, no GPU, no network
+  unlearnbench run -m npo -m flat-js -b tofu-forget05 --model llama3.2-1b
+  unlearnbench plan study.toml                             what would run, and what it takes
+  unlearnbench compare before after                        two runs, with paired intervals
+  unlearnbench new method my-method                        a package of your own
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="unlearnbench")
-def cli() -> None:
+\b
+Completion in the shell (zsh and fish likewise):
+  eval "$(_UNLEARNBENCH_COMPLETE=bash_source unlearnbench)"
+"""
+
+
+class _Sections(click.Group):
+    """Lists commands by what they are for."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(str(command.name).ljust(WIDTH), words) for command, words in commands.items()])
+
+
+@click.group(
+    cls=_Sections,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXAMPLES,
+)
+@click.version_option(None, "-V", "--version", package_name="unlearnbench")
+@click.option("--no-color", is_flag=True, help="Write without colours, as NO_COLOR=1 does.")
+def cli(no_color: bool) -> None:
     """Benchmark unlearning methods for large language models."""
+    if no_color:
+        # rich and click look there; so do the processes of cells.
+        os.environ["NO_COLOR"] = "1"
 
 
-for _command in (
-    list_components,
-    show,
-    plan,
-    run,
-    demo,
-    meta_evaluate,
-    render,
-    publish,
-    results,
-    import_scores,
-    compare,
-    score,
-    bundle,
-    verify,
-    rescore,
-    new,
-    check_component,
-    cache,
-    bench_gpu,
-    cancel,
-    run_cell,
-    run_nodes,
-    schema,
-):
+for _command in (*(command for commands in SECTIONS.values() for command in commands), *HIDDEN):
     cli.add_command(_command)
 
 

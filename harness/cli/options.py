@@ -75,6 +75,7 @@ run_options = _all_of(
     click.option("--device", help="cpu, cuda, cuda:1, …"),
     executor_option,
     click.option("--detach", is_flag=True, help="Submit to a cluster and return; run again to follow."),
+    click.option("--follow", metavar="CELL", help="Show the log of a cell as it is written, e.g. npo--tofu-forget05."),
     click.option("--tracker", metavar="NAME", help="Keep cells in trackio, wandb or mlflow, offline."),
     click.option("--keep-model", is_flag=True, default=None, help="Keep unlearned weights."),
     click.option("--site", metavar="DIR", help="Where the pages go (default: <run folder>/site)."),

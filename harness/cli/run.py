@@ -128,7 +128,14 @@ def _run(study: Study, options: dict[str, Any], as_json: bool, strict: bool) -> 
     if strict and registry.broken:
         broken = registry.broken[0]
         raise PluginError(broken.name, f"does not load: {broken.error}")
-    ran = api.run(study, options["out"], registry, detach=options["detach"], tracker=options["tracker"] or "")
+    ran = api.run(
+        study,
+        options["out"],
+        registry,
+        detach=options["detach"],
+        tracker=options["tracker"] or "",
+        follow=options["follow"] or "",
+    )
     page = None
     if ran.waiting:
         where = study.run.executor

@@ -1,52 +1,200 @@
-"""What a run says while it works: a bar with an estimate on a terminal, plain lines elsewhere, always on stderr."""
+"""What a run says while it works: which nodes run, at which step, and when it will be done; always on stderr.
+
+On a terminal a bar with a line for each node that runs; elsewhere (a pipe, a notebook) plain lines, one for every node
+that ends, and now and then one for each that takes long.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from .run_store import Outcome
+from ..errors import UsageError, printable
+from ..planning.estimates import estimated
+from ..planning.nodes import Plan
+from .node_processes import LOG
+from .run_store import Outcome, folder_of
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at the logs of what runs."""
+SAY_EVERY = 60.0
+"""Seconds between two plain lines about a node that takes long."""
+TAIL = 4096
+"""Bytes at the end of a log that are looked at."""
 
 
+@dataclass
+class Running:
+    """A node that runs: its title, its log, since when, and what it said last."""
+
+    title: str
+    log: Path
+    began: float
+    said: str = ""
+    told: float = 0.0
+
+    def look(self) -> None:
+        """Read the log's last word on a step or a stage."""
+        lines = _tail(self.log).splitlines()
+        self.said = next((line for line in reversed(lines) if line.startswith(("step ", "stage: "))), self.said)
+
+    @property
+    def words(self) -> str:
+        return f"{self.title}: {printable(self.said) or 'starting'}"
+
+
+@dataclass
 class Progress:
-    """Observes outcomes; use as a context manager."""
+    """Observes outcomes; use as a context manager.
 
-    def __init__(self, total: int, quiet: bool = False) -> None:
-        self._total = total
-        self._quiet = quiet
-        self._bar: Any = None
-        self._task: Any = None
+    Args:
+        run: the run folder.
+        follow: the beginning of a node's key, whose log is shown as it is written; empty for none.
+
+    Raises:
+        UsageError: ``follow`` is the beginning of no node's key.
+    """
+
+    plan: Plan
+    run: Path
+    quiet: bool = False
+    follow: str = ""
+    _running: dict[Path, Running] = field(default_factory=dict)
+    _read: dict[str, int] = field(default_factory=dict)
+    _looked: float = 0.0
+    _live: Any = None
+    _bar: Any = None
+
+    def __post_init__(self) -> None:
+        if self.follow and not any(node.key.startswith(self.follow) for node in self.plan.nodes):
+            first = self.plan.nodes[0].key
+            raise UsageError(f"--follow {self.follow!r} begins no cell of this run; its cells have names like {first}")
+        self._titles = {node.key: node.title for node in self.plan.nodes}
+        costs = [estimated(node.spec) for node in self.plan.nodes]
+        known = [cost.seconds for cost in costs if cost]
+        # How long a node takes beside the others: as the plan estimates, else as the mean of those it can tell of.
+        usual = sum(known) / len(known) if known else 1.0
+        self._weights = {
+            node.key: cost.seconds if cost else usual for node, cost in zip(self.plan.nodes, costs, strict=True)
+        }
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty() and not self._quiet:
+        if sys.stderr.isatty() and not self.quiet:
             from rich import progress
             from rich.console import Console
+            from rich.live import Live
 
-            kinds = (progress.BarColumn, progress.MofNCompleteColumn, progress.TimeElapsedColumn)
-            columns = [*(kind() for kind in kinds), progress.TextColumn("left"), progress.TimeRemainingColumn()]
-            self._bar = progress.Progress(*columns, console=Console(stderr=True))
-            self._bar.start()
-            self._task = self._bar.add_task("", total=self._total)
+            self._bar = progress.Progress(
+                progress.BarColumn(),
+                progress.TextColumn("{task.fields[done]}/{task.fields[total_nodes]}"),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("left"),
+                progress.TimeRemainingColumn(),
+            )
+            total = sum(self._weights.values())
+            self._bar.add_task("", total=total, done=0, total_nodes=len(self._weights))
+            self._live = Live(self._bar, console=Console(stderr=True), refresh_per_second=4)
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
+        if self._live:
+            self._live.stop()
 
     def __call__(self, outcome: Outcome, done: int, total: int) -> None:
         """One node ended."""
+        if not outcome.cached:
+            self._copy(folder_of(self.run, outcome.node) / LOG, outcome.node.key)
         if self._bar:
-            self._bar.advance(self._task)
-        if self._quiet or (outcome.cached and self._bar):
+            task = self._bar.tasks[0]
+            if outcome.cached:
+                # What was kept took no time, and says nothing of how long the rest takes.
+                self._bar.update(task.id, total=task.total - self._weights[outcome.node.key], done=done)
+            else:
+                self._bar.update(task.id, advance=self._weights[outcome.node.key], done=done)
+        if self.quiet or (outcome.cached and self._bar):
             return
         took = "kept" if outcome.cached else f"{outcome.seconds:.1f} s"
         why = f": {outcome.reason}" if outcome.reason else ""
         line = f"[{done}/{total}] {outcome.node.title}: {outcome.status} ({took}){why}"
         self.say(line)
 
+    def look(self) -> None:
+        """Look at what runs; cheap enough to be asked again and again."""
+        now = time.monotonic()
+        if self.quiet or now - self._looked < LOOK_EVERY:
+            return
+        self._looked = now
+        found = running_nodes(self.run, self._titles)
+        self._running = {path: self._running.get(path) or Running(title, path, now) for path, title in found.items()}
+        for path in self._running:
+            self._copy(path, path.parent.name.partition("~")[0])
+        if self._live:
+            self._show()
+        else:
+            self._say_what_takes_long(now)
+
+    def _show(self) -> None:
+        from rich.console import Group
+        from rich.text import Text
+
+        for node in self._running.values():
+            node.look()
+        lines = [Text(f"  {node.words}", no_wrap=True, overflow="ellipsis") for node in self._running.values()]
+        self._live.update(Group(self._bar, *lines[:16]))
+
+    def _say_what_takes_long(self, now: float) -> None:
+        for node in self._running.values():
+            if now - max(node.began, node.told) >= SAY_EVERY:
+                node.look()
+                where = "" if node.told else f"; log: {node.log}"
+                node.told = now
+                self.say(f"… {node.words} ({now - node.began:.0f} s{where})")
+
+    def _copy(self, log: Path, key: str) -> None:
+        """Write what is new in the log of a node that is followed."""
+        if not self.follow or not key.startswith(self.follow):
+            return
+        try:
+            with log.open("rb") as file:
+                file.seek(self._read.get(key, 0))
+                content = file.read()
+        except OSError:
+            return
+        whole = content[: content.rfind(b"\n") + 1]
+        self._read[key] = self._read.get(key, 0) + len(whole)
+        for line in whole.decode("utf-8", "replace").splitlines():
+            self.say(f"  {printable(line)}")
+
     def say(self, line: str) -> None:
         """A line, as it is: reasons may hold what rich would take for markup."""
-        if self._bar:
-            self._bar.console.print(line, markup=False, highlight=False)
+        if self._live:
+            self._live.console.print(line, markup=False, highlight=False)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+def running_nodes(run: Path, titles: Mapping[str, str]) -> dict[Path, str]:
+    """The logs of the attempts that are under way in a run folder, with the titles of their nodes."""
+    found = {}
+    for kind in ("models", "cells"):
+        folder = run / kind
+        for path in sorted(folder.glob("*~*")) if folder.is_dir() else ():
+            key = path.name.partition("~")[0]
+            if key in titles and (path / LOG).exists():
+                found[path / LOG] = titles[key]
+    return found
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - TAIL))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""

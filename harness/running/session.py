@@ -42,11 +42,14 @@ class RunOutcome:
     waiting: int = 0
 
 
-def run_plan(folder: Path, plan: Plan, registry: Registry, quiet: bool = False, detach: bool = False) -> RunOutcome:
+def run_plan(
+    folder: Path, plan: Plan, registry: Registry, quiet: bool = False, detach: bool = False, follow: str = ""
+) -> RunOutcome:
     """Run what of a plan is not finished in its folder, and tell the plugins that observe it.
 
     Args:
         detach: return once everything is submitted, with an executor whose works go on.
+        follow: the beginning of a node's key, whose log is shown as it is written.
 
     Raises:
         UsageError: another process runs in the folder, it holds another study, or the executor refuses.
@@ -56,7 +59,7 @@ def run_plan(folder: Path, plan: Plan, registry: Registry, quiet: bool = False, 
     executor = executor_of(plan.study, registry)
     if detach and not executor.detached:
         raise UsageError(f"--detach: what runs on the executor {plan.study.run.executor!r} ends with this command")
-    with locked(folder) as claim, Progress(len(plan.nodes), quiet) as progress, Attempts(folder) as attempts:
+    with locked(folder) as claim, Progress(plan, folder, quiet, follow) as progress, Attempts(folder) as attempts:
         write_plan(folder, plan)
         registry.notify("unlearnbench_run_started", progress.say, run=str(folder), cells=len(plan.cells))
 
@@ -72,6 +75,7 @@ def run_plan(folder: Path, plan: Plan, registry: Registry, quiet: bool = False, 
                 registry.notify("unlearnbench_cell_finished", progress.say, cell=outcome.node.key, status=status)
 
         def keep_on() -> None:
+            progress.look()
             if not claim.holds:
                 raise Held(f"another process has taken over the study in {folder}, since this one stood still")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -25,6 +25,8 @@ from .sharding import Sharded
 # Losses are read back every so many steps: often enough to stop a diverged run, rarely enough not to wait
 # for the device at every step.
 CHECK_EVERY = 10
+CHECK_AFTER = 5.0
+"""Seconds after which a loss is read back on a CPU, where that waits for nothing: who follows a run wants to see it."""
 
 
 def train(model: Any, recipe: Objective, steps: Iterator[list[Batch]], rows: int, ctx: Context) -> Any:
@@ -51,7 +53,14 @@ def train(model: Any, recipe: Objective, steps: Iterator[list[Batch]], rows: int
     scaler = torch.amp.GradScaler(ctx.device.type, enabled=ctx.autocast == "fp16")
     pending: list[Tensor] = []
     pieces = 1
-    for batches in islice(steps, _budget(recipe, rows)[1]):
+    total = _budget(recipe, rows)[1]
+    per_epoch = math.ceil(rows / (recipe.batch_size * recipe.accumulation))
+    said = time.monotonic()
+
+    def words(step: int) -> str:
+        return f"step {step} of {total}, epoch {min(recipe.epochs, (step - 1) // per_epoch + 1)} of {recipe.epochs}"
+
+    for batches in islice(steps, total):
         began = time.process_time()
         totals: dict[str, int] = {}
         for batch in batches:
@@ -70,9 +79,11 @@ def train(model: Any, recipe: Objective, steps: Iterator[list[Batch]], rows: int
             ctx.meter.fastest_step = min(ctx.meter.fastest_step or math.inf, time.process_time() - began)
         ctx.meter.tokens += sum(number for count, number in totals.items() if count.endswith(" positions"))
         pending.append(step_loss)
-        if len(pending) == CHECK_EVERY:
-            _read(pending, ctx)
-    _read(pending, ctx)
+        is_due = ctx.device.type == "cpu" and time.monotonic() - said > CHECK_AFTER
+        if len(pending) == CHECK_EVERY or is_due:
+            _read(pending, ctx, words)
+            said = time.monotonic()
+    _read(pending, ctx, words)
     model = sharded.whole() if sharded else model
     model.eval()
     return model
@@ -137,7 +148,7 @@ def _set_training(model: Any, recipe: Objective) -> None:
         without_dropout(model)
 
 
-def _read(pending: list[Tensor], ctx: Context) -> None:
+def _read(pending: list[Tensor], ctx: Context, words: Callable[[int], str]) -> None:
     """Bring losses back from the device, keep them, and stop where one is not finite."""
     values = torch.stack(pending).tolist() if pending else []
     first = ctx.meter.optimiser_steps - len(values) + 1
@@ -147,7 +158,7 @@ def _read(pending: list[Tensor], ctx: Context) -> None:
         if not math.isfinite(value):
             raise Diverged(f"the loss became {value} at optimiser step {step}; a lower learning_rate may help")
     if values:
-        ctx.log(f"step {first + len(values) - 1}: loss {values[-1]:.6g}")
+        ctx.log(f"{words(first + len(values) - 1)}: loss {values[-1]:.6g}")
 
 
 def _weight_groups(model: Any) -> list[dict[str, Any]]:

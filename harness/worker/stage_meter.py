@@ -22,6 +22,8 @@ class StageMeter:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        # Who follows a run reads in its log what it is at.
+        print(f"stage: {stage}", flush=True)
         began, busy = time.perf_counter(), time.process_time()
         try:
             with self.peaks.stage(stage, self.device):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -43,6 +44,20 @@ def test_show_says_what_a_method_needs_and_takes(command):
     unknown = command("show", "flat-tw")
     assert unknown.code == 4
     assert "did you mean 'flat-tv'" in unknown.err
+
+
+def test_help_names_every_command_once_with_examples_and_colours_can_be_left_out(command):
+    from unlearnbench.cli.main import HIDDEN, SECTIONS, cli
+
+    told = [command for commands in SECTIONS.values() for command in commands]
+    assert {*told, *HIDDEN} == set(cli.commands.values())
+    text = command("-h").out
+    for each in told:
+        assert len(re.findall(rf"^  {each.name} ", text, re.M)) == 1, each.name
+    assert "unlearnbench demo --quick" in text
+    assert "_UNLEARNBENCH_COMPLETE" in text
+    assert command("-V").out == command("--version").out
+    assert command("--no-color", "list", "methods").out == command("list", "methods").out
 
 
 @pytest.mark.parametrize("words", [("list", "methods"), ("--help",), ("show", "npo"), ("--version",)])
