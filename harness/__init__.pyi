@@ -13,6 +13,7 @@ from .contracts import Attackable as Attackable
 from .contracts import AttackData as AttackData
 from .contracts import Benchmark as Benchmark
 from .contracts import Context as Context
+from .contracts import Judged as Judged
 from .contracts import Method as Method
 from .contracts import Preparation as Preparation
 from .contracts import Task as Task

@@ -196,6 +196,19 @@ class Attackable(Protocol):
         ...
 
 
+@runtime_checkable
+class Judged(Protocol):
+    """What a benchmark offers beside ``Benchmark`` whose scores need an outside scorer: a judge, a classifier."""
+
+    def judge(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+        """What the scorer says of each row of a measurement, in their order; stored with the row as ``judged``.
+
+        Asked after ``measure``, without the model, and again by ``unlearnbench rescore --judge``, which trains nothing.
+        Where it raises, rows stay without ``judged``, and ``score`` gives NaN with a reason for what needs it.
+        """
+        ...
+
+
 def derived_seed(seed: int, *purpose: str) -> int:
     """A seed for one purpose, by hashing: no result depends on what ran before it."""
     text = "\0".join([str(seed), *purpose])

@@ -145,13 +145,14 @@ def _rerun(
 
 @click.command()
 @click.argument("run_folder", metavar="RUN")
+@click.option("--judge", is_flag=True, help="Ask the outside scorers of benchmarks again first.")
 @plugin_option
 @json_option
-def rescore(run_folder: str, plugins: tuple[str, ...], as_json: bool) -> None:
+def rescore(run_folder: str, judge: bool, plugins: tuple[str, ...], as_json: bool) -> None:
     """Score the cells of a run again from their stored samples, after a change of what scores; nothing is trained."""
     from ..results.rescoring import rescore as scored_again
 
-    made = scored_again(Path(run_folder), registry_of(plugins))
+    made = scored_again(Path(run_folder), registry_of(plugins), judge)
     if as_json:
         return print_json({"cells": [{"key": cell.key, "changes": list(cell.changes)} for cell in made]})
     for cell in made:

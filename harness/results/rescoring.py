@@ -6,14 +6,16 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import RecordError
+from ..errors import RecordError, UsageError
 from ..plugin.registry import Registry
 from ..records.code_digest import modules_digest
+from ..records.judging import NOT_JUDGED, is_judged, judged_rows
 from ..records.recomputation import benchmark_of, differences, rescored
-from ..records.record import Record, score_entries, validation_values
+from ..records.record import SAMPLES, Record, score_entries, validation_values
+from ..records.results import Results
 from ..records.run_folder import RECORD, STATUS, read_status
 from ..running.run_store import locked
-from ..storage import write_bytes, write_sealed
+from ..storage import rows_as_bytes, write_bytes, write_sealed
 from .opening import opened
 
 
@@ -25,14 +27,20 @@ class Rescored:
     changes: tuple[str, ...]
 
 
-def rescore(run: Path, registry: Registry) -> list[Rescored]:
+def rescore(run: Path, registry: Registry, judge: bool = False) -> list[Rescored]:
     """Score every finished cell of a run folder again with the installed benchmarks, and store the scores.
 
-    Trains and queries no model: the stored measurements stay unchanged.
+    Trains and queries no model: the stored measurements stay unchanged, but for what an outside scorer says of them.
+
+    Args:
+        judge: ask the outside scorers of benchmarks that have one again, for all cells before any is scored.
 
     Raises:
         RecordError: samples or records are damaged, or the benchmark is of another version.
     """
+    with locked(run), opened([run]) as (results,):
+        if judge:
+            _judge(results, registry)
     with locked(run), opened([run]) as (results,):
         made = []
         for cell in results.finished:
@@ -48,11 +56,34 @@ def rescore(run: Path, registry: Registry) -> list[Rescored]:
         return made
 
 
+def _judge(results: Results, registry: Registry) -> None:
+    """Ask the scorers of the results' benchmarks about every sample, and store what they say."""
+    found = []
+    for cell in results.finished:
+        component, benchmark = benchmark_of(cell.record, registry)
+        if is_judged(benchmark):
+            found.append((cell, component, judged_rows(benchmark, results.samples_of(cell.key))))
+    if not found:
+        raise UsageError(f"{results.source}: no cell is of a benchmark with a judge (its class has no 'judge')")
+    # Stored once all are judged: a scorer that fails in the middle leaves everything as it was.
+    for cell, component, rows in found:
+        content = rows_as_bytes(rows)
+        samples = cell.record.samples.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
+        notes = [note for note in cell.record.notes if not note.startswith(NOT_JUDGED)]
+        write_bytes(cell.folder / SAMPLES, content)
+        again = cell.record.model_copy(update={"samples": samples, "notes": notes})
+        _keep(cell.folder, again, modules_digest(component.spec.scoring))
+
+
 def _keep(folder: Path, record: Record, scoring: str) -> None:
     content = record.model_dump_json(indent=1).encode() + b"\n"
     status = read_status(folder)
     if status is None:
         raise RecordError(f"{folder / STATUS} does not exist; run the study again")
-    fresh = {"record_sha256": hashlib.sha256(content).hexdigest(), "scoring": scoring}
+    fresh = {
+        "record_sha256": hashlib.sha256(content).hexdigest(),
+        "samples_sha256": record.samples.sha256,
+        "scoring": scoring,
+    }
     write_bytes(folder / RECORD, content)
     write_sealed(folder / STATUS, status.model_copy(update=fresh).model_dump(mode="json"))

@@ -21,6 +21,7 @@ from ..errors import BundleError, HarnessError, RecordError, printable
 from ..plugin.registry import Component, Registry
 from ..plugin.specs import BenchmarkSpec, resolve
 from ..records.badge import BADGE_SCHEMA, Badge
+from ..records.judging import is_judged
 from ..records.recomputation import agree, benchmark_of, differences, rescored
 from ..records.record import Record
 from ..records.results import Results
@@ -100,7 +101,9 @@ def verify(results: Results, registry: Registry, data: DataSource | None = None)
 def _verify_cell(
     record: Record, results: Results, registry: Registry, data: DataSource | None, result: Verification
 ) -> None:
-    component, _ = benchmark_of(record, registry)
+    component, benchmark = benchmark_of(record, registry)
+    if is_judged(benchmark):
+        result.notes.append(f"{component.spec.name}: what its judge said is taken as it stands in the samples")
     rows = results.samples_of(record.cell)
     if len(rows) != record.samples.rows:
         result.faults.append(f"{record.cell}: {len(rows)} samples, its record says {record.samples.rows}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import traceback
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 
 from ..contracts import Benchmark, Context, Method, Task, UnlearningData, derived_seed
 from ..data.encoder import Encoder
+from ..domain import Measurement
 from ..engine import process_group
 from ..engine.memory import release
 from ..engine.numerics import cast
 from ..errors import NotApplicable
 from ..plugin.specs import resolve
+from ..records.judging import NOT_JUDGED, is_judged, judged_rows
 from ..records.node_spec import CellSpec
 from ..records.run_folder import RECORD
 from ..storage import write_bytes
@@ -83,7 +86,14 @@ def run_cell(folder: Path, spec: CellSpec) -> dict[str, str]:
     else:
         with meter("measure"):
             measurement = benchmark.measure(model, task, ctx)
-    measured = Measured(benchmark, measurement, encoder, dtype, tuple(task.notes), ctx, meter, facts)
+    notes = [*task.notes]
+    if is_judged(benchmark):
+        # A judge may be a model itself, and needs the room.
+        model = model.cpu()
+        release()
+        with meter("judge"):
+            measurement = _judged(benchmark, measurement, notes)
+    measured = Measured(benchmark, measurement, encoder, dtype, tuple(notes), ctx, meter, facts)
     record = build_record(folder, spec, measured)
     if spec.run.keep_model:
         models.save_checkpoint(folder / "model", model.cpu(), encoder.tokenizer)
@@ -97,6 +107,17 @@ def run_cell(folder: Path, spec: CellSpec) -> dict[str, str]:
         "scoring": spec.benchmark.scoring,
         "incomplete": measurement.incomplete,
     }
+
+
+def _judged(benchmark: Benchmark, measurement: Measurement, notes: list[str]) -> Measurement:
+    """The measurement with what the benchmark's scorer says; without it, and with a note, where the scorer fails."""
+    try:
+        return replace(measurement, rows=tuple(judged_rows(benchmark, measurement.rows)))
+    except Exception as error:  # noqa: BLE001 - whatever an outside scorer raises, what was measured is kept
+        traceback.print_exception(error)
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        notes.append(f"{NOT_JUDGED} ({why}); 'unlearnbench rescore RUN --judge' judges the stored samples")
+        return measurement
 
 
 def _load(spec: CellSpec, device: torch.device) -> _Loaded:
