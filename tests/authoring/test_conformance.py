@@ -133,6 +133,35 @@ def test_a_new_package_installs_and_passes_its_own_tests(words, command, tmp_pat
     assert "my-plugin/my_plugin" in listed
 
 
+FORESIGHT = """
+from dataclasses import dataclass
+from typing import ClassVar
+from unlearnbench import MethodSpec, Requires, Wrapper
+
+@dataclass(frozen=True)
+class Foresight:
+    'Looks at the whole row before it says anything of its beginning.'
+    name: ClassVar[str] = "foresight"
+    requires: ClassVar[Requires] = Requires()
+
+    def unlearn(self, model, tokenizer, data, ctx):
+        return Looking(model)
+
+class Looking(Wrapper):
+    def logits(self, input_ids, attention_mask):
+        return super().logits(input_ids, attention_mask) + input_ids.sum(1).view(-1, 1, 1)
+
+def unlearnbench_methods():
+    return [MethodSpec.of(Foresight)]
+"""
+
+
+def test_a_model_that_looks_ahead_is_found(tmp_path):
+    (tmp_path / "foresight.py").write_text(FORESIGHT)
+    found = broken("foresight", load_plugins([str(tmp_path / "foresight.py")]))
+    assert "depend on tokens that come later" in found["the model is scored and generates"]
+
+
 @pytest.mark.parametrize("kind", ["loss", "weights", "wrapper", "prompt"])
 def test_a_method_of_each_kind_keeps_what_methods_promise_as_it_is_written(kind, tmp_path):
     write_package("method", f"my-{kind}", tmp_path, kind)

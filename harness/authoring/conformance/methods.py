@@ -213,6 +213,11 @@ def _answers(tried: Trial) -> None:
     if any(math.isnan(value.loss) for value in engine.score(tried.model, rows)):
         raise Broken("the likelihood of an answer is not a number")
     engine.generate(tried.model, tried.encoder.prompts(FORGET), 4, tried.encoder.ends)
+    ids = torch.tensor([rows[0].ids])
+    with torch.no_grad():
+        whole, begun = tried.model(input_ids=ids).logits, tried.model(input_ids=ids[:, :-2]).logits
+    if not torch.allclose(whole[:, :-2], begun, atol=1e-4):
+        raise Broken("the logits after a token depend on tokens that come later, which generation does not know yet")
 
 
 def _saved(tried: Trial) -> str:
