@@ -85,6 +85,16 @@ class MatrixCell:
         return next((row for row in self.rows if row.record), None)
 
 
+@dataclass(frozen=True)
+class MatrixRow:
+    """A method in the overview's matrix, with the address of its page where it has one."""
+
+    name: str
+    page: str
+    reference: bool
+    cells: tuple[MatrixCell, ...]
+
+
 @dataclass
 class MethodEntry:
     """A method of the site: its rows, and its spec, None where its plugin is not installed."""
@@ -262,8 +272,8 @@ class Site:
         return f"{name[:1].upper()}{name[1:]}: {value}."
 
     @cached_property
-    def matrix(self) -> list[tuple[str, str, list[MatrixCell]]]:
-        """Name, address and cells of every method, a cell for each table of ``columns``.
+    def matrix(self) -> list[MatrixRow]:
+        """Every method with a cell for each table of ``columns``.
 
         References first, then methods by the number of tables in which they have a score and by its mean.
         """
@@ -279,8 +289,8 @@ class Site:
             scores = [cell.row.numbers["score"].value for cell in cells if cell.row and cell.row.place]
             reference = any(cell.rows and cell.rows[0].reference for cell in cells)
             order = (not reference, -len(scores), -fmean(scores) if scores else 0.0)
-            found.append((order, (name, pages.get(name, ""), cells)))
-        return [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
+            found.append((order, MatrixRow(name, pages.get(name, ""), reference, tuple(cells))))
+        return [row for _, row in sorted(found, key=lambda pair: pair[0])]
 
     @property
     def columns(self) -> list[tuple[int, Table]]:

@@ -144,7 +144,7 @@ def training(mode, shape, device, optimiser="adamw", rows="8", kept="all"):
     weights = sum(weight.numel() for name, weight in model.named_parameters() if "lora_" not in name)
     forget = engine.collate(rows_of(shape, int(rows), 1))
     batches = [[Batch({"forget": forget})]] * 3
-    loop._read = lambda pending, ctx: pending.clear()
+    loop._read = lambda pending, ctx, words: pending.clear()
     ctx = Context("fake", 0, engine, lambda _: None, autocast="bf16", optimiser=optimiser)
     recipe = FineTune(epochs=1, batch_size=int(rows), gradient_checkpointing=kept == "inputs")
     out = loop.train(model, recipe, iter(batches), 3 * int(rows), ctx)

@@ -70,8 +70,9 @@ def test_a_paired_difference_leaves_out_what_both_rows_share(cells_with):
 def test_methods_stand_in_the_order_of_their_mean_score(cells_with):
     cells = cells_with({"gd": (0.5, 0.9), "npo": (0.8, 0.9), "ga": (0.2, 0.9)})
     site = Site([Results(source="made", cells=tuple(cells))], load_plugins())
-    assert [name for name, _, _ in site.matrix] == ["original", "retained", "npo", "gd", "ga"]
-    assert [len(cells) for _, _, cells in site.matrix] == [1] * 5
+    assert [row.name for row in site.matrix] == ["original", "retained", "npo", "gd", "ga"]
+    assert [row.reference for row in site.matrix] == [True, True, False, False, False]
+    assert [len(row.cells) for row in site.matrix] == [1] * 5
 
 
 def test_samples_that_differ_most_from_the_references_come_first():

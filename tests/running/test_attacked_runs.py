@@ -162,7 +162,7 @@ def test_the_pages_show_robust_scores_and_what_each_attack_brings_back(attacked)
     command, _, printed = attacked
     assert command("render", "runs/attacked", "-o", "site").code == 0
     page = (command.folder / "site" / "b" / "tofu-forget10.html").read_text()
-    assert "Under attack" in page
+    assert "each attack" in page
     assert 'class="fall"' in page
     for attack in ("quantise", "relearn", "sample"):
         assert f"{under(printed, 'npo', attack)['cell']}.html" in page

@@ -196,7 +196,7 @@ def test_a_lack_of_memory_is_known_by_whatever_name(error, monkeypatch):
 
     monkeypatch.setattr(memory, "release", lambda: None)
     assert in_pieces(attempt, Counters()) == 4
-    assert _failed(error).status == "out-of-memory"
+    assert _failed(error, []).status == "out-of-memory"
 
 
 def test_a_byte_order_mark_is_read_as_if_it_were_not_there(tmp_path, command):
