@@ -62,7 +62,6 @@ def _content(record: Record, model: str, registry: Registry) -> dict[str, Any]:
         measured = math.isfinite(line.value)
         scores[f"{line.metric},{FILTER}"] = line.value if measured else "N/A"
         scores[f"{line.metric}_stderr,{FILTER}"] = error if measured and error is not None else "N/A"
-    settings = {name: value for name, value in record.identity.hyperparameters.items()}
     return {
         "results": {task: scores},
         "group_subtasks": {task: []},
@@ -88,7 +87,11 @@ def _content(record: Record, model: str, registry: Registry) -> dict[str, Any]:
         "n-samples": {task: {"original": record.samples.rows, "effective": record.samples.rows}},
         "config": {
             "model": "unlearnbench",
-            "model_args": {"pretrained": base_model(record), **identity_of(lines[0]), **settings},
+            "model_args": {
+                "pretrained": base_model(record),
+                **identity_of(lines[0]),
+                **record.identity.hyperparameters,
+            },
             "batch_size": None,
             "limit": None,
         },

@@ -185,6 +185,9 @@ def test_an_error_names_the_author_s_own_line_and_what_to_declare(body, said, tm
     line = path.read_text().splitlines().index(f"        {body}") + 1
     found = broken("mine", load_plugins([str(path)]))
     assert re.search(said.format(line=line), found["unlearn returns a model"]), found
+    if "KeyError" not in said:
+        # A whole run takes twenty seconds: one of these errors is enough there.
+        return
     done = command(*command.study("-m", "mine", "-b", "tofu-forget01", "--plugin", "mine.py"))
     assert done.code == 1
     assert re.search(said.format(line=line), done.err), done.err
