@@ -22,6 +22,12 @@ def line_of(error: BaseException, targets: Iterable[str]) -> str:
     return ""
 
 
+def with_line(text: str, error: BaseException, targets: Iterable[str], otherwise: str = "") -> str:
+    """What is said of an error, with the last line of a plugin's own code, or ``otherwise``, in brackets behind it."""
+    where = line_of(error, targets) or otherwise
+    return f"{text} ({where})" if where else text
+
+
 def _places(name: str) -> list[Path]:
     """The file of a module, and its folder where it is part of a package."""
     file = getattr(sys.modules.get(name), "__file__", None)

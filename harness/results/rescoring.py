@@ -38,8 +38,8 @@ def rescore(run: Path, registry: Registry, judge: bool = False) -> list[Rescored
     Raises:
         RecordError: samples or records are damaged, or the benchmark is of another version.
     """
-    with locked(run), opened([run]) as (results,):
-        if judge:
+    if judge:
+        with locked(run), opened([run]) as (results,):
             _judge(results, registry)
     with locked(run), opened([run]) as (results,):
         made = []

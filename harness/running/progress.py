@@ -65,6 +65,7 @@ class Progress:
     follow: str = ""
     _running: dict[Path, Running] = field(default_factory=dict)
     _read: dict[str, int] = field(default_factory=dict)
+    _weights: dict[str, float] = field(default_factory=dict)
     _looked: float = 0.0
     _live: Any = None
     _bar: Any = None
@@ -74,13 +75,6 @@ class Progress:
             first = self.plan.nodes[0].key
             raise UsageError(f"--follow {self.follow!r} begins no cell of this run; its cells have names like {first}")
         self._titles = {node.key: node.title for node in self.plan.nodes}
-        costs = [estimated(node.spec) for node in self.plan.nodes]
-        known = [cost.seconds for cost in costs if cost]
-        # How long a node takes beside the others: as the plan estimates, else as the mean of those it can tell of.
-        usual = sum(known) / len(known) if known else 1.0
-        self._weights = {
-            node.key: cost.seconds if cost else usual for node, cost in zip(self.plan.nodes, costs, strict=True)
-        }
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty() and not self.quiet:
@@ -95,6 +89,7 @@ class Progress:
                 progress.TextColumn("left"),
                 progress.TimeRemainingColumn(),
             )
+            self._weights = _weights(self.plan)
             total = sum(self._weights.values())
             self._bar.add_task("", total=total, done=0, total_nodes=len(self._weights))
             self._live = Live(self._bar, console=Console(stderr=True), refresh_per_second=4)
@@ -176,6 +171,14 @@ class Progress:
             self._live.console.print(line, markup=False, highlight=False)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+def _weights(plan: Plan) -> dict[str, float]:
+    """How long each node takes beside the others: as the plan estimates, else as the mean of those it can tell of."""
+    costs = [estimated(node.spec) for node in plan.nodes]
+    known = [cost.seconds for cost in costs if cost]
+    usual = sum(known) / len(known) if known else 1.0
+    return {node.key: cost.seconds if cost else usual for node, cost in zip(plan.nodes, costs, strict=True)}
 
 
 def running_nodes(run: Path, titles: Mapping[str, str]) -> dict[Path, str]:

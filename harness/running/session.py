@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import FAILED, USAGE, UsageError
 from ..planning.nodes import Plan
@@ -66,12 +65,12 @@ def run_plan(
         def observe(outcome: Outcome, done: int, total: int) -> None:
             progress(outcome, done, total)
             if isinstance(outcome.node.spec, CellSpec):
-                status: dict[str, Any] = {
+                status = {
                     "status": str(outcome.status),
                     "reason": outcome.reason,
                     "seconds": outcome.seconds,
+                    "kept": outcome.cached,
                 }
-                status["kept"] = outcome.cached
                 registry.notify("unlearnbench_cell_finished", progress.say, cell=outcome.node.key, status=status)
 
         def keep_on() -> None:

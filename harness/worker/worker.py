@@ -23,7 +23,7 @@ from ..errors import (
     StorageError,
     UndeclaredAccess,
 )
-from ..plugin.own_code import line_of
+from ..plugin.own_code import with_line
 from ..records.code_digest import engine_digest
 from ..records.node_spec import SPEC, CellSpec, ReferenceSpec, read_spec
 from ..records.provenance import provenance
@@ -121,15 +121,12 @@ def _failed(error: Exception, targets: Sequence[str]) -> NodeStatus:
         return NodeStatus(status=CellStatus.OUT_OF_MEMORY, reason=reason or "out of memory")
     traceback.print_exception(error)
     if isinstance(error, HarnessError):
-        where = line_of(error, targets) if isinstance(error, UndeclaredAccess) else ""
-        reason = f"{reason} ({where})" if where else reason
+        if isinstance(error, UndeclaredAccess):
+            reason = with_line(reason, error, targets)
         return NodeStatus(
             status=CellStatus.FAILED, reason=reason, error=type(error).__name__, exit_code=error.exit_code
         )
-    where = line_of(error, targets)
-    return NodeStatus(
-        status=CellStatus.FAILED, reason=f"{type(error).__name__}: {reason}{f' ({where})' if where else ''}"
-    )
+    return NodeStatus(status=CellStatus.FAILED, reason=with_line(f"{type(error).__name__}: {reason}", error, targets))
 
 
 def preload() -> None:

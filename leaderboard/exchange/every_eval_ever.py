@@ -19,6 +19,7 @@ from unlearnbench.domain import RESAMPLES
 from unlearnbench.errors import HarnessError, RecordError
 from unlearnbench.metrics.overlap import rouge_l_recall
 from unlearnbench.plugin.registry import Registry
+from unlearnbench.plugin.specs import BenchmarkSpec
 from unlearnbench.records.record import Record
 from unlearnbench.records.results import Results
 from unlearnbench.records.run_folder import FinishedCell
@@ -34,10 +35,10 @@ from .lines import (
     finished_cells,
     identity_of,
     lines_of,
-    plain_name,
     read_identity,
     read_object,
     standard_error,
+    unlearned_model,
 )
 
 SCHEMA = "0.3.0"
@@ -58,7 +59,7 @@ def render(results: Sequence[Results], out: Path, registry: Registry) -> Path:
 
 def _write(some: Results, cell: FinishedCell, out: Path, registry: Registry) -> None:
     record = cell.record
-    model = f"{plain_name(record.identity.model)}--{plain_name(record.identity.method)}"
+    model = unlearned_model(record)
     # Version 4 by its form, but the same for the same record.
     name = uuid.UUID(bytes=hashlib.sha256(record.model_dump_json().encode()).digest()[:16], version=4)
     folder = Path("data") / DEVELOPER / DEVELOPER / model
@@ -79,7 +80,7 @@ def _write(some: Results, cell: FinishedCell, out: Path, registry: Registry) -> 
 
 
 def _aggregate(record: Record, model_id: str, registry: Registry) -> dict[str, Any]:
-    lines = lines_of(record)
+    lines, spec = lines_of(record), benchmark_spec(record, registry)
     missing = {line.metric: _missing_facts(line) for line in lines if not math.isfinite(line.value)}
     more = {"missing": json.dumps(missing)} if missing else {}
     return {
@@ -108,7 +109,7 @@ def _aggregate(record: Record, model_id: str, registry: Registry) -> dict[str, A
                 "hyperparameters": json.dumps(record.identity.hyperparameters),
             },
         },
-        "evaluation_results": [_result(line, record, registry) for line in lines if math.isfinite(line.value)],
+        "evaluation_results": [_result(line, record, spec) for line in lines if math.isfinite(line.value)],
     }
 
 
@@ -125,8 +126,7 @@ def _missing_facts(line: ScoreLine) -> dict[str, Any]:
     }
 
 
-def _result(line: ScoreLine, record: Record, registry: Registry) -> dict[str, Any]:
-    spec = benchmark_spec(record, registry)
+def _result(line: ScoreLine, record: Record, spec: BenchmarkSpec | None) -> dict[str, Any]:
     details = {"edition": line.edition, "reason": line.reason, "passes": json.dumps(line.passes)}
     uncertainty: dict[str, Any] = {"num_samples": line.n, "num_bootstrap_samples": RESAMPLES}
     error = standard_error(record.scores[line.metric])

@@ -149,6 +149,11 @@ def export_time() -> int:
     return int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
 
 
+def unlearned_model(record: Record) -> str:
+    """The name of an unlearned model, which is a model of its own, as a part of a path or of a hub id."""
+    return f"{plain_name(record.identity.model)}--{plain_name(record.identity.method)}"
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """A file's JSON object. Raises RecordError where it holds none."""
     try:

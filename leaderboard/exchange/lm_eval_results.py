@@ -32,6 +32,7 @@ from .lines import (
     read_identity,
     read_object,
     standard_error,
+    unlearned_model,
 )
 
 FILTER = "none"
@@ -46,7 +47,7 @@ def render(results: Sequence[Results], out: Path, registry: Registry) -> Path:
     """
     for _, cell in finished_cells(results):
         record = cell.record
-        model = f"{plain_name(record.identity.model)}--{plain_name(record.identity.method)}"
+        model = unlearned_model(record)
         content = json.dumps(_content(record, model, registry), indent=2, ensure_ascii=False)
         write_bytes(out / model / f"results_{plain_name(record.cell)}.json", content.encode("utf-8", "replace") + b"\n")
     return out

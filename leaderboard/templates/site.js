@@ -32,6 +32,17 @@ function compareValues(one, other, sign) {
   return sign * String(one).localeCompare(String(other), undefined, { numeric: true });
 }
 
+// Hides what does not hold all words, and says how much is left; nothing without a word.
+function keepMatching(elements, words, name) {
+  const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
+  let shown = 0;
+  for (const element of elements) {
+    element.hidden = !wanted.every((word) => element.textContent.toLowerCase().includes(word));
+    shown += !element.hidden;
+  }
+  return wanted.length ? shown + " of " + elements.length + " " + name : "";
+}
+
 function sortable(table) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[table.tBodies.length - 1];
@@ -59,13 +70,7 @@ function sortable(table) {
   });
 
   function filter(words) {
-    const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
-    for (const row of original) {
-      row.hidden = !wanted.every((word) => row.textContent.toLowerCase().includes(word));
-      shown += !row.hidden;
-    }
-    count.textContent = wanted.length ? shown + " of " + original.length + " rows" : "";
+    count.textContent = keepMatching(original, words, "rows");
     remember(table.id + ".filter", words);
   }
 
@@ -99,8 +104,12 @@ const waiting = new Map();
 
 // The sample files of cells call this; a page opened from a disk may load scripts, but not read files.
 function unlearnbenchSamples(content) {
-  loaded.set(content.cell, content.rows);
-  waiting.get(content.cell)?.();
+  arrived(content.cell, content.rows);
+}
+
+function arrived(key, content) {
+  loaded.set(key, content);
+  waiting.get(key)?.();
 }
 
 function samplesOf(cell) {
@@ -119,8 +128,7 @@ function fetched(key, address) {
 
 // The pairs file of a table calls this.
 function unlearnbenchPairs(content) {
-  loaded.set(content.table, content);
-  waiting.get(content.table)?.();
+  arrived(content.table, content);
 }
 
 function differences(name) {
@@ -226,13 +234,7 @@ function searchable() {
   const field = make("input", { type: "search", placeholder: "words of a question or an answer" });
   const count = make("span", { role: "status" });
   field.addEventListener("input", () => {
-    const wanted = field.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
-    for (const article of articles) {
-      article.hidden = !wanted.every((word) => article.textContent.toLowerCase().includes(word));
-      shown += !article.hidden;
-    }
-    count.textContent = wanted.length ? shown + " of " + articles.length + " answers" : "";
+    count.textContent = keepMatching(articles, field.value, "answers");
   });
   document.querySelector(".samples").before(make("div", { class: "tools" }, make("label", {}, "Search", field), count));
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...errors import HarnessError, UndeclaredAccess
-from ...plugin.own_code import line_of
+from ...plugin.own_code import with_line
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,11 @@ def attempt(name: str, work: Callable[[], str | None], targets: Sequence[str] = 
     try:
         message, kept = work() or "", True
     except (Broken, HarnessError) as error:
-        where = line_of(error, targets) if isinstance(error, UndeclaredAccess) else ""
-        message, kept = f"{error} ({where})" if where else str(error), False
+        message, kept = str(error), False
+        if isinstance(error, UndeclaredAccess):
+            message = with_line(message, error, targets)
     except Exception as error:  # noqa: BLE001 - third-party code may raise anything
         last = traceback.extract_tb(error.__traceback__)[-1]
-        where = line_of(error, targets) or f"{last.filename}:{last.lineno}"
-        message, kept = f"{type(error).__name__}: {error} ({where})", False
+        message = with_line(f"{type(error).__name__}: {error}", error, targets, f"{last.filename}:{last.lineno}")
+        kept = False
     return Check(name, kept, message, time.perf_counter() - began)
