@@ -19,6 +19,7 @@ from .planning.nodes import Plan
 from .planning.overrides import merged
 from .planning.plan import make_plan
 from .planning.study import Study, check_study, read_study, selected_by
+from .plugin.parameters import parse_parameters
 from .plugin.registry import Registry, load_plugins
 from .plugin.specs import resolve
 from .records.comparison import Comparison
@@ -211,6 +212,7 @@ def render(
     edition: str = "",
     strict: bool = True,
     registry: Registry | None = None,
+    parameters: Mapping[str, object] | None = None,
 ) -> Rendered:
     """Write pages of results, or whatever else a reporter makes of them.
 
@@ -219,14 +221,16 @@ def render(
     Args:
         reporter: the reporter's name; ``html`` writes the leaderboard's pages.
         strict: write nothing where a bundle cannot be read or does not recompute; otherwise it is shown apart.
+        parameters: values for parameters of the reporter, which ``unlearnbench show NAME`` lists.
 
     Raises:
-        UnknownName: no such reporter.
+        UnknownName: no such reporter, or it has no such parameter.
         RecordError, BundleError: a source is broken.
         StorageError, UsageError: ``out`` cannot be written.
     """
     registry = registry or load_plugins()
     component = registry.find("reporter", reporter)
+    values = parse_parameters(component.spec.parameters, parameters or {}, f"reporter {reporter}")
     write: Reporter = resolve(component.spec.target, component.qualified)
     with open_results(*sources, edition=edition, lenient=not strict) as results:
         shown = [held(some, registry) for some in results]
@@ -238,7 +242,7 @@ def render(
         ]
         if strict and faults:
             raise BundleError(faults[0])
-        return Rendered(write(shown, Path(out), registry), tuple(faults))
+        return Rendered(write(shown, Path(out), registry, **values), tuple(faults))
 
 
 RECIPES: tuple[Mapping[str, float], ...] = ({}, {"epochs": 0.5}, {"learning_rate": 0.5})

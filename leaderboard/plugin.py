@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from unlearnbench.plugin.parameters import Parameter
 from unlearnbench.plugin.specs import ReporterSpec
+
+SHOWN = 40
+"""Rows of each part on a cell's page, unless told otherwise."""
 
 
 def unlearnbench_reporters() -> list[ReporterSpec]:
     return [
-        ReporterSpec("html", "unlearnbench.leaderboard.render:render", "static pages that open without a network"),
+        ReporterSpec(
+            "html",
+            "unlearnbench.leaderboard.render:render",
+            "static pages that open without a network",
+            (
+                Parameter("samples", int, SHOWN, "rows of each part on a cell's page, those that differ most", low=0),
+                Parameter("records", bool, True, "offer all records as a download"),
+            ),
+        ),
         ReporterSpec(
             "every-eval-ever",
             "unlearnbench.leaderboard.exchange.every_eval_ever:render",

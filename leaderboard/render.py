@@ -33,6 +33,7 @@ from .exchange.croissant import croissant
 from .exchange.latex import as_bibtex, as_latex
 from .exchange.spreadsheets import HEADER, PLACES, as_csv, places_as_csv
 from .pairs import pairs
+from .plugin import SHOWN
 from .precision import SHARES, Precision, precision_of
 from .published import PublishedTable, published_for
 from .ranking import ARROWS, Table
@@ -58,10 +59,16 @@ LISTED = 100
 """Most cells without a score that the overview names."""
 
 
-def render(results: Sequence[Results], out: Path, registry: Registry) -> Path:
+def render(
+    results: Sequence[Results], out: Path, registry: Registry, samples: int = SHOWN, records: bool = True
+) -> Path:
     """Write the site into ``out`` and return its first page.
 
     Removes pages of an earlier site that this one lacks; leaves files that no site wrote.
+
+    Args:
+        samples: rows of each part on a cell's page, those that differ most from the references'.
+        records: offer all records as a download, most of a site's bytes.
 
     Raises:
         StorageError: the disk refused a write.
@@ -73,26 +80,26 @@ def render(results: Sequence[Results], out: Path, registry: Registry) -> Path:
     try:
         site = Site(results, registry)
         gc.freeze()
-        return _written(site, out)
+        return _written(site, out, samples, records)
     finally:
         gc.unfreeze()
 
 
-def _written(site: Site, out: Path) -> Path:
+def _written(site: Site, out: Path, shown: int, records: bool) -> Path:
     pages = _Pages(site, out)
-    pages.overview()
+    pages.overview(records)
     for benchmark in site.benchmarks:
         pages.benchmark(benchmark)
     for method in site.methods.values():
         pages.method(method)
     for name in ("methods", "metrics", "about", *(["trust"] if site.meta else [])):
         pages.write(f"{name}.html", f"{name}.html.j2")
-    pages.downloads()
+    pages.downloads(records)
     samples = Samples()
     # Group cells by their references, so that a reference's samples are read once.
     for entry in sorted(site.entries.values(), key=_references):
         if entry.cell.record:
-            pages.cell(entry, samples)
+            pages.cell(entry, samples, shown)
     pages.remove_stale()
     return out / "index.html"
 
@@ -140,7 +147,7 @@ class _Pages:
         root = "../" * name.count("/")
         self._put(name, [_template(template).render(site=self.site, root=root, **facts)])
 
-    def overview(self) -> None:
+    def overview(self, records: bool) -> None:
         site = self.site
         matrix, columns = site.matrix, site.columns
         plots = [
@@ -157,6 +164,7 @@ class _Pages:
             more=list(enumerate(site.tables))[len(columns) : MORE_TABLES],
             plots=[plot for plot in plots if plot[2]],
             listed=LISTED,
+            records=records,
             notice=INVENTED if site.tables and len(invented) == len(site.tables) else "",
         )
 
@@ -199,7 +207,7 @@ class _Pages:
         drawn = [plot for plot in plots if plot[1]]
         self.write(method.page, "method.html.j2", method=method, plots=drawn, cite=cite.strip())
 
-    def cell(self, entry: Entry, samples: Samples) -> None:
+    def cell(self, entry: Entry, samples: Samples, shown: int) -> None:
         cell, record = entry.cell, entry.cell.record
         assert record is not None
         parts: dict[str, list[Shown]] = {}
@@ -215,7 +223,7 @@ class _Pages:
                     for role, key in record.samples.references.items()
                     if key != record.cell
                 }
-                parts, totals = shown_parts(mine, others, record.samples.shown, forget)
+                parts, totals = shown_parts(mine, others, shown, record.samples.shown, forget)
             except HarnessError as error:
                 # Without samples the page still shows scores, and says that they cannot be recomputed.
                 lost = str(error).replace(str(entry.results.folder), "")
@@ -242,7 +250,7 @@ class _Pages:
             content = json.dumps({"cell": cell.key, "rows": texts_of(parts)}, sort_keys=True)
             self._put(f"samples/{cell.key}.js", ["unlearnbenchSamples(", content, ");\n"])
 
-    def downloads(self) -> None:
+    def downloads(self, records: bool) -> None:
         site = self.site
         described: dict[str, tuple[str, Sequence[str]]] = {}
         for benchmark in site.benchmarks:
@@ -255,7 +263,8 @@ class _Pages:
                 described[file] = self.made[f"data/{file}"], columns
         licences = sorted({source.licence for source in site.sources if source.licence})
         self._put("data/croissant.json", [croissant(described, licences)])
-        self._put("data/records.json", self._records())
+        if records:
+            self._put("data/records.json", self._records())
         citations = {entry.name: entry.spec.citation for entry in site.methods.values() if entry.spec}
         citations |= {name: spec.citation for name, spec in site.specs.items() if spec}
         self._put("data/citations.bib", [as_bibtex(citations)])

@@ -15,8 +15,6 @@ from unlearnbench.metrics.overlap import rouge_l_recall
 from unlearnbench.records.results import Results
 from unlearnbench.records.tries import worst_tries
 
-SHOWN = 40
-"""Rows of each part on a cell's page, those that differ most; the sample file holds all."""
 KEPT = 8
 LONGEST = 400
 """Most words of a text that is compared with the truth."""
@@ -66,11 +64,12 @@ def _place(row: Mapping[str, Any], number: int) -> int:
 
 
 def shown_parts(
-    mine: SampleRows, references: Mapping[str, SampleRows], shown: str, forget: Sequence[str] = ()
+    mine: SampleRows, references: Mapping[str, SampleRows], most: int, shown: str, forget: Sequence[str] = ()
 ) -> tuple[dict[str, list[Shown]], dict[str, int]]:
     """The rows of each part that differ most from the references', and how many rows each part has.
 
     Args:
+        most: rows of each part that are returned; the sample file holds all.
         shown: ``public`` for texts, ``redacted`` for their numbers of words.
         forget: the parts where a departure from the truth is no fault, and what is left of the truth is marked.
     """
@@ -88,7 +87,7 @@ def shown_parts(
     for part, rows in scored.items():
         show = _redacted if shown == "redacted" else kept_words if part in forget else marked
         found = sorted(rows, key=lambda each: -_difference(each[2]))
-        parts[part] = [_row(*each, show) for each in found[:SHOWN]]
+        parts[part] = [_row(*each, show) for each in found[:most]]
     return parts, {part: len(rows) for part, rows in scored.items()}
 
 

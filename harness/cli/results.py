@@ -20,10 +20,23 @@ sources_argument = click.argument("runs", nargs=-1, required=True, metavar="RUNâ
 @click.option("-o", "--out", default="site", show_default=True, help="Folder for the pages.")
 @click.option("--reporter", default="html", show_default=True, metavar="NAME", help="What is made of the results.")
 @edition_option
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A parameter of the reporter; 'show html' lists those of the pages.",
+)
 @click.option("--strict", is_flag=True, help="Write nothing where a bundle cannot be read or does not recompute.")
 @plugin_option
 def render(
-    runs: tuple[str, ...], out: str, reporter: str, edition: str | None, strict: bool, plugins: tuple[str, ...]
+    runs: tuple[str, ...],
+    out: str,
+    reporter: str,
+    edition: str | None,
+    assignments: tuple[str, ...],
+    strict: bool,
+    plugins: tuple[str, ...],
 ) -> int:
     """Render the pages of run folders, bundles, or folders of bundles.
 
@@ -31,9 +44,18 @@ def render(
     a folder of bundles, is shown apart with its fault, and the exit code is 7.
     """
     from .. import api
+    from ..planning.overrides import plain_assigned
 
     registry = registry_of(plugins)
-    site = api.render(*runs, out=out, reporter=reporter, edition=edition or "", strict=strict, registry=registry)
+    site = api.render(
+        *runs,
+        out=out,
+        reporter=reporter,
+        edition=edition or "",
+        strict=strict,
+        registry=registry,
+        parameters=plain_assigned(assignments),
+    )
     say(site.page)
     for fault in site.faults:
         complain(fault, INVALID)

@@ -55,6 +55,17 @@ def assigned(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
     return merged
 
 
+def plain_assigned(assignments: Sequence[str]) -> dict[str, Any]:
+    """The values of ``key=value`` assignments from the command line, typed as in ``assigned``."""
+    values = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set {assignment!r}: expected key=value, for example samples=5")
+        values[key.strip()] = _value(value.strip())
+    return values
+
+
 def placed(raw: Mapping[str, Any], settings: Sequence[tuple[Sequence[str], Any]]) -> dict[str, Any]:
     """The study with unparsed values at paths of keys."""
     merged = {section: _copied(content) for section, content in raw.items()}

@@ -68,10 +68,11 @@ class Results:
 class Reporter(Protocol):
     """Shows results: as pages, a table or a message. A plugin offers one with ``ReporterSpec``."""
 
-    def __call__(self, results: Sequence[Results], out: Path, registry: Registry) -> Path:
+    def __call__(self, results: Sequence[Results], out: Path, registry: Registry, **parameters: Any) -> Path:
         """Write into the folder ``out`` and return the file to open first.
 
-        ``registry`` holds the specs of installed methods and benchmarks.
+        ``registry`` holds the specs of installed methods and benchmarks; ``parameters`` has a value for each of the
+        spec's parameters.
         """
         ...
 

@@ -94,6 +94,21 @@ def test_the_overview_has_the_matrix_the_sources_and_the_downloads(site, small_r
         assert f'href="{link}"' in text
 
 
+def test_a_site_for_a_repository_is_small_and_lacks_no_page(site, small_run, tmp_path):
+    with opened([small_run[0]]) as found:
+        render(found, tmp_path / "small", load_plugins(), samples=2, records=False)
+    names = [{str(file.relative_to(folder)) for file in folder.rglob("*")} for folder in (site, tmp_path / "small")]
+    assert names[0] - names[1] == {"data/records.json"}
+    assert "records.json" not in (tmp_path / "small" / "index.html").read_text()
+    for large in (site / "cells").iterdir():
+        rows = [
+            text.count('<article class="sample')
+            for text in (large.read_text(), (tmp_path / "small" / "cells" / large.name).read_text())
+        ]
+        assert rows[0] > rows[1]
+        assert "2 of " in (tmp_path / "small" / "cells" / large.name).read_text()
+
+
 def test_what_methods_need_is_a_table_of_facts(site, small_run):
     text = (site / "methods.html").read_text()
     for cell in stored_cells(small_run[0]):

@@ -81,7 +81,7 @@ def test_samples_that_differ_most_from_the_references_come_first():
 
     mine = rows("the red fox", "nothing", "the red")
     others = {"original": rows("the red fox", "the red fox", "the red fox"), "retained": rows("", "", "the red fox")}
-    parts, totals = shown_parts(mine, others, "public", forget=["forget"])
+    parts, totals = shown_parts(mine, others, 40, "public", forget=["forget"])
     assert [row.number for row in parts["forget"]] == [0, 1, 2]
     assert [round(row.difference, 2) for row in parts["forget"]] == [1.0, 1.0, 0.67]
     assert totals == {"forget": 3}
@@ -90,9 +90,13 @@ def test_samples_that_differ_most_from_the_references_come_first():
 
 def test_where_something_is_to_be_forgotten_the_marks_are_on_what_is_left_of_it():
     assert kept_words("a red hen", "the red fox") == 'a <mark class="kept">red</mark> hen'
-    parts, _ = shown_parts({("forget", 0): {"truth": "red fox", "generation": "hen"}}, {}, "public", forget=["forget"])
+    parts, _ = shown_parts(
+        {("forget", 0): {"truth": "red fox", "generation": "hen"}}, {}, 40, "public", forget=["forget"]
+    )
     assert parts["forget"][0].mine == "hen"
-    parts, _ = shown_parts({("retain", 0): {"truth": "red fox", "generation": "hen"}}, {}, "public", forget=["forget"])
+    parts, _ = shown_parts(
+        {("retain", 0): {"truth": "red fox", "generation": "hen"}}, {}, 40, "public", forget=["forget"]
+    )
     assert parts["retain"][0].mine == "<mark>hen</mark>"
 
 

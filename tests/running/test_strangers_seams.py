@@ -10,7 +10,7 @@ import pytest
 # Runs each node as a cluster would: a command of its own, known by a number, with nothing of it in the harness.
 STRANGER = """
 import os, subprocess, sys, time
-from unlearnbench import ExecutorSpec, ReporterSpec, TicketState
+from unlearnbench import ExecutorSpec, Parameter, ReporterSpec, TicketState
 
 
 class Cluster:
@@ -56,11 +56,11 @@ class Cluster:
                 self.jobs[job].wait()
 
 
-def digest(results, out, registry):
+def digest(results, out, registry, end):
     out.mkdir(parents=True, exist_ok=True)
     page = out / "digest.txt"
     lines = [f"{cell.identity}: {len(cell.record.scores)} scores" for some in results for cell in some.finished]
-    page.write_text("\\n".join([*lines, registry.find("method", "ga").spec.summary]))
+    page.write_text("\\n".join([*lines, registry.find("method", "ga").spec.summary + end]))
     return page
 
 
@@ -69,7 +69,7 @@ def unlearnbench_executors():
 
 
 def unlearnbench_reporters():
-    return [ReporterSpec("digest", "cluster_plugin:digest", "a line for each cell")]
+    return [ReporterSpec("digest", "cluster_plugin:digest", "a line for each cell", (Parameter("end", str, "."),))]
 """
 
 
@@ -98,10 +98,12 @@ def test_a_stranger_s_executor_runs_the_cells_and_its_reporter_shows_them(strang
     again = command(*words, **stranger)
     assert again.code == 0
     assert (command.folder / "submitted.txt").read_text().splitlines() == submitted, "what is done stays done"
-    page = command("render", "runs/far", "-o", "out", "--reporter", "digest", **stranger).out.strip()
-    lines = Path(command.folder / page).read_text().splitlines()
-    assert len(lines) == 3
-    assert lines[-1].startswith("Raises the loss on the forget answers")
+    for given, end in (((), "."), (("--set", "end=!"), "!")):
+        page = command("render", "runs/far", "-o", "out", "--reporter", "digest", *given, **stranger).out.strip()
+        lines = Path(command.folder / page).read_text().splitlines()
+        assert len(lines) == 3
+        assert lines[-1].startswith("Raises the loss on the forget answers")
+        assert lines[-1].endswith(end)
 
 
 def test_limits_hold_within_a_stranger_s_jobs(stranger, command):
@@ -125,3 +127,5 @@ def test_an_unknown_executor_or_reporter_is_named_with_the_nearest(stranger, com
     assert (done.code, "unknown executor 'clutser'; did you mean 'cluster'?" in done.err) == (4, True)
     done = command("render", "runs/none", "--reporter", "htlm", **stranger)
     assert (done.code, "unknown reporter 'htlm'; did you mean 'html'?" in done.err) == (4, True)
+    done = command("render", "runs/none", "--reporter", "digest", "--set", "ent=!", **stranger)
+    assert (done.code, "unknown key of reporter digest 'ent'; did you mean 'end'?" in done.err) == (4, True)
