@@ -77,5 +77,6 @@ def unattacked(cells: Iterable[StoredCell]) -> list[StoredCell]:
 
 
 def unexpected(cell: StoredCell) -> bool:
-    """Whether a cell without a record is news: not an attack that a sweep left out, or that makes no sense here."""
-    return not (cell.identity.attack and cell.status == CellStatus.NOT_APPLICABLE)
+    """Whether a cell without a record is news: not yet to be run, nor an attack that a sweep left out."""
+    left_out = cell.identity.attack and cell.status == CellStatus.NOT_APPLICABLE
+    return not left_out and cell.status != CellStatus.PENDING

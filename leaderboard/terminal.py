@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from unlearnbench.domain import NUMBERS
+from unlearnbench.domain import NUMBERS, CellStatus
 from unlearnbench.errors import printable
 from unlearnbench.records.meta_evaluation import Area, MetaEvaluation
 from unlearnbench.records.run_folder import StoredCell
@@ -34,11 +34,12 @@ def print_tables(cells: Iterable[StoredCell]) -> None:
     # A pairing of benchmark and model without any score has no table.
     known = {(table.benchmark, table.model) for table in shown}
     for cell in every:
-        if cell.record is None and cell.identity.attack:
-            if unexpected(cell):
-                console.print(plain(f"{cell.identity}: {cell.status}: {cell.reason}"[:300], style="red"))
-        elif cell.record is None and (cell.identity.benchmark, cell.identity.model) not in known:
+        tabled = not cell.identity.attack and (cell.identity.benchmark, cell.identity.model) in known
+        if cell.record is None and unexpected(cell) and not tabled:
             console.print(plain(f"{cell.identity}: {cell.status}: {cell.reason}"[:300], style="red"))
+    pending = sum(cell.status == CellStatus.PENDING for cell in every)
+    if pending:
+        console.print(f"{pending} of {len(every)} cells are not run yet; 'unlearnbench run' with their study goes on")
 
 
 def _rich(table: Table) -> RichTable:

@@ -128,9 +128,10 @@ def benchmark_spec(record: Record, registry: Registry) -> BenchmarkSpec | None:
 
 def base_model(record: Record) -> str:
     """Where the base model came from: a hub id, or the model's name where it came from a folder or from scratch."""
-    path = str(record.provenance.get("model", {}).get("path") or "")
-    is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~")) and "models/" not in path
-    return path if is_hub_id else record.identity.model
+    model = record.provenance.get("model", {})
+    # A folder's fingerprint is the hash of its files.
+    from_hub = model.get("path") and model.get("fingerprint") == f"{model['path']}@{model.get('revision', '')}"
+    return str(model["path"]) if from_hub else record.identity.model
 
 
 def definition_of(spec: BenchmarkSpec | None, metric: str) -> str:

@@ -41,6 +41,56 @@ def test_training_on_a_table_that_is_not_declared_is_found(monkeypatch):
     assert "declare them in training" in found["reference models train on the declared tables alone"]
 
 
+JUDGED = """
+from dataclasses import dataclass, replace
+from typing import ClassVar
+from unlearnbench import Metric, Score
+from unlearnbench.benchmarks.plugin import unlearnbench_benchmarks as theirs
+from unlearnbench.benchmarks.tofu.benchmark import Tofu
+
+@dataclass(frozen=True)
+class Judged(Tofu):
+    name: ClassVar[str] = "judged"
+
+    def judge(self, rows):
+        {judge}
+
+    def score(self, unlearned, original, retained):
+        yield from super().score(unlearned, original, retained)
+        {score}
+
+def unlearnbench_benchmarks():
+    (tofu,) = (spec for spec in theirs() if spec.name == "tofu-forget01")
+    judge = Metric("judge", "Judge", "lower", source="here", definition="what the judge says")
+    return [replace(tofu, name="judged", target="judged_mine:Judged", metrics=(*tofu.metrics, judge), published="")]
+"""
+SAID = """said = [row.get("judged", float("nan")) for row in unlearned.part("forget")]
+        yield Score("judge", sum(said) / len(said), len(said), reason="" if said[0] == said[0] else "not judged")"""
+UNGUARDED = """said = [row["judged"] for row in unlearned.part("forget")]
+        yield Score("judge", sum(said) / len(said), len(said))"""
+
+
+@pytest.mark.parametrize(
+    ("judge", "score", "found"),
+    [
+        ("return [0.5 for row in rows]", SAID, {}),
+        ("return [0.5 for row in rows][1:]", SAID, {"the judge says one thing of each row": "one for each"}),
+        ("return [{0.5} for row in rows]", SAID, {"the judge says one thing of each row": "no JSON"}),
+        ("return [0.5 for row in rows]", UNGUARDED, {"scores that need no judge are there without one": "judged"}),
+    ],
+)
+def test_a_judged_benchmark_is_checked_with_its_judge_and_without(judge, score, found, tmp_path, monkeypatch):
+    (tmp_path / "judged_mine.py").write_text(JUDGED.format(judge=judge, score=score))
+    monkeypatch.delitem(sys.modules, "judged_mine", raising=False)
+    registry = load_plugins([str(tmp_path / "judged_mine.py")])
+    checks = list(check(checkable(registry, "judged")))
+    assert "the judge says one thing of each row" in [each.name for each in checks]
+    faults = {each.name: each.message for each in checks if not each.kept}
+    assert faults.keys() == found.keys()
+    for name, words in found.items():
+        assert words in faults[name]
+
+
 METHOD = """
 import random
 from dataclasses import dataclass

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -201,3 +202,21 @@ def test_a_cell_to_run_again_is_named_by_its_beginning(small_run, command):
     done = command("verify", str(small_run[0]), "--rerun", "npo--tofu-forget11")
     assert done.code == 4
     assert "did you mean 'npo--tofu-forget10--nano'" in done.err
+
+
+def test_cells_that_are_not_run_yet_are_counted_in_one_line(small_run, command, tmp_path):
+    cells = [path for path in (small_run[0] / "cells").iterdir() if path.is_dir()]
+    partial = tmp_path / "partial"
+    shutil.copytree(small_run[0], partial)
+    for key in sorted(path.name for path in cells if path.name.startswith(("ga-", "flat-")))[:3]:
+        shutil.rmtree(partial / "cells" / key)
+    line = f"3 of {len(cells)} cells are not run yet; 'unlearnbench run' with their study goes on"
+    shown = command("results", str(partial)).out
+    assert shown.count("not run yet") == 1
+    assert line in shown
+    assert not re.search(r"^\S+ × ", shown, re.MULTILINE)
+    checked = command("verify", str(partial), "--no-badge")
+    assert checked.code == 0, checked.err
+    notes = [note for note in checked.err.splitlines() + checked.out.splitlines() if note.startswith("note:")]
+    assert notes[0] == f"note: partial: 3 of {len(cells)} cells were not run"
+    assert not any("pending" in note for note in notes)

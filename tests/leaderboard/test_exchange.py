@@ -20,7 +20,7 @@ from unlearnbench.domain import CellStatus
 from unlearnbench.errors import RecordError
 from unlearnbench.leaderboard.exchange import every_eval_ever, lm_eval_results, model_card, spreadsheets
 from unlearnbench.leaderboard.exchange.latex import as_bibtex, as_latex, tex
-from unlearnbench.leaderboard.exchange.lines import lines_of
+from unlearnbench.leaderboard.exchange.lines import base_model, lines_of
 from unlearnbench.leaderboard.exchange.reading import read_scores
 from unlearnbench.leaderboard.exchange.spreadsheets import safe, unsafe
 from unlearnbench.leaderboard.ranking import tables
@@ -83,6 +83,23 @@ def cells(small_run):
         changed = record.model_copy(update={"cell": key, "scores": scores, "identity": identity})
         made.append(FinishedCell(key, identity.cell, CellStatus.DONE, "", known[0].folder.parent / key, changed))
     return made
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({"path": "org/name", "revision": "abc", "fingerprint": "org/name@abc"}, "org/name"),
+        ({"path": "models/x", "revision": "", "fingerprint": "models/x@"}, "models/x"),
+        ({"path": "org/name", "revision": "", "fingerprint": "9f" * 32}, "nano"),
+        ({"path": "/data/llama", "revision": "", "fingerprint": "9f" * 32}, "nano"),
+        ({"path": "", "revision": "", "fingerprint": ""}, "nano"),
+        ({}, "nano"),
+    ],
+)
+def test_a_hub_s_id_is_told_from_a_folder_by_the_record_not_by_looks(small_run, model, told):
+    record = next(cell.record for cell in stored_cells(small_run[0]) if cell.record)
+    provenance = {**record.provenance, "model": model}
+    assert base_model(record.model_copy(update={"provenance": provenance})) == told
 
 
 def lines_by_key(lines):

@@ -6,6 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ...engine.engine import Engine
 from ...plugin.parameters import parse_parameters
 from ...plugin.registry import Component
 from ...plugin.specs import BenchmarkSpec, resolve
+from ...records.judging import is_judged, judged_rows
 from ...records.record import score_entries
 from ...results.verification import pins_of, unlike
 from ...storage import read_rows, rows_as_bytes
@@ -49,14 +51,19 @@ def check_benchmark(component: Component[BenchmarkSpec], data_dir: str = "") -> 
     if len(trial.measured) < 2:
         return
     yield attempt("no global state is left changed", state.refuse_changes)
+    unjudged = trial.measured[0]
+    yield attempt("rows are JSON, with a part and an index", lambda: _json_rows(unjudged))
+    yield attempt("measuring again gives the same rows", lambda: _same_rows(unjudged, trial.measured_by(MINE)))
+    if is_judged(trial.benchmark):
+        # A judge may fail, which leaves what was measured.
+        yield attempt("scores that need no judge are there without one", lambda: _scored(trial, *trial.measured))
+        yield attempt("the judge says one thing of each row", trial.judge)
     mine, retained = trial.measured
-    yield attempt("rows are JSON, with a part and an index", lambda: _json_rows(mine))
-    yield attempt("measuring again gives the same rows", lambda: _same_rows(mine, trial.measured_by(MINE)))
     yield attempt("every metric is scored in every edition", lambda: _scored(trial, mine, retained))
     yield attempt("the retained model is scored beside itself", lambda: _scored(trial, retained, retained))
     yield attempt("scores follow from the rows alone", lambda: _recomputes(trial, mine, retained))
     if isinstance(trial.benchmark, Attackable):
-        yield attempt("attacks may ask its questions in other words", lambda: _attackable(trial, mine))
+        yield attempt("attacks may ask its questions in other words", lambda: _attackable(trial, unjudged))
     if spec.questions:
         yield attempt("rows are the questions of the tables", lambda: _asked(trial, mine))
 
@@ -112,6 +119,11 @@ class _Trial:
     def measure(self) -> str:
         self.measured += [self.measured_by(seed) for seed in (MINE, RETAINED)]
         return f"{len(self.measured[0].rows)} rows"
+
+    def judge(self) -> str:
+        judged = [replace(each, rows=tuple(judged_rows(self.benchmark, each.rows))) for each in self.measured]
+        self.measured = judged
+        return f"{len(judged[0].rows)} rows"
 
     def measured_by(self, seed: int) -> Measurement:
         """The measurement of the tiny model made from a seed."""
