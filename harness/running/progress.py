@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, printable
-from ..planning.estimates import estimated
 from ..planning.nodes import Plan
 from .node_processes import LOG
+from .pace import Pace, in_words
 from .run_store import Outcome, folder_of
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks at the logs of what runs."""
+"""Seconds between two looks at what runs, where somebody watches; else a sixth of ``SAY_EVERY``."""
 SAY_EVERY = 60.0
 """Seconds between two plain lines about a node that takes long."""
+LEAST_TOLD = 30.0
+"""Seconds that a run must still take for lines to say so."""
 TAIL = 4096
 """Bytes at the end of a log that are looked at."""
 
@@ -65,7 +67,6 @@ class Progress:
     follow: str = ""
     _running: dict[Path, Running] = field(default_factory=dict)
     _read: dict[str, int] = field(default_factory=dict)
-    _weights: dict[str, float] = field(default_factory=dict)
     _looked: float = 0.0
     _live: Any = None
     _bar: Any = None
@@ -75,6 +76,7 @@ class Progress:
             first = self.plan.nodes[0].key
             raise UsageError(f"--follow {self.follow!r} begins no cell of this run; its cells have names like {first}")
         self._titles = {node.key: node.title for node in self.plan.nodes}
+        self._pace = Pace(self.plan, time.monotonic())
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty() and not self.quiet:
@@ -86,12 +88,10 @@ class Progress:
                 progress.BarColumn(),
                 progress.TextColumn("{task.fields[done]}/{task.fields[total_nodes]}"),
                 progress.TimeElapsedColumn(),
-                progress.TextColumn("left"),
-                progress.TimeRemainingColumn(),
+                progress.TextColumn("{task.fields[left]}"),
             )
-            self._weights = _weights(self.plan)
-            total = sum(self._weights.values())
-            self._bar.add_task("", total=total, done=0, total_nodes=len(self._weights))
+            total = len(self.plan.nodes)
+            self._bar.add_task("", total=total, done=0, total_nodes=total, left="")
             self._live = Live(self._bar, console=Console(stderr=True), refresh_per_second=4)
             self._live.start()
         return self
@@ -102,32 +102,36 @@ class Progress:
 
     def __call__(self, outcome: Outcome, done: int, total: int) -> None:
         """One node ended."""
+        self._pace.ended(outcome)
         if not outcome.cached:
             self._copy(folder_of(self.run, outcome.node) / LOG, outcome.node.key)
         if self._bar:
-            task = self._bar.tasks[0]
-            if outcome.cached:
-                # What was kept took no time, and says nothing of how long the rest takes.
-                self._bar.update(task.id, total=task.total - self._weights[outcome.node.key], done=done)
-            else:
-                self._bar.update(task.id, advance=self._weights[outcome.node.key], done=done)
+            self._bar.update(self._bar.tasks[0].id, completed=done, done=done, left=self._left())
         if self.quiet or (outcome.cached and self._bar):
             return
         took = "kept" if outcome.cached else f"{outcome.seconds:.1f} s"
         why = f": {outcome.reason}" if outcome.reason else ""
-        line = f"[{done}/{total}] {outcome.node.title}: {outcome.status} ({took}){why}"
-        self.say(line)
+        left = "" if self._bar or done == total else self._left(LEAST_TOLD)
+        self.say(f"[{done}/{total}] {outcome.node.title}: {outcome.status} ({took}){why}{left and f'; {left}'}")
+
+    def _left(self, least: float = 0.0) -> str:
+        """How long the run will take, in words; empty where that is not known, or less than ``least`` seconds."""
+        now = time.monotonic()
+        running = {_key_of(node.log): now - node.began for node in self._running.values()}
+        seconds = self._pace.left(now, running)
+        return f"{in_words(seconds)} left" if seconds is not None and seconds >= least else ""
 
     def look(self) -> None:
         """Look at what runs; cheap enough to be asked again and again."""
         now = time.monotonic()
-        if self.quiet or now - self._looked < LOOK_EVERY:
+        every = LOOK_EVERY if self._live or self.follow else SAY_EVERY / 6
+        if self.quiet or now - self._looked < every:
             return
         self._looked = now
         found = running_nodes(self.run, self._titles)
         self._running = {path: self._running.get(path) or Running(title, path, now) for path, title in found.items()}
         for path in self._running:
-            self._copy(path, path.parent.name.partition("~")[0])
+            self._copy(path, _key_of(path))
         if self._live:
             self._show()
         else:
@@ -140,6 +144,7 @@ class Progress:
         for node in self._running.values():
             node.look()
         lines = [Text(f"  {node.words}", no_wrap=True, overflow="ellipsis") for node in self._running.values()]
+        self._bar.update(self._bar.tasks[0].id, left=self._left())
         self._live.update(Group(self._bar, *lines[:16]))
 
     def _say_what_takes_long(self, now: float) -> None:
@@ -173,12 +178,9 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
 
-def _weights(plan: Plan) -> dict[str, float]:
-    """How long each node takes beside the others: as the plan estimates, else as the mean of those it can tell of."""
-    costs = [estimated(node.spec) for node in plan.nodes]
-    known = [cost.seconds for cost in costs if cost]
-    usual = sum(known) / len(known) if known else 1.0
-    return {node.key: cost.seconds if cost else usual for node, cost in zip(plan.nodes, costs, strict=True)}
+def _key_of(log: Path) -> str:
+    """The key of the node whose attempt writes this log."""
+    return log.parent.name.partition("~")[0]
 
 
 def running_nodes(run: Path, titles: Mapping[str, str]) -> dict[Path, str]:
@@ -187,7 +189,7 @@ def running_nodes(run: Path, titles: Mapping[str, str]) -> dict[Path, str]:
     for kind in ("models", "cells"):
         folder = run / kind
         for path in sorted(folder.glob("*~*")) if folder.is_dir() else ():
-            key = path.name.partition("~")[0]
+            key = _key_of(path / LOG)
             if key in titles and (path / LOG).exists():
                 found[path / LOG] = titles[key]
     return found

@@ -14,6 +14,7 @@ from unlearnbench import Context, Engine, Example
 from unlearnbench.domain import CellStatus
 from unlearnbench.errors import UsageError
 from unlearnbench.running import progress as progress_module
+from unlearnbench.running.pace import Pace
 from unlearnbench.running.progress import Progress, running_nodes
 from unlearnbench.running.run_store import Outcome
 from unlearnbench.training.loss_method import FineTune
@@ -25,7 +26,9 @@ def plan():
         model=SimpleNamespace(shape={}), benchmark=SimpleNamespace(workload={}), source=None, folder="cells"
     )
     nodes = [
-        SimpleNamespace(key=f"{name}--tofu--s0", title=f"{name} × tofu", spec=spec, kind="cell")
+        SimpleNamespace(
+            key=f"{name}--tofu--s0", title=f"{name} × tofu", spec=spec, kind="cell", id=SimpleNamespace(attack="")
+        )
         for name in ("npo", "ga")
     ]
     return SimpleNamespace(nodes=nodes)
@@ -89,6 +92,67 @@ def test_only_what_is_under_way_counts_as_running(plan, tmp_path):
     (tmp_path / "cells" / "ga--tofu--s0" / "log.txt").write_text("over")
     titles = {node.key: node.title for node in plan.nodes}
     assert running_nodes(tmp_path, titles) == {log: "npo × tofu"}
+
+
+def many(*kinds):
+    """A plan of nodes of these kinds, of which no estimate can be made."""
+    spec = SimpleNamespace(model=SimpleNamespace(shape={}), benchmark=SimpleNamespace(workload={}), source=None)
+    return SimpleNamespace(
+        nodes=[
+            SimpleNamespace(key=f"{n}", title=kind, spec=spec, kind=kind, id=SimpleNamespace(attack=attack))
+            for n, (kind, attack) in enumerate(kinds)
+        ]
+    )
+
+
+def ended(node, seconds, cached=False):
+    return Outcome(node, CellStatus.DONE, "", seconds=seconds, cached=cached)
+
+
+def test_what_is_left_follows_what_nodes_of_each_kind_have_taken_and_how_many_run_at_once():
+    plan = many(*[("model", "")] * 2, *[("cell", "")] * 10, *[("cell", "prompt")] * 4)
+    pace = Pace(plan, 0.0)
+    assert pace.left(0.0, {}) is None
+    for node in plan.nodes[:2]:
+        pace.ended(ended(node, 1000.0))
+    # Two at once, and nothing known of cells yet: each as long as a model.
+    assert pace.left(1000.0, {}) == pytest.approx(14 * 1000 / 2)
+    for node in plan.nodes[2:4]:
+        pace.ended(ended(node, 100.0))
+    for node, seconds in zip(plan.nodes[12:14], (300.0, 0.0), strict=True):
+        pace.ended(ended(node, seconds))
+    # 8 cells of 100 s, 2 attacks of 150 s in the mean, of which two cells have run for 50 s.
+    spent = 2 * 1000 + 2 * 100 + 300 + 2 * 50
+    expected = (8 * 100 + 2 * 150 - 2 * 50) / (spent / 1300.0)
+    assert pace.left(1300.0, {"4": 50.0, "5": 50.0}) == pytest.approx(expected)
+
+
+def test_what_was_kept_says_nothing_of_how_long_the_rest_takes():
+    plan = many(*[("cell", "")] * 10)
+    pace = Pace(plan, 0.0)
+    for node in plan.nodes[:5]:
+        pace.ended(ended(node, 9999.0, cached=True))
+    assert pace.left(1.0, {}) is None
+    pace.ended(ended(plan.nodes[5], 60.0))
+    assert pace.left(60.0, {}) == pytest.approx(4 * 60.0)
+
+
+def test_lines_say_what_is_left_where_that_is_more_than_a_moment(tmp_path, capsys, monkeypatch):
+    plan = many(*[("cell", "")] * 3)
+    clock = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+    for node in plan.nodes:
+        node.spec.folder = "cells"
+    with Progress(plan, tmp_path) as progress:
+        clock[0] = 3600.0
+        progress(ended(plan.nodes[0], 3600.0), 1, 3)
+        clock[0] = 3610.0
+        progress(ended(plan.nodes[1], 10.0), 2, 3)
+        progress(ended(plan.nodes[2], 10.0), 3, 3)
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first == "[1/3] cell: done (3600.0 s); 2 h 0 min left"
+    assert second == "[2/3] cell: done (10.0 s); 30 min left"
+    assert third == "[3/3] cell: done (10.0 s)"
 
 
 def test_a_terminal_has_a_bar_with_what_runs(command):
