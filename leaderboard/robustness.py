@@ -50,7 +50,7 @@ class Attacks:
 def _attacked(name: str, cells: Sequence[StoredCell], references: References) -> Attacked:
     unscored = next((cell for cell in cells if cell.record is None), None)
     if unscored:
-        missing = Number(math.nan, f"{unscored.status}: {unscored.reason}".rstrip(": "))
+        missing = Number(math.nan, unscored.ending)
         return Attacked(name, missing, missing, None, tuple(cells))
     found = numbers_of(cells, references)
     facts = [cell.record.attack for cell in cells if cell.record and cell.record.attack]

@@ -19,6 +19,8 @@ DRAWN = 60
 """Most rows of one plot; the table has all."""
 LETTER, LINE = 6.3, 13.0
 """Width of a letter and height of a line of a label, in pixels."""
+APART = 9.0
+"""Pixels between the cross of a reference and its words."""
 NARROWEST = 0.05
 """The least span of an axis."""
 FURTHER = 1.6
@@ -68,6 +70,7 @@ class Reference:
     y: float
     way: str
     """An arrow to where it lies; empty inside the plot."""
+    text: Label
 
 
 @dataclass(frozen=True)
@@ -197,13 +200,19 @@ def _reference(row: TableRow, frame: Frame) -> Reference:
     left, top, right, bottom = LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM
     way = "↑" if y < top else "↓" if y > bottom else "←" if x < left else "→" if x > right else ""
     facts = f"{row.method}: utility {SHARES(utility)}, forgetting {SHARES(forgetting)}"
-    return Reference(row.method, facts, min(max(x, left), right), min(max(y, top), bottom), way)
+    x, y = min(max(x, left), right), min(max(y, top), bottom)
+    # Left of its cross, or right where the axis leaves no room; at an edge, inside of it.
+    outside = x - APART - LETTER * (len(row.method) + 2) < left
+    beside = round(x + APART if outside else x - APART, 1)
+    line = min(max(y + 4, top + 12), bottom - 4)
+    return Reference(row.method, facts, x, y, way, Label(beside, line, "start" if outside else "end", None))
 
 
 def _words_of(reference: Reference) -> Box:
-    """Where the words of a reference stand: left of its cross, or inside the edge."""
-    width = LETTER * (len(reference.role) + 2)
-    return (reference.x - 10 - width, reference.y - 12, reference.x + 8, reference.y + 8)
+    """What a reference takes up: its cross and its words."""
+    width = LETTER * (len(reference.role) + 2) + APART
+    left, right = (8.0, width) if reference.text.anchor == "start" else (width, 8.0)
+    return (reference.x - left, reference.text.y - LINE, reference.x + right, reference.text.y + 4)
 
 
 def _scored(rows: Sequence[TableRow]) -> list[TableRow]:

@@ -36,7 +36,7 @@ def print_tables(cells: Iterable[StoredCell]) -> None:
     for cell in every:
         tabled = not cell.identity.attack and (cell.identity.benchmark, cell.identity.model) in known
         if cell.record is None and unexpected(cell) and not tabled:
-            console.print(plain(f"{cell.identity}: {cell.status}: {cell.reason}"[:300], style="red"))
+            console.print(plain(f"{cell.identity}: {cell.ending}"[:300], style="red"))
     pending = sum(cell.status == CellStatus.PENDING for cell in every)
     if pending:
         console.print(f"{pending} of {len(every)} cells are not run yet; 'unlearnbench run' with their study goes on")
@@ -77,7 +77,7 @@ def _cells(row: TableRow, table: Table) -> list[Text]:
     name = plain(row.method, style="italic" if row.reference else "")
     if not row.record:
         first = row.failures[0]
-        return [place, name, plain(f"{first.status}: {first.reason}"[:100], style="red")]
+        return [place, name, plain(first.ending[:100], style="red")]
     group = row.place.group if row.place else 0
     mark, style = {1: ("**", "bold"), 2: ("*", "underline")}.get(group, ("", ""))
     numbers = [SHARES(number.value) for number in row.numbers.values()]

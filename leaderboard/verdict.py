@@ -72,20 +72,26 @@ def hardware(record: Record) -> str:
 
 
 def answering(row: TableRow, references: Sequence[TableRow]) -> float | None:
-    """How much longer the row's models took to score the same answers than the original models of the same seeds.
+    """How much longer the row's models took to answer than the original models of the same seeds.
 
-    None where a time is missing.
+    Time of scoring the same answers on a device; on a CPU, which other work may share, processor time of the whole
+    measurement. None where a time is missing.
     """
     originals = {
-        cell.identity.seed: seconds
+        cell.identity.seed: _measuring(cell.record)
         for reference in references
         for cell in reference.scored
-        if reference.method == "original" and cell.record and (seconds := cell.record.cost.seconds.get("scoring"))
+        if reference.method == "original" and cell.record
     }
     ratios = [
-        cell.record.cost.seconds.get("scoring", math.nan) / originals.get(cell.identity.seed, math.nan)
-        for cell in row.scored
-        if cell.record
+        _measuring(cell.record) / originals.get(cell.identity.seed, math.nan) for cell in row.scored if cell.record
     ]
     ratio = fmean(ratios) if ratios else math.nan
     return None if math.isnan(ratio) else ratio
+
+
+def _measuring(record: Record) -> float:
+    """Seconds of work behind the measurement, as far as other work does not lengthen them; NaN where it took none."""
+    on_cpu = record.provenance["device"] == "cpu"
+    seconds = record.cost.cpu_seconds.get("measure") if on_cpu else record.cost.seconds.get("scoring")
+    return seconds or math.nan

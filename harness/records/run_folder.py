@@ -88,6 +88,11 @@ class StoredCell:
     folder: Path
     record: Record | None = None
 
+    @property
+    def ending(self) -> str:
+        """How the cell ended, and why where there is a reason."""
+        return f"{self.status}: {self.reason}" if self.reason else str(self.status)
+
 
 @dataclass(frozen=True)
 class FinishedCell(StoredCell):

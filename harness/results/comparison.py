@@ -93,7 +93,7 @@ def _benchmarks(cells: Iterable[CellId]) -> str:
 
 def _status(cell: StoredCell | None) -> str:
     """The status of a cell on the side without a record of it."""
-    return "not in the candidate" if cell is None else f"{cell.status}: {cell.reason}".rstrip(": ")
+    return "not in the candidate" if cell is None else cell.ending
 
 
 def _refuse_incomparable(before: FinishedCell, after: FinishedCell) -> None:

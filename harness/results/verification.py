@@ -74,7 +74,7 @@ def verify(results: Results, registry: Registry, data: DataSource | None = None)
         result.faults.append(f"{results.source} holds no finished cell")
     for cell in results.cells:
         if not cell.status.settled and cell.status != CellStatus.PENDING:
-            result.notes.append(f"{cell.key}: {cell.status}{': ' + cell.reason if cell.reason else ''}"[:300])
+            result.notes.append(f"{cell.key}: {cell.ending}"[:300])
     pending = sum(cell.status == CellStatus.PENDING for cell in results.cells)
     if pending:
         result.notes.append(f"partial: {pending} of {len(results.cells)} cells were not run")

@@ -214,6 +214,33 @@ def test_rows_that_lie_close_together_fill_the_plot_and_labels_never_lie_over_on
     assert "utility 1.000, forgetting 0.000" in original.facts
 
 
+@pytest.mark.parametrize("utility", [0.0, 0.92, 0.951, 0.97, 1.0])
+@pytest.mark.parametrize("forgetting", [0.0, 0.26, 0.41, 0.57, 1.0])
+def test_a_reference_s_words_lie_inside_the_plot_wherever_it_is(cells_with, utility, forgetting):
+    (table,) = tables(cells_with({"npo": (0.57, 0.965), "ga": (0.55, 0.988), "task-vector": (0.27, 0.997)}))
+    moved = [
+        replace(
+            row,
+            numbers={
+                **row.numbers,
+                "utility": replace(row.numbers["utility"], value=utility),
+                "forgetting": replace(row.numbers["forgetting"], value=forgetting),
+            },
+        )
+        for row in table.references
+        if row.method == "retained"
+    ]
+    plot = scatter(replace(table, references=tuple(moved)), table.rows, str)
+    left, top, right, bottom = plot.box
+    (found,) = plot.references
+    width = 6 * len(f"{found.role} {found.way}".strip())
+    start = found.text.x - (width if found.text.anchor == "end" else 0)
+    assert left <= start
+    assert start + width <= right
+    assert top <= found.text.y - 9
+    assert found.text.y <= bottom
+
+
 def test_a_row_without_a_score_is_left_out_of_the_plot_and_counted(cells_with):
     cells = cells_with({"npo": (0.6, 0.9), "ga": (0.5, 0.9)})
     (table,) = tables(cells)

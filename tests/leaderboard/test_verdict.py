@@ -41,17 +41,22 @@ def test_what_was_not_measured_is_said_so(cells_with):
     assert verdict(row) == "forgetting not measured; utility 80 %"
 
 
-def test_a_model_that_answers_through_two_costs_twice_the_original_s_time(cells_with):
+@pytest.mark.parametrize("device", ["cpu", "NVIDIA H200"])
+def test_a_model_that_answers_through_two_costs_twice_the_original_s_time(cells_with, device):
     (table,) = tables(cells_with({"whp": (0.6, 0.8)}))
 
-    def timed(row, seconds):
-        cost = row.record.cost.model_copy(update={"seconds": {"scoring": seconds}})
-        cell = replace(row.cells[0], record=row.record.model_copy(update={"cost": cost}))
+    def timed(row, seconds, load):
+        """A row of whose seconds others used some: on a CPU they show in the clock's, not in the processor's."""
+        clock, own = (seconds * load, seconds) if device == "cpu" else (seconds, seconds * load)
+        update = {"seconds": {"scoring": clock}, "cpu_seconds": {"measure": own}}
+        cost = row.record.cost.model_copy(update=update)
+        provenance = {**row.record.provenance, "device": device}
+        cell = replace(row.cells[0], record=row.record.model_copy(update={"cost": cost, "provenance": provenance}))
         return replace(row, cells=(cell,))
 
-    references = [timed(row, 2.0) for row in table.references]
-    assert answering(timed(table.rows[0], 4.0), references) == 2.0
-    assert answering(timed(table.rows[0], 4.0), []) is None
+    references = [timed(row, 2.0, load=1.0) for row in table.references]
+    assert answering(timed(table.rows[0], 4.0, load=6.0), references) == 2.0
+    assert answering(timed(table.rows[0], 4.0, load=6.0), []) is None
 
 
 def test_a_paired_difference_leaves_out_what_both_rows_share(cells_with):
