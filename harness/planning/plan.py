@@ -281,7 +281,11 @@ class _Planner:
     def _reference(self, shared: Mapping[str, Any], role: Role) -> Node:
         """The node that prepares a reference model."""
         spec = ReferenceSpec(**shared, role=role)
-        named = str(getattr(spec.model.spec, role)).replace("{split}", spec.table)
+        model = spec.model.spec
+        own = not model.checkpoints_of or (
+            spec.benchmark.name in model.checkpoints_of and spec.source.kind != "generated"
+        )
+        named = str(getattr(model, role)).replace("{split}", spec.table) if own else ""
         published, revision = published_checkpoint(named)
         if published:
             spec = ReferenceSpec(**shared, role=role, published=published, published_revision=revision)

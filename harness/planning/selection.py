@@ -105,6 +105,8 @@ def _customised(study: Study, registry: Registry, name: str) -> Component[ModelS
         given = study.given("models", (component.spec.name, name), parameters)
     values = parse_parameters(MODEL_PARAMETERS, {**_model_values(component.spec), **given}, f"models.{name}")
     spec = replace(component.spec, **values)
+    if given.keys() & {"original", "retained"}:
+        spec = replace(spec, checkpoints_of=())
     if spec.path and (spec.path.startswith((".", "/", "~")) or os.path.isdir(spec.path)):
         spec = replace(spec, path=_model_folder(spec, name))
     elif spec.path:

@@ -192,6 +192,9 @@ class ModelSpec:
             with ``inner``, ``vocabulary``, ``key_width`` and ``tied`` (1 where the output head is the embedding).
         original, retained: published checkpoints to use instead of fine-tuning; ``{split}`` in the name
             stands for the benchmark's training table (``full``, ``retain95``).
+        checkpoints_of: the benchmarks on whose published data ``original`` and ``retained`` were trained; on others,
+            and on generated data, reference models are fine-tuned. Empty for any benchmark and data, as where a
+            study names the checkpoints.
         lora_rank: above 0, methods train a LoRA adapter of this rank, merged before evaluation.
         recipe: fine-tuning of the reference models; overrides the benchmark's own.
         method_defaults: hyperparameters that suit this model; a study overrides them.
@@ -217,6 +220,7 @@ class ModelSpec:
     shape: Mapping[str, float] = field(default_factory=dict)
     recipe: Mapping[str, Value] = field(default_factory=dict)
     method_defaults: Mapping[str, Value] = field(default_factory=dict)
+    checkpoints_of: tuple[str, ...] = ()
     citation: str = ""
     api_version: int = 1
 

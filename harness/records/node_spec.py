@@ -32,7 +32,8 @@ Optimiser = Literal["adamw", "adamw-8bit", "adamw-bf16", "lora"]
 # fingerprint stands for path and revision: a model on the hub has both in it, a folder the hash of its files.
 BESIDE_NUMBERS = frozenset(
     (
-        "name path revision summary citation api_version shape recipe method_defaults original retained allow_pickle"
+        "name path revision summary citation api_version shape recipe method_defaults original retained checkpoints_of "
+        "allow_pickle"
     ).split()
 )
 

@@ -9,6 +9,7 @@ from ..plugin.specs import ExecutorSpec, ModelSpec
 TINY_RECIPE: dict[str, Value] = {"learning_rate": 4e-3, "epochs": 12, "batch_size": 16, "schedule": "cosine"}
 # A sixteenth of the fine-tuning rate, and the same budget for every method.
 TINY_METHODS: dict[str, Value] = {"learning_rate": 2.5e-4, "epochs": 5, "batch_size": 8}
+TOFU = ("tofu-forget01", "tofu-forget05", "tofu-forget10")
 
 
 def unlearnbench_models() -> list[ModelSpec]:
@@ -37,6 +38,7 @@ def unlearnbench_models() -> list[ModelSpec]:
             shape=dict(parameters=6.738e9, layers=32, width=4096, inner=11008, vocabulary=32000, key_width=4096),
             prompt_format="llama2",
             original="locuslab/tofu_ft_llama2-7b",
+            checkpoints_of=TOFU,
             citation="Touvron et al. 2023, arXiv:2307.09288",
         ),
         ModelSpec(
@@ -46,6 +48,7 @@ def unlearnbench_models() -> list[ModelSpec]:
             shape=dict(parameters=1.418e9, layers=24, width=2048, inner=8192, vocabulary=51200, key_width=2048),
             prompt_format="question-answer",
             original="locuslab/tofu_ft_phi-1.5",
+            checkpoints_of=TOFU,
             recipe={"learning_rate": 2e-5},
             method_defaults={"learning_rate": 2e-5},
             citation="Li et al. 2023, arXiv:2309.05463",
@@ -74,6 +77,7 @@ def unlearnbench_models() -> list[ModelSpec]:
             template_date="2025-04-10",
             original="open-unlearning/tofu_Llama-3.2-1B-Instruct_{split}",
             retained="open-unlearning/tofu_Llama-3.2-1B-Instruct_{split}",
+            checkpoints_of=TOFU,
         ),
         ModelSpec(
             "smollm2-135m",

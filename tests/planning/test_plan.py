@@ -147,6 +147,26 @@ def test_a_published_folder_is_known_by_its_files(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("data", "source", "given", "published"),
+    [
+        ("tofu-forget05", "hub", "", {"original": "locuslab/tofu_ft_llama2-7b", "retained": ""}),
+        ("muse-news", "hub", "", {"original": "", "retained": ""}),
+        ("tofu-forget05", "generated", "", {"original": "", "retained": ""}),
+        ("muse-news", "hub", "models.llama2-7b.original=a/b", {"original": "a/b", "retained": ""}),
+        ("tofu-forget05", "generated", "models.llama2-7b.original=a/b", {"original": "a/b", "retained": ""}),
+    ],
+)
+def test_a_registered_model_s_checkpoints_are_used_for_the_data_they_were_trained_on_alone(
+    data, source, given, published
+):
+    """A model that never saw what is to be forgotten would stand as the original, and nothing would say so."""
+    study = {"methods": ["npo"], "benchmarks": [data], "models": ["llama2-7b"]}
+    raw = {"study": study, "data": {"source": source}, "run": {"device": "cpu"}}
+    plan = make_plan(check_study(assigned(raw, [given] if given else [])), REGISTRY)
+    assert {node.spec.role: node.spec.published for node in plan.nodes if node.kind == "model"} == published
+
+
+@pytest.mark.parametrize(
     ("assignment", "complaint"),
     [
         ("benchmarks.*.limt=8", "unknown key of benchmarks.* 'limt'; did you mean 'limit'"),
