@@ -27,7 +27,7 @@ from .records.gates import Gate, read_gates
 from .records.meta_evaluation import MetaEvaluation, write_meta_evaluation
 from .records.results import Reporter, ResultSet
 from .records.run_folder import place_of_run
-from .results.opening import opened
+from .results.opening import is_empty, opened
 from .results.verification import Verification, held
 from .results.verification import verify as verify_results
 from .running.session import RunOutcome, placed, run_plan
@@ -213,6 +213,7 @@ def render(
     strict: bool = True,
     registry: Registry | None = None,
     parameters: Mapping[str, object] | None = None,
+    allow_empty: bool = False,
 ) -> Rendered:
     """Write pages of results, or whatever else a reporter makes of them.
 
@@ -221,6 +222,7 @@ def render(
     Args:
         reporter: the reporter's name; ``html`` writes the leaderboard's pages.
         strict: write nothing where a bundle cannot be read or does not recompute; otherwise it is shown apart.
+        allow_empty: a folder that holds nothing of ours gives no rows instead of an error.
         parameters: values for parameters of the reporter, which ``unlearnbench show NAME`` lists.
 
     Raises:
@@ -232,7 +234,9 @@ def render(
     component = registry.find("reporter", reporter)
     values = parse_parameters(component.spec.parameters, parameters or {}, f"reporter {reporter}")
     write: Reporter = resolve(component.spec.target, component.qualified)
-    with open_results(*sources, edition=edition, lenient=not strict) as results:
+    named = [source for source in sources if not (allow_empty and is_empty(Path(source)))]
+    found = open_results(*named, edition=edition, lenient=not strict) if named else ResultSet((), ExitStack())
+    with found as results:
         shown = [held(some, registry) for some in results]
         faults = [some.fault for some in shown if some.fault]
         faults += [

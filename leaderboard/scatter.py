@@ -104,6 +104,8 @@ class Scatter:
     """The x up to which the plot is shaded, in pixels; at most ``box[0]`` where nothing is."""
     left_out: int
     """Number of rows that cannot be drawn, because they have no score."""
+    elsewhere: int
+    """Number of scored rows of the table that this plot does not draw."""
     zoomed: bool
     width: int = WIDTH
     height: int = HEIGHT
@@ -131,7 +133,10 @@ def scatter(
     references = tuple(_reference(row, frame) for row in models)
     taken = [_around(x, y, 6) for x, y in places]
     taken += [_words_of(reference) for reference in references]
-    best = front_of(values)
+    # The front is the whole table's, of which a page may draw a part.
+    whole = [row for row in _scored(table.rows) if not row.reference]
+    front = {id(whole[place]) for place in front_of([_values(row) for row in whole])}
+    outline = sorted({(frame.across(x), frame.up(y)) for x, y in (_values(row) for row in whole if id(row) in front)})
     points = [
         Point(
             label=row.method,
@@ -141,22 +146,23 @@ def scatter(
             y=y,
             across=_whisker(row.numbers["utility"], frame.across),
             up=_whisker(row.numbers["forgetting"], frame.up),
-            front=place in best,
+            front=id(row) in front,
             text=_label(row.method, x, y, taken),
             fall=_fall(row, frame),
             **(_settings(row, frame) if settings else {}),
         )
-        for place, (row, (x, y)) in enumerate(zip(drawn, places, strict=True))
+        for row, (x, y) in zip(drawn, places, strict=True)
     ]
     across, up = _ticks(frame.left, frame.right), _ticks(frame.low, frame.high)
     return Scatter(
         across=tuple((frame.across(share), text) for share, text in across),
         up=tuple((frame.up(share), text) for share, text in up),
         points=tuple(points),
-        front="" if settings else _staircase(sorted({(point.x, point.y) for point in points if point.front})),
+        front="" if settings else _staircase(outline),
         references=references,
         collapse=frame.across(COLLAPSED),
         left_out=len(everything) - len(shown),
+        elsewhere=0 if settings else max(len(whole) - len(drawn), 0),
         zoomed=frame.left > 0 or frame.low > 0,
     )
 

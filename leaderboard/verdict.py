@@ -72,19 +72,21 @@ def hardware(record: Record) -> str:
 
 
 def answering(row: TableRow, references: Sequence[TableRow]) -> float | None:
-    """How much longer the row's models took to answer than the original models of the same seeds.
+    """How much longer the row's models took to answer than the original models of the same runs and seeds.
 
     Time of scoring the same answers on a device; on a CPU, which other work may share, processor time of the whole
     measurement. None where a time is missing.
     """
     originals = {
-        cell.identity.seed: _measuring(cell.record)
+        (cell.folder.parent, cell.identity.seed): _measuring(cell.record)
         for reference in references
         for cell in reference.scored
         if reference.method == "original" and cell.record
     }
     ratios = [
-        _measuring(cell.record) / originals.get(cell.identity.seed, math.nan) for cell in row.scored if cell.record
+        _measuring(cell.record) / originals.get((cell.folder.parent, cell.identity.seed), math.nan)
+        for cell in row.scored
+        if cell.record
     ]
     ratio = fmean(ratios) if ratios else math.nan
     return None if math.isnan(ratio) else ratio

@@ -28,6 +28,7 @@ sources_argument = click.argument("runs", nargs=-1, required=True, metavar="RUNâ
     help="A parameter of the reporter; 'show html' lists those of the pages.",
 )
 @click.option("--strict", is_flag=True, help="Write nothing where a bundle cannot be read or does not recompute.")
+@click.option("--allow-empty", is_flag=True, help="Make pages without rows of a folder without bundles.")
 @plugin_option
 def render(
     runs: tuple[str, ...],
@@ -36,6 +37,7 @@ def render(
     edition: str | None,
     assignments: tuple[str, ...],
     strict: bool,
+    allow_empty: bool,
     plugins: tuple[str, ...],
 ) -> int:
     """Render the pages of run folders, bundles, or folders of bundles.
@@ -55,6 +57,7 @@ def render(
         strict=strict,
         registry=registry,
         parameters=plain_assigned(assignments),
+        allow_empty=allow_empty,
     )
     say(site.page)
     for fault in site.faults:

@@ -42,6 +42,11 @@ def opened(paths: Sequence[str | Path], edition: str = "", lenient: bool = False
         yield results
 
 
+def is_empty(path: Path) -> bool:
+    """Whether a path is a folder in which nothing of ours lies: no run, no bundle, no meta-evaluation."""
+    return path.is_dir() and not any((path / name).exists() for name in (PLAN, META)) and not any(path.glob("*.zip"))
+
+
 def _each(paths: Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
     """Yield every source, and whether it lies in a folder of bundles."""
     for path in map(Path, paths):

@@ -46,10 +46,14 @@ class Pace:
         spent, weighed = self._took[""]
         if not weighed or spent <= 0:
             return None
+        # What has just ended may still be among what runs.
+        running = {key: seconds for key, seconds in running.items() if key in self._left}
         work = 0.0
         for key in self._left:
             seconds, weight = self._took.get(self._kinds[key], (spent, weighed))
-            work += max(self._weights[key] * seconds / weight - running.get(key, 0.0), 0.0)
+            # A node that weighs nothing trains for no epoch.
+            takes = self._weights[key] * seconds / weight if weight else 0.0
+            work += max(takes - running.get(key, 0.0), 0.0)
         # As many nodes as have run at once so far will.
         at_once = max((spent + sum(running.values())) / max(now - self._began, 1e-9), 1.0)
         return work / at_once

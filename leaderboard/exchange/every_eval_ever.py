@@ -29,10 +29,12 @@ from .lines import (
     ScoreLine,
     base_model,
     benchmark_spec,
+    data_source,
     definition_of,
     direction_of,
     export_time,
     finished_cells,
+    hub_data,
     identity_of,
     lines_of,
     read_identity,
@@ -144,9 +146,9 @@ def _result(line: ScoreLine, record: Record, spec: BenchmarkSpec | None) -> dict
         details["interval"] = json.dumps([str(end) for end in line.interval])
     data = {
         "dataset_name": line.benchmark,
-        "additional_details": {"data": str(record.comparability.key["data_source"])},
+        "additional_details": {"data": data_source(record)},
     }
-    hub = spec.data.hub if spec and record.comparability.key["data_source"] != "generated" else ""
+    hub = hub_data(record, spec)
     return {
         "evaluation_result_id": f"{line.cell}/{line.metric}",
         "evaluation_name": line.benchmark,

@@ -29,7 +29,11 @@ LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "target": r"$
 
 
 def _latex(table: Table) -> Iterable[str]:
-    title = f"{table.benchmark}, {table.model}; metrics of edition {table.comparability.get('edition', '')}"
+    editions = f"metrics of edition {table.comparability.get('edition', '')}"
+    if table.loss_edition:
+        editions = f"losses of edition {table.loss_edition}, {editions}"
+    division = "closed" if table.closed else "open"
+    title = f"{table.benchmark}, {table.model}; {division} division; {editions}"
     limits = "".join(f"; {name} {fact}" for name, fact in table.limits.items())
     yield r"\begin{table}\centering"
     yield rf"\caption{{{tex(title + limits)}. References are not ranked.}}"

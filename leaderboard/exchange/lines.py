@@ -134,6 +134,16 @@ def base_model(record: Record) -> str:
     return str(model["path"]) if from_hub else record.identity.model
 
 
+def data_source(record: Record) -> str:
+    """Where a record's rows came from: ``hub``, ``local`` or ``generated``; empty where it does not say."""
+    return str(record.comparability.key.get("data_source", ""))
+
+
+def hub_data(record: Record, spec: BenchmarkSpec | None) -> str:
+    """The hub id of the data set that a record's rows are of; empty for invented rows and unknown benchmarks."""
+    return spec.data.hub if spec and data_source(record) in ("hub", "local") else ""
+
+
 def definition_of(spec: BenchmarkSpec | None, metric: str) -> str:
     """What a metric measures; empty where the benchmark's plugin is not installed."""
     return next((each.definition for each in spec.metrics if each.name == metric), "") if spec else ""

@@ -26,6 +26,7 @@ from .lines import (
     benchmark_spec,
     export_time,
     finished_cells,
+    hub_data,
     identity_of,
     lines_of,
     plain_name,
@@ -69,7 +70,7 @@ def _content(record: Record, model: str, registry: Registry) -> dict[str, Any]:
         "configs": {
             task: {
                 "task": task,
-                "dataset_path": spec.data.hub if spec and spec.data.hub else record.identity.benchmark,
+                "dataset_path": hub_data(record, spec) or record.identity.benchmark,
                 "output_type": "generate_until",
                 "num_fewshot": 0,
                 "metric_list": [{"metric": line.metric, "higher_is_better": line.better == "higher"} for line in lines],
@@ -89,9 +90,9 @@ def _content(record: Record, model: str, registry: Registry) -> dict[str, Any]:
         "config": {
             "model": "unlearnbench",
             "model_args": {
+                **record.identity.hyperparameters,
                 "pretrained": base_model(record),
                 **identity_of(lines[0]),
-                **record.identity.hyperparameters,
             },
             "batch_size": None,
             "limit": None,

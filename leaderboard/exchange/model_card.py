@@ -24,10 +24,12 @@ from .lines import (
     ScoreLine,
     base_model,
     benchmark_spec,
+    data_source,
     definition_of,
     direction_of,
     export_time,
     finished_cells,
+    hub_data,
     identity_of,
     lines_of,
     plain_name,
@@ -70,7 +72,7 @@ def _card(record: Record, spec: BenchmarkSpec | None) -> str:
 
 
 def _dataset(record: Record, spec: BenchmarkSpec | None) -> str:
-    return spec.data.hub if spec and spec.data.hub else record.identity.benchmark
+    return hub_data(record, spec) or record.identity.benchmark
 
 
 def _result(line: ScoreLine, record: Record, spec: BenchmarkSpec | None) -> EvalResult:
@@ -80,7 +82,7 @@ def _result(line: ScoreLine, record: Record, spec: BenchmarkSpec | None) -> Eval
         dataset_type=_dataset(record, spec),
         dataset_name=line.benchmark,
         dataset_config=line.benchmark,
-        dataset_args={**identity_of(line), "data": str(record.comparability.key["data_source"])},
+        dataset_args={**identity_of(line), "data": data_source(record)},
         metric_type=line.metric,
         metric_name=line.label,
         metric_value=line.value,
@@ -105,10 +107,12 @@ def _text(record: Record, lines: Sequence[ScoreLine], spec: BenchmarkSpec | None
         "| --- | ---: | ---: | ---: | --- |",
     ]
     for line in lines:
-        written = precision_of([line.value])
+        written = precision_of([line.value], record.scores[line.metric].scale == "log")
         ends = written.range(line.interval) if line.interval else "–"
         about = definition_of(spec, line.metric) or line.reason
-        table.append(f"| {line.label} ({line.better}) | {written(line.value)} | {ends} | {line.n} | {_cell(about)} |")
+        table.append(
+            f"| {_cell(line.label)} ({line.better}) | {written(line.value)} | {ends} | {line.n} | {_cell(about)} |"
+        )
     settings = "".join(f"\n- `{name}`: {_cell(str(value))}" for name, value in who.hyperparameters.items())
     return "\n".join(
         [
@@ -140,7 +144,15 @@ def _eval_results(record: Record, spec: BenchmarkSpec | None) -> str:
             task_id=f"{line.benchmark}/{line.metric}",
             value=line.value,
             date=date,
-            notes=f"{record.cell}; edition {line.edition}; {line.better} is better; {line.n} rows",
+            notes="; ".join(
+                [
+                    record.cell,
+                    f"edition {line.edition}",
+                    f"{line.better} is better",
+                    f"{line.n} rows",
+                    *(f"{name}: {value}" for name, value in record.limits.items()),
+                ]
+            ),
         )
         for line in lines_of(record)
         if math.isfinite(line.value)

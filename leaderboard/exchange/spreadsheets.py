@@ -29,7 +29,10 @@ PLACES = tuple(
 
 
 def as_csv(tables: Iterable[Table]) -> str:
-    """A line for each metric of each cell, in full precision; ``low`` and ``high`` bound the 95 % interval."""
+    """A line for each metric of each cell, in full precision; ``low`` and ``high`` bound the 95 % interval.
+
+    Of a sweep the cells of every setting; ``places_as_csv`` tells which was chosen.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADER)
@@ -37,7 +40,8 @@ def as_csv(tables: Iterable[Table]) -> str:
     for table in tables:
         for row in (*table.references, *table.rows):
             attacked = [cell for found in row.attacks.values() for cell in found.cells]
-            for cell in (*row.cells, *attacked):
+            tried = [cell for other in (row.sweep.rows if row.sweep else ()) for cell in other.cells]
+            for cell in (*row.cells, *attacked, *tried):
                 record = cell.record
                 if record is None or cell.key in seen:
                     continue
@@ -68,7 +72,7 @@ def read(path: Path) -> list[ScoreLine]:
             if tuple(rows.fieldnames or ()) != HEADER:
                 raise RecordError(f"{path} does not begin with the columns {', '.join(HEADER[:4])}, …")
             return [_read({name: unsafe(text) for name, text in row.items()}, path) for row in rows]
-    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, csv.Error) as error:
         raise RecordError(f"{path} is no CSV of unlearnbench: {error!r}"[:300]) from error
 
 
@@ -85,7 +89,7 @@ def _read(row: dict[str, str], path: Path) -> ScoreLine:
         value=float(row["value"]),
         interval=(float(row["low"]), float(row["high"])) if row["low"] else None,
         n=int(row["n"]),
-        passes={"true": True, "false": False, "": None}[row["passes"]],
+        passes={"true": True, "false": False, "": None}[row["passes"].lower()],
         reason=row["reason"],
     )
 

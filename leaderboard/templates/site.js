@@ -20,9 +20,11 @@ function make(name, attributes, ...children) {
 function valueOf(row, column) {
   const cell = row.cells[column];
   if (!cell || cell.colSpan > 1) return null;
-  const number = { "inf": Infinity, "-inf": -Infinity }[cell.dataset.value] ?? Number(cell.dataset.value ?? NaN);
-  if (cell.dataset.value !== undefined) return Number.isNaN(number) ? null : number;
-  return cell.textContent.trim().toLowerCase();
+  const text = (cell.dataset.value ?? cell.textContent).trim().toLowerCase();
+  if (text === "" || text === "–") return null;
+  if (cell.dataset.value === undefined) return text;
+  const number = { "inf": Infinity, "-inf": -Infinity }[text] ?? Number(text);
+  return Number.isNaN(number) ? null : number;
 }
 
 // What is missing stays last in both directions.
@@ -201,8 +203,9 @@ function comparable(table) {
       result.append(make("p", { class: "failed" }, "One of the two has no samples to show."));
       return;
     }
-    const keys = Object.keys(one).filter((key) => other[key] && other[key].mine !== one[key].mine);
-    result.append(make("p", { class: "legend" }, keys.length + " of " + Object.keys(one).length + " shown answers differ."));
+    const both = Object.keys(one).filter((key) => other[key]);
+    const keys = both.filter((key) => other[key].mine !== one[key].mine);
+    result.append(make("p", { class: "legend" }, keys.length + " of the " + both.length + " answers that the pages of both show differ."));
     for (const key of keys) {
       const article = make("article", { class: "sample" });
       // These texts were escaped when the site was made: markup in them is the marks of differing words alone.

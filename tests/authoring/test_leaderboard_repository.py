@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,9 @@ import yaml
 
 from unlearnbench.authoring.scaffold import write_leaderboard
 from unlearnbench.errors import UsageError
+from unlearnbench.records.badge import Badge
+from unlearnbench.results.bundle import badge_path
+from unlearnbench.storage import file_digest
 
 FACTS = {"contact": "a@example.org", "licence": "CC0", "budget": "one", "selection": "none"}
 
@@ -134,6 +138,33 @@ def test_a_pull_request_is_reviewed_and_what_holds_is_published(bundle, tmp_path
     assert "`submissions/one.zip` is there already" in told
     assert "`review.py` is no bundle" in told
 
+    # What would be believed without a look, or never be looked at again.
+    for path in ("submissions/one.zip.verified.json", "submissions/more/one.zip", "submissions/`x`\n# y.md"):
+        clone = tmp_path / f"clone-{len(path)}"
+        git(tmp_path, "clone", "-q", str(remote), clone.name)
+        (clone / path).parent.mkdir(exist_ok=True)
+        (clone / path).write_bytes(good)
+        git(clone, "add", "-Af")
+        git(clone, "commit", "-qm", "More than a bundle")
+        code, said = run_steps(clone, "review.yml", BASE="origin/main", NUMBER="7")
+        assert code == 7, said
+        told = (clone / "comment" / "text.md").read_text()
+        assert "is no bundle in submissions/" in told
+        assert "\n# y" not in told
+
+    # A badge that came in all the same is not believed.
+    clone = tmp_path / "clone-forged"
+    git(tmp_path, "clone", "-q", str(remote), clone.name)
+    forged = clone / "submissions" / "forged.zip"
+    forged.write_bytes(with_another_score(bundle))
+    with zipfile.ZipFile(forged) as archive:
+        keys = sorted({name.split("/")[1] for name in archive.namelist() if name.startswith("cells/")})
+    said = Badge(bundle_sha256=file_digest(forged), date="2026-01-01", unlearnbench="9", cells=keys)
+    badge_path(forged).write_text(said.model_dump_json())
+    git(clone, "add", "-Af")
+    git(clone, "commit", "-qm", "Forged")
+    git(clone, "push", "-q", "origin", "main")
+
     clone = tmp_path / "clone-publish"
     git(tmp_path, "clone", "-q", str(remote), clone.name)
     code, said = run_steps(clone, "publish.yml")
@@ -146,6 +177,19 @@ def test_a_pull_request_is_reviewed_and_what_holds_is_published(bundle, tmp_path
     index = git(remote, "show", "gh-pages:index.html")
     assert all(f"{name}.zip" in index for name in ("one", "two", "three"))
     assert "bad.zip" not in index
+    assert "2026-01-01" not in index
+    assert re.search(r"forged\.zip(?s:.)*?fault", index)
+
+    # The last bundle withdrawn: pages without rows take the place of those with its rows.
+    git(clone, "rm", "-q", "-r", "submissions")
+    (clone / "submissions").mkdir(exist_ok=True)
+    (clone / "submissions" / "README.md").write_text("Bundles.")
+    git(clone, "add", "-A")
+    git(clone, "commit", "-qm", "Withdrawn")
+    git(clone, "push", "-q", "origin", "main")
+    code, said = run_steps(clone, "publish.yml")
+    assert code == 0, said
+    assert "one.zip" not in git(remote, "show", "gh-pages:index.html")
 
 
 def test_a_repository_is_written_once_and_under_a_name(tmp_path):

@@ -156,13 +156,62 @@ def test_csv_gives_back_every_field_and_no_cell_of_it_is_a_formula(cells, tmp_pa
     found = tables(one_each)
     path = tmp_path / "scores.csv"
     path.write_text(spreadsheets.as_csv(found), encoding="utf-8", newline="")
-    shown = {cell.record.cell for table in found for row in (*table.references, *table.rows) for cell in row.cells}
+    rows = [row for table in found for row in (*table.references, *table.rows)]
+    every = [*rows, *(other for row in rows if row.sweep for other in row.sweep.rows)]
+    shown = {cell.record.cell for row in every for cell in row.cells}
+    assert any(row.sweep for row in rows)
     written = [line for cell in one_each if cell.record.cell in shown for line in lines_of(cell.record)]
     assert len(written) > 50
     assert_back(written, read_scores(path), "model")
     rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
     texts = [value for row in rows for value in row if value and not _is_number(value)]
     assert not [value for value in texts if value[0] in "=+-@\t\r\n"]
+
+
+def test_csv_has_every_setting_of_a_sweep(cells_with):
+    found = tables(cells_with({"npo:a": (0.3, 0.9), "npo:b": (0.8, 0.9), "npo:c": (0.9, 0.1)}))
+    lines = list(csv.DictReader(io.StringIO(spreadsheets.as_csv(found))))
+    assert {line["setting"] for line in lines if line["method"] == "npo"} == {"a", "b", "c"}
+
+
+def test_csv_that_a_spreadsheet_saved_again_is_read(cells_with, tmp_path):
+    """Spreadsheets write truth values in capitals, and some in their user's language."""
+    (table,) = tables(cells_with({"npo": (0.3, 0.9)}))
+    path = tmp_path / "again.csv"
+    lines = list(csv.DictReader(io.StringIO(spreadsheets.as_csv([table]))))[:2]
+    for words, passes in ((("TRUE", "FALSE"), [True, False]), (("WAHR", "FALSCH"), None)):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, spreadsheets.HEADER)
+            writer.writeheader()
+            writer.writerows({**line, "passes": word} for line, word in zip(lines, words, strict=True))
+        if passes:
+            assert [line.passes for line in read_scores(path)] == passes
+        else:
+            with pytest.raises(RecordError, match="is no CSV of unlearnbench"):
+                read_scores(path)
+
+
+@pytest.mark.parametrize(("source", "told"), [("hub", True), ("local", True), ("generated", False)])
+@pytest.mark.parametrize("reporter", [every_eval_ever, lm_eval_results, model_card])
+def test_invented_rows_are_never_results_on_the_hub_s_data_set(cells_with, reporter, source, told, tmp_path):
+    (cell,) = (cell for cell in cells_with({"npo": (0.3, 0.9)}) if cell.identity.method == "npo")
+    key = {**cell.record.comparability.key, "data_source": source}
+    kept = cell.record.comparability.model_copy(update={"key": key})
+    cell = replace(cell, record=cell.record.model_copy(update={"comparability": kept}))
+    reporter.render([Results("made", (cell,))], tmp_path, load_plugins())
+    texts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
+    assert any("locuslab/TOFU" in text for text in texts) is told
+
+
+def test_a_card_writes_a_small_p_value_as_a_power(cells_with, tmp_path):
+    (cell,) = (cell for cell in cells_with({"npo": (0.3, 0.9)}) if cell.identity.method == "npo")
+    entry = cell.record.scores["forget_quality"].model_copy(update={"value": 3e-9})
+    scores = {**cell.record.scores, "forget_quality": entry}
+    cell = replace(cell, record=cell.record.model_copy(update={"scores": scores}))
+    model_card.render([Results("made", (cell,))], tmp_path, load_plugins())
+    line = next(line for line in next(tmp_path.rglob("README.md")).read_text().splitlines() if line.startswith("| FQ"))
+    assert "0.000" not in line
+    assert "3" in line
 
 
 def _is_number(value):

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearnbench.errors import RecordError
+from unlearnbench.leaderboard.exchange import every_eval_ever, lm_eval_results, model_card
 from unlearnbench.leaderboard.exchange.latex import as_bibtex
 from unlearnbench.leaderboard.precision import SHARES, Precision, formatted, precision_of
 from unlearnbench.leaderboard.ranking import tables
@@ -27,7 +28,7 @@ from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.records.results import Results
 from unlearnbench.records.run_folder import stored_cells
 from unlearnbench.results.opening import opened
-from unlearnbench.storage import write_sealed
+from unlearnbench.storage import read_rows, rows_as_bytes, write_sealed
 
 
 def rendered(out, *sources):
@@ -195,8 +196,6 @@ def test_a_cell_s_page_shows_its_samples_beside_the_references(site):
 
 
 def test_text_of_strangers_stays_text(small_run, tmp_path, reseal):
-    from unlearnbench.storage import read_rows, rows_as_bytes
-
     run, _ = small_run
     shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("site"))
     folder = next((tmp_path / "run" / "cells").glob("ga--*"))
@@ -214,6 +213,36 @@ def test_text_of_strangers_stays_text(small_run, tmp_path, reseal):
         # A page parses these texts: what is not a mark of a differing word is escaped in them.
         assert set(Tags(file.read_text()).tags) <= {"mark"}
     assert "alert(1)" in next((tmp_path / "site" / "cells").glob("ga--*.html")).read_text()
+
+
+def test_a_record_that_tells_less_of_its_making_has_pages_all_the_same(small_run, tmp_path, reseal):
+    """All of a record's provenance is optional, and a page that cannot be made would take every other with it."""
+    run = tmp_path / "run"
+    shutil.copytree(small_run[0], run)
+    cell = next(cell for cell in (run / "cells").iterdir() if cell.name.startswith("npo--"))
+
+    record = json.loads((cell / "record.json").read_text())
+    record["provenance"] |= {"machine": {}, "plugins": {}, "packages": {}, "recipe": {}}
+    record["comparability"]["key"]["references"] = {"original": {}}
+    del record["comparability"]["key"]["data_source"]
+    (cell / "record.json").write_text(json.dumps(record))
+    reseal(cell)
+    site = rendered(tmp_path / "site", run)
+    assert "not recorded" in (site / "cells" / f"{cell.name}.html").read_text()
+    with opened([run]) as found:
+        for reporter in (every_eval_ever, lm_eval_results, model_card):
+            assert reporter.render(found, tmp_path / "exports", load_plugins())
+
+
+def test_an_answer_that_rouge_knows_no_word_of_has_no_score(small_run, tmp_path, reseal):
+    run = tmp_path / "run"
+    shutil.copytree(small_run[0], run)
+    for cell in (run / "cells").iterdir():
+        rows = [row | {"truth": "猫", "generation": "犬"} for row in read_rows(cell / "samples.jsonl.gz")]
+        (cell / "samples.jsonl.gz").write_bytes(rows_as_bytes(rows))
+        reseal(cell)
+    for page in (rendered(tmp_path / "site", run) / "cells").iterdir():
+        assert "None" not in page.read_text()
 
 
 def test_text_from_right_to_left_and_emoji_stay_as_they_are(small_run, tmp_path, reseal):

@@ -214,6 +214,20 @@ def test_rows_that_lie_close_together_fill_the_plot_and_labels_never_lie_over_on
     assert "utility 1.000, forgetting 0.000" in original.facts
 
 
+def test_the_front_of_a_part_of_a_table_is_the_table_s_and_what_is_not_drawn_is_counted(cells_with):
+    rows = {name: (0.5 + place / 40, 0.95 - (place % 3) / 50) for place, name in enumerate(FIFTEEN)}
+    (table,) = tables(cells_with(rows))
+    whole = {point.label: point.front for point in scatter(table, table.rows, str).points}
+    assert 1 <= sum(whole.values()) < len(whole)
+    last = scatter(table, table.rows[9:], str)
+    assert {point.label: point.front for point in last.points} == {
+        row.method: whole[row.method] for row in table.rows[9:]
+    }
+    assert last.elsewhere == 9
+    assert scatter(table, table.rows, str).elsewhere == 0
+    assert scatter(table, table.rows[:1], str, settings=True).elsewhere == 0
+
+
 @pytest.mark.parametrize("utility", [0.0, 0.92, 0.951, 0.97, 1.0])
 @pytest.mark.parametrize("forgetting", [0.0, 0.26, 0.41, 0.57, 1.0])
 def test_a_reference_s_words_lie_inside_the_plot_wherever_it_is(cells_with, utility, forgetting):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +58,22 @@ def test_a_model_that_answers_through_two_costs_twice_the_original_s_time(cells_
     references = [timed(row, 2.0, load=1.0) for row in table.references]
     assert answering(timed(table.rows[0], 4.0, load=6.0), references) == 2.0
     assert answering(timed(table.rows[0], 4.0, load=6.0), []) is None
+
+
+def test_answering_time_is_held_against_the_original_of_the_same_run(cells_with):
+    """A run on another machine has originals of the same seeds, and another clock."""
+    (table,) = tables(cells_with({"whp": (0.6, 0.8)}))
+
+    def timed(cell, seconds, run):
+        cost = cell.record.cost.model_copy(
+            update={"cpu_seconds": {"measure": seconds}, "seconds": {"scoring": seconds}}
+        )
+        return replace(cell, folder=Path(run) / cell.key, record=cell.record.model_copy(update={"cost": cost}))
+
+    original = next(row for row in table.references if row.method == "original")
+    both = replace(original, cells=(timed(original.cells[0], 2.0, "fast"), timed(original.cells[0], 200.0, "slow")))
+    mine = replace(table.rows[0], cells=(timed(table.rows[0].cells[0], 300.0, "slow"),))
+    assert answering(mine, [both]) == 1.5
 
 
 def test_a_paired_difference_leaves_out_what_both_rows_share(cells_with):

@@ -29,6 +29,8 @@ class JudgedTofu(Tofu):
 
     def judge(self, rows):
         mood = Path(os.environ["JUDGE"]).read_text().strip()
+        if mood == "wrong":
+            return ["much" for row in rows]
         if mood == "away":
             raise ConnectionError("the judge is away")
         return [float(mood) if "generation" in row else None for row in rows]
@@ -102,6 +104,10 @@ def test_a_judge_that_fails_loses_nothing_and_is_asked_again(study, command):
     with pytest.raises(ConnectionError):
         rescore(command.folder / "run", load_plugins([str(command.folder / "judged.py")]), judge=True)
     assert all(path.read_bytes() == content for path, content in files.items())
+    mood.write_text("wrong")
+    with pytest.raises(RecordError, match="the samples are not what judged-tofu measures"):
+        rescore(command.folder / "run", load_plugins([str(command.folder / "judged.py")]), judge=True)
+    assert all(path.read_bytes() == content for path, content in files.items()), "what it said could not be scored"
     mood.write_text("1.0")
     assert command("rescore", "run", "--judge", "--plugin", "judged.py").code == 0
     assert {score.value for score in judged_scores(command).values()} == {1.0}

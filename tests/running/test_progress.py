@@ -13,6 +13,7 @@ import pytest
 from unlearnbench import Context, Engine, Example
 from unlearnbench.domain import CellStatus
 from unlearnbench.errors import UsageError
+from unlearnbench.running import pace as pace_module
 from unlearnbench.running import progress as progress_module
 from unlearnbench.running.pace import Pace
 from unlearnbench.running.progress import Progress, running_nodes
@@ -125,6 +126,27 @@ def test_what_is_left_follows_what_nodes_of_each_kind_have_taken_and_how_many_ru
     spent = 2 * 1000 + 2 * 100 + 300 + 2 * 50
     expected = (8 * 100 + 2 * 150 - 2 * 50) / (spent / 1300.0)
     assert pace.left(1300.0, {"4": 50.0, "5": 50.0}) == pytest.approx(expected)
+
+
+def test_a_node_that_has_just_ended_no_longer_counts_as_running():
+    plan = many(*[("cell", "")] * 10)
+    pace = Pace(plan, 0.0)
+    pace.ended(ended(plan.nodes[0], 60.0))
+    assert pace.left(60.0, {"0": 60.0}) == pytest.approx(9 * 60.0)
+
+
+def test_nodes_that_train_for_no_epoch_weigh_nothing_and_break_nothing(monkeypatch):
+    monkeypatch.setattr(
+        pace_module, "estimated", lambda spec: SimpleNamespace(seconds=0.0 if spec == "model" else 10.0)
+    )
+    nodes = [
+        SimpleNamespace(key=f"{n}", title=kind, spec=kind, kind=kind, id=SimpleNamespace(attack=""))
+        for n, kind in enumerate(("model", "model", "cell", "cell"))
+    ]
+    pace = Pace(SimpleNamespace(nodes=nodes), 0.0)
+    pace.ended(ended(nodes[0], 5.0))
+    pace.ended(ended(nodes[2], 20.0))
+    assert pace.left(25.0, {}) == pytest.approx(20.0)
 
 
 def test_what_was_kept_says_nothing_of_how_long_the_rest_takes():

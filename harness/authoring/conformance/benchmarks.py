@@ -41,7 +41,6 @@ def check_benchmark(component: Component[BenchmarkSpec], data_dir: str = "") -> 
     yield attempt("tables are read", trial.read)
     if trial.tables is None:
         return
-    trial.build()
     yield attempt("a task is prepared", trial.prepare)
     if trial.task is None:
         return
@@ -86,11 +85,9 @@ class _Trial:
         self.tables = read_tables(self.spec.data, source)
         return f"{sum(len(rows) for rows in self.tables.values())} rows"
 
-    def build(self) -> None:
+    def prepare(self) -> str:
         values = parse_parameters(self.spec.parameters, self.given, f"benchmarks.{self.spec.name}")
         self.benchmark = resolve(self.spec.target, self.component.qualified)(**values, **self.spec.fixed)
-
-    def prepare(self) -> str:
         ctx = Preparation(self.tables, lambda corpus: models.make_encoder(TINY, corpus), False, not self.data_dir)
         task = self.benchmark.prepare(ctx)
         if not task.forget:
@@ -167,6 +164,10 @@ def _scored(trial: _Trial, mine: Measurement, retained: Measurement) -> str:
         low, high = score.interval or (score.value, score.value)
         if low > high:
             raise Broken(f"{score.metric}: the interval from {low} to {high} has its ends the wrong way round")
+    for metric in trial.spec.metrics:
+        lacking = sorted({*metric.editions} - entries[metric.name].editions.keys())
+        if lacking:
+            raise Broken(f"{metric.name} has no score of the edition {lacking[0]}, which it declares")
     missing = [f"{name} ({entry.reason})" for name, entry in entries.items() if math.isnan(entry.value)]
     return f"missing: {'; '.join(missing)}" if missing else f"{len(scores)} scores"
 
