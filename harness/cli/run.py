@@ -106,7 +106,7 @@ def run(as_json: bool, strict_plugins: bool, **options: Any) -> int:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="A smaller corpus, in a quarter of the time.")
+@click.option("--quick", is_flag=True, help="A smaller corpus and two epochs, in a third of the time.")
 @click.option("--attack", "attacks", multiple=True, help="Attack on each unlearned model; 'all' for every one.")
 @run_options
 def demo(quick: bool, as_json: bool, strict_plugins: bool, **options: Any) -> int:
