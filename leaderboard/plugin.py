@@ -5,8 +5,7 @@ from __future__ import annotations
 from unlearnbench.plugin.parameters import Parameter
 from unlearnbench.plugin.specs import ReporterSpec
 
-SHOWN = 40
-"""Rows of each part on a cell's page, unless told otherwise."""
+from . import SHOWN
 
 
 def unlearnbench_reporters() -> list[ReporterSpec]:

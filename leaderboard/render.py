@@ -28,12 +28,12 @@ from unlearnbench.records.record import Record
 from unlearnbench.records.results import Results
 from unlearnbench.storage import as_storage_error, file_digest
 
+from . import SHOWN
 from .curve import curve
 from .exchange.croissant import croissant
 from .exchange.latex import as_bibtex, as_latex
 from .exchange.spreadsheets import HEADER, PLACES, as_csv, places_as_csv
 from .pairs import pairs
-from .plugin import SHOWN
 from .precision import SHARES, Precision, precision_of
 from .published import PublishedTable, published_for
 from .ranking import ARROWS, Table

@@ -103,7 +103,7 @@ def test_every_setting_of_a_model_is_in_its_key_or_known_to_change_nothing(tmp_p
     (node,) = {node.id.model: node for node in nodes}.values()
     in_key = node.spec.model.content.keys()
     beside = {"name", "summary", "citation", "api_version", "shape", "path", "revision", "allow_pickle", "recipe",
-              "method_defaults", "original", "retained"}  # fmt: skip
+              "method_defaults", "original", "retained", "checkpoints_of"}  # fmt: skip
     assert {item.name for item in fields(ModelSpec)} - beside == in_key - {"fingerprint"}
 
 
