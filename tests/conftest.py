@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from made_cells import cells_with  # noqa: F401 (a fixture)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -123,15 +124,37 @@ def reseal() -> Callable[[Path], None]:
 
 
 @pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared nano models, trained once for all tests that do not change what they depend on."""
-    return tmp_path_factory.mktemp("cache")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder of the session, one for all processes that run its tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def made_once(folder: Path, make: Callable[[Path], Finished]) -> Finished:
+    """What a command left in a folder, and what it printed; the first process that asks runs it."""
+    kept = folder.with_suffix(".json")
+    with FileLock(f"{folder}.lock"):
+        if not kept.exists():
+            folder.mkdir()
+            kept.write_text(json.dumps(asdict(make(folder))))
+    return Finished(**json.loads(kept.read_text()))
 
 
 @pytest.fixture(scope="session")
-def nano_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("plugins") / "nano_model.py"
-    path.write_text(NANO)
+def shared_cache(shared_folder: Path) -> Path:
+    """Prepared nano models, trained once for all tests that do not change what they depend on."""
+    return shared_folder / "cache"
+
+
+@pytest.fixture(scope="session")
+def nano_plugin(shared_folder: Path) -> Path:
+    path = shared_folder / "plugins" / "nano_model.py"
+    with FileLock(shared_folder / "plugins.lock"):
+        if not path.exists():
+            path.parent.mkdir()
+            path.write_text(NANO)
     return path
 
 
@@ -147,24 +170,33 @@ def command(tmp_path: Path, command_in: Callable[[Path], Command]) -> Command:
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, nano_plugin: Path) -> Any:
+def small_run(shared_folder: Path, shared_cache: Path, nano_plugin: Path) -> Any:
     """A finished run of every built-in method on generated forget10; for reading only."""
-    folder = tmp_path_factory.mktemp("small-run")
-    command = Command(folder, shared_cache, nano_plugin)
-    done = command(*command.study("-m", "all", "-b", "tofu-forget10", "--name", "small", "-j", "2", "--json"))
+
+    def made(folder: Path) -> Finished:
+        command = Command(folder, shared_cache, nano_plugin)
+        return command(*command.study("-m", "all", "-b", "tofu-forget10", "--name", "small", "-j", "2", "--json"))
+
+    folder = shared_folder / "small-run"
+    done = made_once(folder, made)
     assert done.code == 0, done.err
     return folder / "runs" / "small", done
 
 
 @pytest.fixture(scope="session")
-def text_run(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, nano_plugin: Path) -> Any:
+def text_run(shared_folder: Path, shared_cache: Path, nano_plugin: Path) -> Any:
     """A finished run of some methods on the two benchmarks of running text, and what it printed; for reading only."""
-    command = Command(tmp_path_factory.mktemp("text-run"), shared_cache, nano_plugin)
     small = ("chunk_tokens=64", "verbatim_tokens=8", "answer_tokens=4", "prefix_words=8", "response_words=8",
              "released_tokens=60")  # fmt: skip
     settings = [word for value in small for word in ("--set", f"benchmarks.*.{value}")]
     methods = [word for name in ("npo-rt", "task-vector", "whp", "flat-kl") for word in ("-m", name)]
-    done = command(*command.study(*methods, "-b", "muse-news", "-b", "hp", *settings, "--name", "text", "-j", "2",
-                                  "--json"))  # fmt: skip
+
+    def made(folder: Path) -> Finished:
+        command = Command(folder, shared_cache, nano_plugin)
+        words = (*methods, "-b", "muse-news", "-b", "hp", *settings, "--name", "text", "-j", "2", "--json")
+        return command(*command.study(*words))
+
+    folder = shared_folder / "text-run"
+    done = made_once(folder, made)
     assert done.code == 0, done.err
-    return command.folder / "runs" / "text", done.json
+    return folder / "runs" / "text", done.json
