@@ -134,7 +134,7 @@ def scatter(
     taken = [_around(x, y, 6) for x, y in places]
     taken += [_words_of(reference) for reference in references]
     # The front is the whole table's, of which a page may draw a part.
-    whole = [row for row in _scored(table.rows) if not row.reference]
+    whole = _scored(table.rows)
     front = {id(whole[place]) for place in front_of([_values(row) for row in whole])}
     outline = sorted({(frame.across(x), frame.up(y)) for x, y in (_values(row) for row in whole if id(row) in front)})
     points = [

@@ -132,14 +132,16 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
     return folder
 
 
-def made_once(folder: Path, make: Callable[[Path], Finished]) -> Finished:
-    """What a command left in a folder, and what it printed; the first process that asks runs it."""
-    kept = folder.with_suffix(".json")
-    with FileLock(f"{folder}.lock"):
+def run_once(command: Command, *words: str) -> Finished:
+    """A study in the command's folder, and what it printed; the first process that asks runs it."""
+    kept = command.folder.with_suffix(".json")
+    with FileLock(f"{command.folder}.lock"):
         if not kept.exists():
-            folder.mkdir()
-            kept.write_text(json.dumps(asdict(make(folder))))
-    return Finished(**json.loads(kept.read_text()))
+            command.folder.mkdir()
+            kept.write_text(json.dumps(asdict(command(*command.study(*words)))))
+    done = Finished(**json.loads(kept.read_text()))
+    assert done.code == 0, done.err
+    return done
 
 
 @pytest.fixture(scope="session")
@@ -170,33 +172,20 @@ def command(tmp_path: Path, command_in: Callable[[Path], Command]) -> Command:
 
 
 @pytest.fixture(scope="session")
-def small_run(shared_folder: Path, shared_cache: Path, nano_plugin: Path) -> Any:
+def small_run(shared_folder: Path, command_in: Callable[[Path], Command]) -> Any:
     """A finished run of every built-in method on generated forget10; for reading only."""
-
-    def made(folder: Path) -> Finished:
-        command = Command(folder, shared_cache, nano_plugin)
-        return command(*command.study("-m", "all", "-b", "tofu-forget10", "--name", "small", "-j", "2", "--json"))
-
-    folder = shared_folder / "small-run"
-    done = made_once(folder, made)
-    assert done.code == 0, done.err
-    return folder / "runs" / "small", done
+    command = command_in(shared_folder / "small-run")
+    done = run_once(command, "-m", "all", "-b", "tofu-forget10", "--name", "small", "-j", "2", "--json")
+    return command.folder / "runs" / "small", done
 
 
 @pytest.fixture(scope="session")
-def text_run(shared_folder: Path, shared_cache: Path, nano_plugin: Path) -> Any:
+def text_run(shared_folder: Path, command_in: Callable[[Path], Command]) -> Any:
     """A finished run of some methods on the two benchmarks of running text, and what it printed; for reading only."""
+    command = command_in(shared_folder / "text-run")
     small = ("chunk_tokens=64", "verbatim_tokens=8", "answer_tokens=4", "prefix_words=8", "response_words=8",
              "released_tokens=60")  # fmt: skip
     settings = [word for value in small for word in ("--set", f"benchmarks.*.{value}")]
     methods = [word for name in ("npo-rt", "task-vector", "whp", "flat-kl") for word in ("-m", name)]
-
-    def made(folder: Path) -> Finished:
-        command = Command(folder, shared_cache, nano_plugin)
-        words = (*methods, "-b", "muse-news", "-b", "hp", *settings, "--name", "text", "-j", "2", "--json")
-        return command(*command.study(*words))
-
-    folder = shared_folder / "text-run"
-    done = made_once(folder, made)
-    assert done.code == 0, done.err
-    return folder / "runs" / "text", done.json
+    done = run_once(command, *methods, "-b", "muse-news", "-b", "hp", *settings, "--name", "text", "-j", "2", "--json")
+    return command.folder / "runs" / "text", done.json

@@ -50,7 +50,7 @@ def is_empty(path: Path) -> bool:
 def _each(paths: Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
     """Yield every source, and whether it lies in a folder of bundles."""
     for path in map(Path, paths):
-        bundles = sorted(path.glob("*.zip")) if path.is_dir() and not (path / "plan.json").exists() else []
+        bundles = sorted(path.glob("*.zip")) if path.is_dir() and not (path / PLAN).exists() else []
         yield from ((bundle, True) for bundle in bundles)
         if not bundles:
             yield path, False

@@ -29,6 +29,16 @@ def git(folder, *words):
     return done.stdout.strip()
 
 
+def clone_of(remote, folder):
+    git(remote.parent, "clone", "-q", str(remote), str(folder))
+    return folder
+
+
+def commit(clone, message):
+    git(clone, "add", "-Af")
+    git(clone, "commit", "-qm", message)
+
+
 def steps(folder, workflow):
     """The commands that a workflow runs, but for those that install or come from elsewhere."""
     content = yaml.safe_load((folder / ".github" / "workflows" / workflow).read_text())
@@ -105,12 +115,10 @@ def test_a_pull_request_is_reviewed_and_what_holds_is_published(bundle, tmp_path
     }
     comments = {}
     for number, (name, content) in enumerate(bundles.items(), 1):
-        clone = tmp_path / f"clone-{name}"
-        git(tmp_path, "clone", "-q", str(remote), clone.name)
+        clone = clone_of(remote, tmp_path / f"clone-{name}")
         git(clone, "checkout", "-qb", name)
         (clone / "submissions" / f"{name}.zip").write_bytes(content)
-        git(clone, "add", "-A")
-        git(clone, "commit", "-qm", name)
+        commit(clone, name)
         code, said = run_steps(clone, "review.yml", BASE="origin/main", NUMBER=str(number))
         comments[name] = (clone / "comment" / "text.md").read_text()
         assert (clone / "comment" / "number").read_text().strip() == str(number)
@@ -126,12 +134,10 @@ def test_a_pull_request_is_reviewed_and_what_holds_is_published(bundle, tmp_path
     assert "❌ `submissions/torn.zip` cannot be read" in comments["torn"]
 
     # A change of what is there, and of other files.
-    clone = tmp_path / "clone-change"
-    git(tmp_path, "clone", "-q", str(remote), clone.name)
+    clone = clone_of(remote, tmp_path / "clone-change")
     (clone / "submissions" / "one.zip").write_bytes(with_another_score(bundle))
     (clone / "review.py").write_text("raise SystemExit(0)")
-    git(clone, "add", "-A")
-    git(clone, "commit", "-qm", "A change")
+    commit(clone, "A change")
     code, said = run_steps(clone, "review.yml", BASE="origin/main", NUMBER="6")
     assert code == 7, said
     told = (clone / "comment" / "text.md").read_text()
@@ -140,12 +146,10 @@ def test_a_pull_request_is_reviewed_and_what_holds_is_published(bundle, tmp_path
 
     # What would be believed without a look, or never be looked at again.
     for path in ("submissions/one.zip.verified.json", "submissions/more/one.zip", "submissions/`x`\n# y.md"):
-        clone = tmp_path / f"clone-{len(path)}"
-        git(tmp_path, "clone", "-q", str(remote), clone.name)
+        clone = clone_of(remote, tmp_path / f"clone-{len(path)}")
         (clone / path).parent.mkdir(exist_ok=True)
         (clone / path).write_bytes(good)
-        git(clone, "add", "-Af")
-        git(clone, "commit", "-qm", "More than a bundle")
+        commit(clone, "More than a bundle")
         code, said = run_steps(clone, "review.yml", BASE="origin/main", NUMBER="7")
         assert code == 7, said
         told = (clone / "comment" / "text.md").read_text()
@@ -153,20 +157,17 @@ def test_a_pull_request_is_reviewed_and_what_holds_is_published(bundle, tmp_path
         assert "\n# y" not in told
 
     # A badge that came in all the same is not believed.
-    clone = tmp_path / "clone-forged"
-    git(tmp_path, "clone", "-q", str(remote), clone.name)
+    clone = clone_of(remote, tmp_path / "clone-forged")
     forged = clone / "submissions" / "forged.zip"
     forged.write_bytes(with_another_score(bundle))
     with zipfile.ZipFile(forged) as archive:
         keys = sorted({name.split("/")[1] for name in archive.namelist() if name.startswith("cells/")})
     said = Badge(bundle_sha256=file_digest(forged), date="2026-01-01", unlearnbench="9", cells=keys)
     badge_path(forged).write_text(said.model_dump_json())
-    git(clone, "add", "-Af")
-    git(clone, "commit", "-qm", "Forged")
+    commit(clone, "Forged")
     git(clone, "push", "-q", "origin", "main")
 
-    clone = tmp_path / "clone-publish"
-    git(tmp_path, "clone", "-q", str(remote), clone.name)
+    clone = clone_of(remote, tmp_path / "clone-publish")
     code, said = run_steps(clone, "publish.yml")
     assert code == 0, said
     pages = (
@@ -184,8 +185,7 @@ def test_a_pull_request_is_reviewed_and_what_holds_is_published(bundle, tmp_path
     git(clone, "rm", "-q", "-r", "submissions")
     (clone / "submissions").mkdir(exist_ok=True)
     (clone / "submissions" / "README.md").write_text("Bundles.")
-    git(clone, "add", "-A")
-    git(clone, "commit", "-qm", "Withdrawn")
+    commit(clone, "Withdrawn")
     git(clone, "push", "-q", "origin", "main")
     code, said = run_steps(clone, "publish.yml")
     assert code == 0, said
