@@ -12,6 +12,7 @@ import time
 from itertools import pairwise
 
 import pytest
+from workload import ROUNDS
 
 from unlearnbench.planning.plan import make_plan
 from unlearnbench.planning.study import check_study
@@ -60,7 +61,7 @@ def test_a_cold_start_is_far_from_importing_torch(benchmark, gate, words):
     ours, plain = [], []
     benchmark.pedantic(lambda: ours.append(timed(process("-m", "unlearnbench", *words))),
                        setup=lambda: plain.append(timed(process("-c", "import torch, transformers, datasets"))),
-                       rounds=4)  # fmt: skip
+                       rounds=ROUNDS)  # fmt: skip
     gate(f"cold start of {words[0]}", statistics.median(p / o for p, o in zip(plain, ours, strict=True)),
          f"`unlearnbench {' '.join(words)}`: {statistics.median(ours):.2f} s", benchmark)  # fmt: skip
 
