@@ -45,7 +45,8 @@ def write_package(
     """Write an installable package for a method, benchmark or attack into ``parent/name``.
 
     Args:
-        form: of a method, ``loss`` (the default), ``weights``, ``wrapper`` or ``prompt``.
+        form: of a method, ``loss`` (the default), ``weights``, ``wrapper`` or ``prompt``; of a benchmark, ``plain``
+            (the default) or ``judged``.
 
     Raises:
         UsageError: the name is not lower-case words joined by hyphens, or the folder exists and is not empty.

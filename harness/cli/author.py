@@ -26,13 +26,14 @@ def _write_package(kind: Literal["method", "benchmark", "attack"], name: str, fo
     say(f"next: pip install -e {Path(folder) / name} && unlearnbench check {name}")
 
 
-KINDS = ("loss", "weights", "wrapper", "prompt")
+METHOD_KINDS = ("loss", "weights", "wrapper", "prompt")
+BENCHMARK_KINDS = ("plain", "judged")
 out_option = click.option("-o", "--out", default=".", metavar="DIR", help="Where the package's folder goes.")
 
 
 @new.command("method")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KINDS), default="loss", show_default=True, help="What the method is.")
+@click.option("--kind", type=click.Choice(METHOD_KINDS), default="loss", show_default=True, help="What the method is.")
 @out_option
 def new_method(name: str, kind: str, out: str) -> None:
     """Write the package of an unlearning method.
@@ -48,10 +49,16 @@ def new_method(name: str, kind: str, out: str) -> None:
 
 @new.command("benchmark")
 @click.argument("name")
+@click.option("--kind", type=click.Choice(BENCHMARK_KINDS), default="plain", show_default=True, help="How it scores.")
 @out_option
-def new_benchmark(name: str, out: str) -> None:
-    """Write the package of a benchmark."""
-    _write_package("benchmark", name, out)
+def new_benchmark(name: str, kind: str, out: str) -> None:
+    """Write the package of a benchmark.
+
+    \b
+    plain   scores from what the model gives
+    judged  scores from what a judge or a classifier says of the model's answers
+    """
+    _write_package("benchmark", name, out, kind)
 
 
 @new.command("attack")

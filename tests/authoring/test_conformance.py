@@ -11,6 +11,7 @@ import pytest
 
 from unlearnbench.authoring.conformance import check, checkable
 from unlearnbench.authoring.scaffold import write_package
+from unlearnbench.cli.author import BENCHMARK_KINDS, METHOD_KINDS
 from unlearnbench.errors import UsageError
 from unlearnbench.plugin.registry import load_plugins
 
@@ -159,7 +160,14 @@ def test_check_prints_every_promise_and_exits_7(command, tmp_path):
     assert command("check", "nothing-like-it").code == 4
 
 
-SLOW = ("benchmark", "attack", "method --kind loss", "method --kind weights", "method --kind wrapper")
+SLOW = (
+    "benchmark",
+    "benchmark --kind judged",
+    "attack",
+    "method --kind loss",
+    "method --kind weights",
+    "method --kind wrapper",
+)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +220,12 @@ def test_a_model_that_looks_ahead_is_found(tmp_path):
     assert "depend on tokens that come later" in found["the model is scored and generates"]
 
 
-@pytest.mark.parametrize("kind", ["loss", "weights", "wrapper", "prompt"])
-def test_a_method_of_each_kind_keeps_what_methods_promise_as_it_is_written(kind, tmp_path):
-    write_package("method", f"my-{kind}", tmp_path, kind)
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [*(("method", kind) for kind in METHOD_KINDS), *(("benchmark", kind) for kind in BENCHMARK_KINDS)],
+)
+def test_what_is_written_keeps_its_promises_as_it_stands(what, kind, tmp_path):
+    write_package(what, f"my-{kind}", tmp_path, kind)
     registry = load_plugins([str(tmp_path / f"my-{kind}" / f"my_{kind}.py")])
     assert broken(f"my-{kind}", registry) == {}
 
