@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -15,6 +16,7 @@ from .capabilities import TriedWay, exact
 from .decoding import Decoding, Request, Sampler, WrittenRows
 from .kv_cache import attends_everywhere, new_cache
 from .memory import in_pieces, lacks_memory
+from .rounding import rounded_otherwise
 from .runtime import Runtime
 
 
@@ -132,22 +134,44 @@ class _Writer:
     def _row_as_alone(self, request: Request, line: Sequence[int]) -> bool:
         ids = (*request.ids, *line)
         where = range(len(request.ids) - 1, len(ids))
+        follows = partial(self._drawn_from, self.sampler) if self.sampler else self._best_of
         logits = self.runtime.logits_alone(self.model, ids, where).float()  # (len(line) + 1, V)
-        if self.sampler:
-            return self._drawn_as_alone(self.sampler, request, line, logits)
-        best = logits.amax(-1)
-        chosen = logits[torch.arange(len(line)), torch.tensor(line, dtype=torch.long)]
-        gaps = (best[: len(line)] - chosen).tolist()
+        if follows(request, line, logits, logits):
+            return True
+        if exact(self.model, self.runtime.device):
+            return False
+        with rounded_otherwise(self.model):
+            otherwise = self.runtime.logits_alone(self.model, ids, where).float()
+        return follows(request, line, logits, otherwise)
+
+    def _best_of(self, request: Request, line: Sequence[int], logits: Tensor, otherwise: Tensor) -> bool:
+        """Whether every token is the argmax of the row alone, up to rounding.
+
+        Args:
+            otherwise: (len(line) + 1, V) its logits with other rounding.
+        """
+        written = torch.tensor(line, dtype=torch.long, device=logits.device)
+        best, first = logits.max(-1)
+        chosen = logits[:-1].gather(1, written[:, None])[:, 0]
+        gaps = (best[:-1] - chosen).tolist()
         if len(line) < request.left:
             gaps.append(float(best[-1] - logits[-1, list(self.ends)].amax()))
-        # Half precision rounds logits to a few parts in a thousand, twice.
-        slack = (1e-4 if exact(self.model, self.runtime.device) else 0.02) * max(1.0, float(best.abs().amax()))
+        scale = max(1.0, float(best.abs().amax()))
+        moved = (otherwise - logits).abs()
+        rounding = max(float(moved.gather(1, some[:, None]).amax()) for some in (first, written) if len(some))
+        # Half precision rounds logits to a few parts in a thousand, twice. A tenth of them is no rounding.
+        least = 1e-4 if exact(self.model, self.runtime.device) else 0.02
+        slack = max(least * scale, min(rounding, 0.1 * scale))
         return not any(gap > slack for gap in gaps)
 
-    def _drawn_as_alone(self, sampler: Sampler, request: Request, line: Sequence[int], logits: Tensor) -> bool:
-        """Whether every drawn token covers its number, up to rounding, in the distribution of the row alone."""
-        slack = 1e-3 if exact(self.model, self.runtime.device) else 0.05
-        cumulative = torch.nn.functional.pad(sampler.cumulative(logits), (1, 0))  # (len(line) + 1, V + 1)
+    def _drawn_from(
+        self, sampler: Sampler, request: Request, line: Sequence[int], logits: Tensor, otherwise: Tensor
+    ) -> bool:
+        """Whether every token covers its number in the distribution of the row alone, up to rounding."""
+        cumulative, moved = (torch.nn.functional.pad(sampler.cumulative(each), (1, 0)) for each in (logits, otherwise))
+        rounding = float((moved - cumulative).abs().amax())  # of (len(line) + 1, V + 1)
+        least = 1e-3 if exact(self.model, self.runtime.device) else 0.05
+        slack = max(least, min(rounding, 0.2))
 
         def covers(place: int, token: int) -> bool:
             low, high = cumulative[place, token : token + 2].tolist()

@@ -8,15 +8,19 @@ import gc
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from unlearnbench.data.encoder import EncodedRow
 from unlearnbench.engine.batch import collate
 from unlearnbench.engine.budgets import Budgets
 from unlearnbench.engine.engine import Engine
 from unlearnbench.engine.logprobs import answer_logprobs
+from unlearnbench.engine.rounding import rounded_otherwise
+from unlearnbench.methods.whp import Contrast
 
 sys.path.insert(0, str(Path(__file__).parent))
 from architectures import ARCHITECTURES, V
@@ -180,8 +184,6 @@ def test_a_row_of_one_token_more_than_there_are_positions_is_scored():
 
 def test_rows_whose_answers_begin_late_are_scored_and_trained():
     """What a model is first tried on must not depend on where answers begin."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     config = LlamaConfig(vocab_size=V, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -210,3 +212,57 @@ def test_a_state_space_model_is_benchmarked_from_folder_to_record(command, tiny_
     ways = {record["identity"]["method"]: record["provenance"]["paths"] for record in done.json["records"]}
     assert sum(ways["npo"]["generation"].values()) == 1
     assert "trees" not in json.dumps(ways["npo"])
+
+
+class Forgetful(Contrast):
+    """A pair whose second model reads the last token alone."""
+
+    def forward(self, input_ids=None, attention_mask=None, past_key_values=None, **inputs):
+        first, second = past_key_values or (None, None)
+        mask = attention_mask if second is None else torch.ones_like(input_ids)
+        logits = self.original(input_ids=input_ids, attention_mask=attention_mask, past_key_values=first).logits.float()
+        preferred = self.reinforced(input_ids=input_ids, attention_mask=mask).logits.float()
+        return SimpleNamespace(
+            logits=logits - self.alpha * torch.relu(preferred - logits), past_key_values=past_key_values
+        )
+
+
+def pair(kind, seed):
+    """Two models that hardly differ, in half precision: their difference, five times taken, is rounding in part."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = LlamaConfig(vocab_size=V, hidden_size=64, intermediate_size=128, num_hidden_layers=4,
+                             num_attention_heads=4, initializer_range=0.2)  # fmt: skip
+        original = LlamaForCausalLM(config).eval().bfloat16()
+        reinforced = copy.deepcopy(original)
+        for weights in reinforced.parameters():
+            weights.data.mul_(1 + 0.01 * torch.randn(weights.shape).bfloat16())
+    return kind(original, reinforced, alpha=5.0)
+
+
+@pytest.mark.parametrize("seed", [3, 5])
+def test_what_makes_much_of_rounding_is_still_generated_in_batches(seed):
+    engine = Engine()
+    engine.generate(pair(Contrast, seed), PROMPTS, 24, [V - 1])
+    assert set(engine.counters.as_dict()["generation"]) == {"rows together"}
+
+
+@pytest.mark.parametrize("seed", [3, 5])
+def test_a_wrong_cache_is_told_from_much_rounding(seed):
+    engine = Engine()
+    engine.generate(pair(Forgetful, seed), PROMPTS, 24, [V - 1])
+    assert set(engine.counters.as_dict()["generation"]) == ANEW
+
+
+def test_rounding_otherwise_leaves_the_model_and_random_numbers_as_they_were():
+    model = pair(Contrast, 0)
+    row = torch.tensor([PROMPTS[-1]])
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        before = model(row).logits
+        with rounded_otherwise(model):
+            moved = model(row).logits
+        after = model(row).logits
+    assert not torch.equal(before, moved)
+    assert torch.equal(before, after)
+    assert torch.equal(state, torch.get_rng_state())
