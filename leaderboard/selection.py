@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from statistics import fmean
 
 import numpy as np
 
@@ -21,7 +20,8 @@ def chosen(rows: Iterable[TableRow], references: References) -> list[TableRow]:
     """One row for each sweep of a method, and every row outside a sweep as it is.
 
     The chosen setting has the best mean over runs of its rule's metric on validation rows (on the reported rows where
-    these are not divided). A setting with a failed run is not chosen unless all have one.
+    these are not divided). A setting with a failed run is not chosen beside one without: while a study runs, the best
+    so far of those measured in most runs stands for its method.
     """
     sweeps: dict[tuple[object, ...], list[TableRow]] = {}
     for number, row in enumerate(rows):
@@ -33,7 +33,7 @@ def chosen(rows: Iterable[TableRow], references: References) -> list[TableRow]:
 
 def _best(settings: Sequence[TableRow], references: References) -> TableRow:
     scored = [row for row in settings if row.record] or settings
-    best = scored[chosen_place([_value(row, references) for row in scored])]
+    best = scored[chosen_place([_values(row, references) for row in scored])]
     records = [cell.record for row in settings for cell in row.cells if cell.record]
     sweep = Sweep(
         tuple(settings),
@@ -45,11 +45,9 @@ def _best(settings: Sequence[TableRow], references: References) -> TableRow:
     return replace(best, sweep=sweep)
 
 
-def _value(row: TableRow, references: References) -> float:
-    """What the rule says of a setting, more being better; NaN where it was not measured in every run."""
-    if row.failures or not row.record:
-        return math.nan
-    return fmean(references.selection_value(cell) for cell in row.cells)
+def _values(row: TableRow, references: References) -> list[float]:
+    """What the rule says of a setting in the runs in which it was measured, more being better."""
+    return [references.selection_value(cell) for cell in row.cells if cell.record]
 
 
 def _area(settings: Sequence[TableRow]) -> Number:

@@ -13,15 +13,16 @@ from .record import Record, read_record
 from .run_folder import RECORD, read_status
 
 
-def chosen_place(values: Sequence[float]) -> int:
-    """Where among its settings a sweep's choice stands: of the highest value, the first of equal ones.
+def chosen_place(values: Sequence[Sequence[float]]) -> int:
+    """Where among its settings a sweep's choice stands: of those measured in most runs, the first of the highest mean.
 
     Args:
-        values: what the rule says of each, more being better; NaN where it is not known. With none known the first is
-            chosen.
+        values: of each setting what the rule says of its runs, more being better; NaN where that is not known. With
+            none known the first is chosen.
     """
-    known = [place for place, value in enumerate(values) if not math.isnan(value)]
-    return max(known, key=lambda place: values[place]) if known else 0
+    known = [[value for value in runs if not math.isnan(value)] for runs in values]
+    most = max(map(len, known))
+    return max(range(len(known)), key=lambda place: fmean(known[place]) if len(known[place]) == most > 0 else -math.inf)
 
 
 def unattackable(cells: Path, spec: CellSpec) -> str:
@@ -43,11 +44,7 @@ def unattackable(cells: Path, spec: CellSpec) -> str:
         record = _record_of(cells / key)
         if record:
             by_setting.setdefault(record.identity.setting, []).append(_value(cells, record))
-    runs = len(spec.rivals) // spec.settings_tried
-    means = {
-        setting: fmean(values) if len(values) == runs else math.nan for setting, values in by_setting.items() if setting
-    }
-    best = list(means)[chosen_place(list(means.values()))]
+    best = list(by_setting)[chosen_place(list(by_setting.values()))]
     return "" if spec.setting == best else f"the sweep chooses {best}"
 
 

@@ -165,6 +165,24 @@ def test_a_setting_that_fails_is_counted_and_never_chosen(cells_with):
     assert len(row.sweep.failed) == 3
 
 
+def test_while_a_study_runs_the_best_setting_so_far_stands_for_its_method(cells_with):
+    """No setting has all its runs: the first one would say nothing of the method."""
+    cells = cells_with(SWEEP)
+    pending = [
+        StoredCell(f"{cell.key}-s1", replace(cell.identity, seed=1), CellStatus.PENDING, "", cell.folder)
+        for cell in cells
+        if cell.identity.setting
+    ]
+    (table,) = tables([*cells, *pending])
+    assert {name: row.setting for name, row in by_method(table).items()} == {"npo": "b", "ga": "b"}
+    assert all(row.place is None for row in table.rows)
+    # Of settings in two runs and in one, one of those in two.
+    fewer = [cell for cell in cells if (cell.identity.method, cell.identity.setting) == ("npo", "c")]
+    again = [replace(cell, key=f"{cell.key}-s1", identity=replace(cell.identity, seed=1)) for cell in fewer]
+    (table,) = tables([*cells, *again, *(cell for cell in pending if cell.identity != again[0].identity)])
+    assert by_method(table)["npo"].setting == "c"
+
+
 def test_handed_in_settings_never_stand_with_those_of_a_sweep(cells_with):
     found = tables(cells_with({**SWEEP, "gd": (0.9, 0.9)}))
     assert sorted((table.closed, sorted(row.method for row in table.rows)) for table in found) == [
