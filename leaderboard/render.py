@@ -43,7 +43,7 @@ from .scatter import scatter
 from .site import Entry, MethodEntry, Part, Site
 from .stability import stability
 from .trust import by_benchmark
-from .verdict import DEARER, answering, fails, hardware, verdict
+from .verdict import DEARER, answering, fails, unlearning_cost, verdict
 
 MATRIX_ROWS = 500
 """Most methods in the overview's matrix; it links to the others."""
@@ -315,7 +315,7 @@ def _environment() -> Environment:
         stability=stability,
         verdict=verdict,
         fails=fails,
-        hardware=hardware,
+        unlearning_cost=unlearning_cost,
         answering=answering,
         dearer=DEARER,
         numbers=NUMBERS,

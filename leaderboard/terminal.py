@@ -19,6 +19,7 @@ from .ranking import ARROWS, Table, tables
 from .robustness import unexpected
 from .rows import TableRow
 from .trust import by_benchmark
+from .verdict import unlearning_time
 
 
 def print_tables(cells: Iterable[StoredCell]) -> None:
@@ -91,8 +92,7 @@ def _cells(row: TableRow, table: Table) -> list[Text]:
         spread = f" ± {written(value.spread)}" if value.spread is not None else ""
         judged = {True: " ✓", False: " ✗", None: ""}[value.passes]
         values.append(plain(f"{written(value.value)}{spread}{judged}"))
-    seconds = row.record.cost.seconds.get("unlearn", 0.0)
-    return [place, name, *values, plain("" if row.reference else f"{seconds:.1f} s")]
+    return [place, name, *values, plain("" if row.reference else unlearning_time(row.record))]
 
 
 def plain(text: str, **style: Any) -> Text:

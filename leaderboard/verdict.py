@@ -13,8 +13,8 @@ from .rows import TableRow
 
 WHOLE = 0.995
 """A share that three decimals and a bar of text do not tell from 1."""
-DEARER = 1.5
-"""The ratio from which answering is said to cost more than the original model's: load on a machine moves it less."""
+DEARER = 1.75
+"""The ratio from which answering is said to cost more than the original model's: load on a machine moved it by 1.6."""
 
 
 def verdict(row: TableRow) -> str:
@@ -63,7 +63,7 @@ def _kept(utility: Number) -> str:
     return f"utility {100 * utility.value:.0f} %"
 
 
-def hardware(record: Record) -> str:
+def _hardware(record: Record) -> str:
     """The device that the cell ran on: a GPU by its name, or the processor."""
     device = str(record.provenance["device"])
     if device != "cpu":
@@ -71,11 +71,25 @@ def hardware(record: Record) -> str:
     return str(record.provenance["machine"].get("processor") or "CPU")
 
 
+def unlearning_time(record: Record) -> str:
+    """How long unlearning took: ``12.3 s``, ``23 min``; on a CPU in processor time."""
+    spent = _spent(record, "unlearn", "unlearn")
+    seconds = 0.0 if math.isnan(spent) else spent
+    if seconds < 600:
+        return f"{seconds:.{0 if seconds >= 100 else 1}f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def unlearning_cost(record: Record) -> str:
+    """How long unlearning took, of what and on what."""
+    of_what = " of processor time" if _on_cpu(record) else ""
+    return f"{unlearning_time(record)}{of_what} on {_hardware(record)[:40]}"
+
+
 def answering(row: TableRow, references: Sequence[TableRow]) -> float | None:
     """How much longer the row's models took to answer than the original models of the same runs and seeds.
 
-    Time of scoring the same answers on a device; on a CPU, which other work may share, processor time of the whole
-    measurement. None where a time is missing.
+    Time of scoring the same answers; on a CPU processor time of the whole measurement. None where a time is missing.
     """
     originals = {
         (cell.folder.parent, cell.identity.seed): _measuring(cell.record)
@@ -93,7 +107,19 @@ def answering(row: TableRow, references: Sequence[TableRow]) -> float | None:
 
 
 def _measuring(record: Record) -> float:
-    """Seconds of work behind the measurement, as far as other work does not lengthen them; NaN where it took none."""
-    on_cpu = record.provenance["device"] == "cpu"
-    seconds = record.cost.cpu_seconds.get("measure") if on_cpu else record.cost.seconds.get("scoring")
+    """Seconds of answering: of scoring the same answers, on a CPU of the whole measurement; NaN where it took none."""
+    return _spent(record, "scoring", "measure")
+
+
+def _on_cpu(record: Record) -> bool:
+    return record.provenance["device"] == "cpu" and bool(record.cost.cpu_seconds)
+
+
+def _spent(record: Record, on_device: str, on_cpu: str) -> float:
+    """Seconds of a stage, as far as other work does not lengthen them; NaN where it took none.
+
+    On a device of its own they are the stage's; on a CPU, which other work may share, the processor's.
+    """
+    cost = record.cost
+    seconds = cost.cpu_seconds.get(on_cpu) if _on_cpu(record) else cost.seconds.get(on_device)
     return seconds or math.nan

@@ -14,7 +14,7 @@ from unlearnbench.leaderboard.pairs import paired, pairs
 from unlearnbench.leaderboard.ranking import tables
 from unlearnbench.leaderboard.samples import kept_words, shown_parts
 from unlearnbench.leaderboard.site import Site
-from unlearnbench.leaderboard.verdict import answering, fails, verdict
+from unlearnbench.leaderboard.verdict import answering, fails, unlearning_cost, verdict
 from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.records.results import Results
 
@@ -58,6 +58,23 @@ def test_a_model_that_answers_through_two_costs_twice_the_original_s_time(cells_
     references = [timed(row, 2.0, load=1.0) for row in table.references]
     assert answering(timed(table.rows[0], 4.0, load=6.0), references) == 2.0
     assert answering(timed(table.rows[0], 4.0, load=6.0), []) is None
+
+
+@pytest.mark.parametrize(
+    ("device", "own", "clock", "words"),
+    [
+        ("cpu", 7.25, 2405.4, "7.2 s of processor time on CPU"),
+        ("cpu", 288.3, 1279.8, "288 s of processor time on CPU"),
+        ("cpu", 1385.0, 2405.4, "23 min of processor time on CPU"),
+        ("NVIDIA H200", 0.1, 9000.0, "2.5 h on NVIDIA H200"),
+    ],
+)
+def test_a_row_says_what_unlearning_took_and_not_what_other_work_added(cells_with, device, own, clock, words):
+    (table,) = tables(cells_with({"npo": (0.6, 0.8)}))
+    record = table.rows[0].record
+    cost = record.cost.model_copy(update={"seconds": {"unlearn": clock}, "cpu_seconds": {"unlearn": own}})
+    provenance = {**record.provenance, "device": device, "machine": {"processor": "CPU"}}
+    assert unlearning_cost(record.model_copy(update={"cost": cost, "provenance": provenance})) == words
 
 
 def test_answering_time_is_held_against_the_original_of_the_same_run(cells_with):

@@ -1,0 +1,42 @@
+"""The leaderboards of real rows in this repository: their bundles recompute, and their pages show what these hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unlearnbench.leaderboard.exchange.spreadsheets import as_csv
+from unlearnbench.leaderboard.publishing import MADE
+from unlearnbench.leaderboard.ranking import tables
+from unlearnbench.results.opening import opened
+from unlearnbench.storage import file_digest
+
+FOLDERS = sorted(path.parent for path in (Path(__file__).parents[2] / "leaderboards").glob("*/*.toml"))
+
+
+def test_there_is_a_leaderboard():
+    assert [folder.name for folder in FOLDERS] == ["smollm2-tofu"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_leaderboard_s_bundle_recomputes(folder, command):
+    done = command("verify", str(folder / f"{folder.name}.zip"), "--no-badge", "--json")
+    assert done.code == 0, done.err
+    assert done.json["faults"] == []
+    assert done.json["cells"]
+    # Rows of the published data set, known by their hashes: nothing of it was generated or made up.
+    assert not [note for note in done.json["notes"] if "unknown" in note or "generated" in note]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_leaderboard_s_pages_show_its_bundle_and_are_whole(folder):
+    made = json.loads((folder / "site" / MADE).read_text())
+    assert {name: file_digest(folder / "site" / name) for name in made} == made
+    with opened([folder / f"{folder.name}.zip"]) as found:
+        shown = tables(found.cells)
+        assert shown
+        assert not any(table.limits.get("data") for table in shown)
+        for table in shown:
+            assert (folder / "site" / "data" / f"{table.benchmark}.csv").read_text() == as_csv(shown)
