@@ -141,8 +141,8 @@ def site_links(app, relative_path, parent, content) -> None:
     links = re.compile(r"\]\((?:docs/)?([\w.-]+\.md)(#[\w-]+)?\)")
     content[0] = links.sub(lambda found: f"]({ROOT_FILES.get(found[1], found[1])}{found[2] or ''})", content[0])
     # Leaderboards are no pages of the site; their pictures are shown.
+    content[0] = re.sub(r"(?<!!)\[([^]]*)\]\(leaderboards/[^)]*\)", r"\1", content[0])
     content[0] = content[0].replace("](leaderboards/", "](../leaderboards/")
-    content[0] = re.sub(r"(?<!!)\[([^]]*)\]\(\.\./leaderboards/[^)]*\)", r"\1", content[0])
     # The notebook is no page of the site but a file to download.
     content[0] = re.sub(r"\[docs/notebook\.ipynb\]\(docs/notebook\.ipynb\)", "{download}`notebook.ipynb`", content[0])
 

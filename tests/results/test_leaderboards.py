@@ -38,5 +38,6 @@ def test_a_leaderboard_s_pages_show_its_bundle_and_are_whole(folder):
         shown = tables([cell for results in found for cell in results.cells])
         assert shown
         assert not any(table.limits.get("data") for table in shown)
-        for table in shown:
-            assert (folder / "site" / "data" / f"{table.benchmark}.csv").read_text() == as_csv(shown)
+        for name in {table.benchmark for table in shown}:
+            mine = [table for table in shown if table.benchmark == name]
+            assert (folder / "site" / "data" / f"{name}.csv").read_text() == as_csv(mine)
