@@ -28,10 +28,11 @@ from .lm_head import LMHead
 from .memory import lacks_memory
 from .numerics import attention_dtype, logits_at, states_at, token_logprobs_of, whole_logits
 from .process_group import is_sharded, summed
+from .rounding import rounded_otherwise
 
 # Nats of a token's log-probability that are rounding: in full precision at most, for tokens of ordinary likelihood, and
-# in half precision on average, where the device itself does not differ by more between a batch of one and of two.
-EXACT, HALF = 1e-3, 0.02
+# in half precision on average, where the model itself is not found to be moved by more. A tenth is no rounding.
+EXACT, HALF, NO_ROUNDING = 1e-3, 0.02, 0.1
 
 
 class Runtime:
@@ -155,16 +156,27 @@ class Runtime:
         known = torch.isfinite(expected)
         if exact(model, self.device):
             return bool((apart <= EXACT * (expected.abs() / 10).clamp(min=1))[known].all())
-        noise = self._noise(model, row, expected)
-        return not bool(known.all()) or float(apart.mean()) <= max(HALF, 3 * noise)
+        mean = float(apart.mean())
+        # Processes that share a model run the same passes, whatever each of them found.
+        if mean <= HALF and not self.capabilities(model).sharded:
+            return True
+        return not bool(known.all()) or mean <= max(HALF, self._noise(model, row, expected))
 
     def _noise(self, model: Any, row: EncodedRow, expected: Tensor) -> float:
-        """How far this device's own rounding moves a row's log-probabilities where it is computed beside itself."""
+        """How far rounding may move a row's log-probabilities on average, in nats a token.
+
+        Measured where the row is computed beside itself, which a GPU does by other kernels, and where every layer
+        rounds otherwise: on a CPU two equal rows round alike, and rows of other lengths do not.
+        """
         able = self.capabilities(model)
         twice = collate([row, row], self.device)
         inputs, where = able.reading(twice)
-        found = token_logprobs_of(logits_at(model, inputs, where, able.narrows), twice.answers)
-        return float((found[: len(expected)].double() - expected).abs().mean())
+        beside = token_logprobs_of(logits_at(model, inputs, where, able.narrows), twice.answers)[: len(expected)]
+        with rounded_otherwise(model):
+            otherwise = self.logprobs_alone(model, row)
+        moved = [float((found.double() - expected).abs().mean()) for found in (beside, otherwise)]
+        most = NO_ROUNDING * max(1.0, float(expected.abs().mean()))
+        return max(3 * moved[0], min(2 * moved[1], most))
 
 
 # -- the output head --------------------------------------------------------------------------------------------------

@@ -166,6 +166,19 @@ def test_rounding_is_told_from_a_way_that_does_not_suit(name, fits, dtype):
     assert able.padded.fits
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_rows_that_half_precision_rounds_apart_are_still_scored_together(seed):
+    """A CPU rounds two equal rows alike, and a padded row otherwise: by more than a fixed few hundredths of a nat."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = LlamaConfig(vocab_size=V, hidden_size=64, intermediate_size=128, num_hidden_layers=8,
+                             num_attention_heads=4, initializer_range=0.3)  # fmt: skip
+        model = LlamaForCausalLM(config).eval().bfloat16()
+    engine = Engine()
+    engine.token_logprobs(model, [*FAMILY, *UNLIKE])
+    assert set(engine.counters.as_dict()["forward passes"]) == {"trees", "padded rows"}
+
+
 def test_a_row_of_one_token_more_than_there_are_positions_is_scored():
     """Its last token predicts nothing; rolling windows of lm-eval are as long."""
     from transformers import GPT2Config, GPT2LMHeadModel
