@@ -106,7 +106,8 @@ def _labels(shown: Sequence[Table]) -> list[str]:
 
 
 def _tables_of(members: Sequence[StoredCell]) -> list[Table]:
-    references, attacks, cells = References(members), Attacks(members), unattacked(members)
+    references, attacks = References(members), Attacks(members)
+    cells = [cell for cell in unattacked(members) if not cell.left_out]
     # Records with other metrics, from another version of the benchmark, get a table of their own.
     known = {c.key: (c.record.comparability.sha256, tuple(sorted(c.record.scores))) for c in cells if c.record}
     keys = list(dict.fromkeys(known.values()))

@@ -78,5 +78,5 @@ def unattacked(cells: Iterable[StoredCell]) -> list[StoredCell]:
 
 def unexpected(cell: StoredCell) -> bool:
     """Whether a cell without a record is news: not yet to be run, nor an attack that a sweep left out."""
-    left_out = cell.identity.attack and cell.status == CellStatus.NOT_APPLICABLE
-    return not left_out and cell.status != CellStatus.PENDING
+    not_attacked = cell.identity.attack and cell.status == CellStatus.NOT_APPLICABLE
+    return not (not_attacked or cell.left_out or cell.status == CellStatus.PENDING)

@@ -42,6 +42,7 @@ class Sweep:
         rows: a row for each setting, the chosen one among them; settings without a score too.
         rule: the metric by which it was chosen.
         on_validation: whether it was chosen on validation rows, which the reported rows do not contain.
+        in_first_run: whether the settings were tried in the first run alone, and the others have the chosen one.
         seconds: time of unlearning, of all settings together.
         area: the area under the trade-off curve of all settings.
     """
@@ -49,6 +50,7 @@ class Sweep:
     rows: tuple[TableRow, ...]
     rule: str
     on_validation: bool
+    in_first_run: bool
     seconds: float
     area: Number
 

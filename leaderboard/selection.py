@@ -39,6 +39,7 @@ def _best(settings: Sequence[TableRow], references: References) -> TableRow:
         tuple(settings),
         records[0].selection if records else "",
         bool(records) and bool(records[0].validation),
+        any(len(row.cells) < len(best.cells) for row in settings),
         sum(record.cost.seconds.get("unlearn", 0.0) for record in records),
         _area(settings),
     )

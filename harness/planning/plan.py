@@ -116,6 +116,7 @@ class _Planner:
         self._models: dict[str, PlannedModel] = {}
         self._attacks: dict[str, PlannedAttack] = {}
         self._settings: dict[str, list[dict[str, Value]]] = {}
+        self._tried: dict[tuple[str, str, str], tuple[str, ...]] = {}
         refuse_unequal(
             {method.spec.name: len(self.settings(method)) for method in self.methods if not method.spec.reference}
         )
@@ -137,9 +138,28 @@ class _Planner:
         for component in self.methods:
             if component.qualified in {f"unlearnbench/{role}" for role in ROLES}:
                 continue
-            for setting in self.settings(component):
-                for repeat in self.study.repeats:
-                    yield self._cell(shared, component, models, cells, setting, repeat)
+            yield from self._runs(shared, component, models, cells)
+
+    def _runs(
+        self,
+        shared: Mapping[str, Any],
+        component: Component[MethodSpec],
+        models: Mapping[Role, str],
+        references: Mapping[Role, str],
+    ) -> Iterator[Node]:
+        """The cells of a method on one benchmark × model × seed: a cell for each setting and run of unlearning."""
+        settings, repeats = self.settings(component), self.study.repeats
+        if self.study.sweep.runs == "all" or len(settings) == 1:
+            for setting in settings:
+                for repeat in repeats:
+                    yield self._cell(shared, component, models, references, setting, repeat)
+            return
+        group = component.qualified, shared["benchmark"].qualified, shared["model"].spec.name
+        for repeat in repeats:
+            rivals = self._tried.get(group, ())
+            nodes = [self._cell(shared, component, models, references, each, repeat, rivals) for each in settings]
+            self._tried.setdefault(group, tuple(node.key for node in nodes))
+            yield from nodes
 
     def with_attacks(self, plain: Iterable[Node]) -> Iterator[Node]:
         """The nodes of one benchmark × model over all seeds, with those that attack a method's cells right after them.
@@ -175,7 +195,7 @@ class _Planner:
         group: Sequence[CellSpec],
     ) -> Node:
         """The node that attacks a cell; its scores compare with those of the reference models under the same attack."""
-        rivals = tuple(rival.key for rival in group) if cell.setting else ()
+        rivals = cell.rivals or tuple(rival.key for rival in group if not rival.rivals) if cell.setting else ()
         fields = {name: getattr(cell, name) for name in CellSpec.model_fields}
         spec = CellSpec(
             **fields
@@ -299,8 +319,13 @@ class _Planner:
         references: Mapping[Role, str],
         setting: Mapping[str, Value] | None = None,
         repeat: int = 0,
+        rivals: tuple[str, ...] = (),
     ) -> Node:
-        """The node of a method; it needs the cells in ``references`` measured first."""
+        """The node of a method; it needs the cells in ``references`` measured first.
+
+        Args:
+            rivals: cells among which the rule chooses before this one is run, and only where it chooses its setting.
+        """
         method = self._method(component, shared["model"].spec, setting or {})
         spec = CellSpec(
             **{**shared, "plugins": {**shared["plugins"], "method": component.plugin}},
@@ -314,10 +339,11 @@ class _Planner:
             selection=self.study.tables.selection.metric,
             settings_tried=len(self.settings(component)),
             split=shared["benchmark"].split if self.study.divides_rows else None,
+            rivals=rivals,
             # A reference model lies in the cache.
             leaves_model=bool(self.attacks) and not method.reference,
         )
-        return Node(spec, (spec.start, *references.values()))
+        return Node(spec, (spec.start, *references.values()), rivals)
 
     def _method(
         self, component: Component[MethodSpec], model: ModelSpec, setting: Mapping[str, Value]

@@ -50,6 +50,9 @@ class Sweep(Strict):
     search: Literal["grid", "random", "quasi-random"] = Field(default="grid", description="how settings are chosen")
     settings: int = Field(default=0, ge=0, description="settings of each method; 0 takes the whole grid")
     seed: int = Field(default=0, ge=0, description="of random and quasi-random searches")
+    runs: Literal["all", "first"] = Field(
+        default="all", description="runs in which every setting is tried; the others then have the chosen one alone"
+    )
     methods: dict[str, dict[str, Any]] = {}
 
 

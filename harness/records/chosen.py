@@ -1,4 +1,4 @@
-"""The setting that a sweep chooses, and which cells an attack is run on: of a sweep those of that setting."""
+"""The setting that a sweep chooses, and which planned cells are run for that setting alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import fmean
 from ..domain import CellStatus
 from .node_spec import CellSpec
 from .record import Record, read_record
-from .run_folder import RECORD, read_status
+from .run_folder import LEFT_OUT, RECORD, read_status
 
 
 def chosen_place(values: Sequence[Sequence[float]]) -> int:
@@ -25,8 +25,10 @@ def chosen_place(values: Sequence[Sequence[float]]) -> int:
     return max(range(len(known)), key=lambda place: fmean(known[place]) if len(known[place]) == most > 0 else -math.inf)
 
 
-def unattackable(cells: Path, spec: CellSpec) -> str:
-    """Why a planned attack is not run, once the cells without it have ended; empty where it is.
+def left_out(cells: Path, spec: CellSpec) -> str:
+    """Why a planned cell is not run, once those that it comes after have ended; empty where it is.
+
+    An attack needs the cell that it attacks; where a sweep chooses, other settings are not attacked or run again.
 
     Args:
         cells: the folder of the cells' folders.
@@ -34,18 +36,23 @@ def unattackable(cells: Path, spec: CellSpec) -> str:
     Raises:
         RecordError: a record is damaged.
     """
-    status = read_status(cells / spec.plain)
-    if status is None or status.status != CellStatus.DONE:
-        return f"the cell without the attack ended as {status.status if status else CellStatus.PENDING}"
-    if not spec.rivals:
-        return ""
     by_setting: dict[str, list[float]] = {}
     for key in spec.rivals:
         record = _record_of(cells / key)
         if record:
             by_setting.setdefault(record.identity.setting, []).append(_value(cells, record))
-    best = list(by_setting)[chosen_place(list(by_setting.values()))]
-    return "" if spec.setting == best else f"the sweep chooses {best}"
+    if by_setting:
+        best = list(by_setting)[chosen_place(list(by_setting.values()))]
+        if spec.setting != best:
+            return f"{LEFT_OUT}{best}"
+    elif spec.rivals:
+        return "no setting of the sweep was measured"
+    if spec.attack is None:
+        return ""
+    status = read_status(cells / spec.plain)
+    if status is None or status.status != CellStatus.DONE:
+        return f"the cell without the attack ended as {status.status if status else CellStatus.PENDING}"
+    return ""
 
 
 def _record_of(folder: Path) -> Record | None:

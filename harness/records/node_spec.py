@@ -376,7 +376,8 @@ class CellSpec(NodeSpec):
         split: how rows are divided into validation and reported rows; None where all are reported.
         attack: what is done to the unlearned model, or to how it is asked, before it is measured; None for nothing.
         plain: the key of the cell without the attack.
-        rivals: of an attack in a sweep, the keys of all cells among which the rule chooses; others are not attacked.
+        rivals: of a sweep, the keys of all cells among which the rule chooses, where the cell is run only if it has the
+            chosen setting: attacks, and runs after the first of a sweep that tries its settings there alone.
         leaves_model: whether the cell leaves its weights for the cells that attack it.
     """
 
@@ -427,16 +428,14 @@ class CellSpec(NodeSpec):
             "setting": [self.setting, self.selection] if self.setting else "",
             "split": self.split and vars(self.split),
             **self._attack_facts(),
+            **({"rivals": [key.rpartition("--")[2] for key in self.rivals]} if self.attack or self.rivals else {}),
         }
 
     def _attack_facts(self) -> dict[str, Any]:
         if self.attack is None:
             return {}
         attack = self.attack
-        return {
-            "attack": [attack.qualified, attack.source, attack.values, attack.fixed, vars(attack.requires)],
-            "rivals": [key.rpartition("--")[2] for key in self.rivals],
-        }
+        return {"attack": [attack.qualified, attack.source, attack.values, attack.fixed, vars(attack.requires)]}
 
 
 AnySpec = Annotated[ReferenceSpec | CellSpec, Field(discriminator="kind")]

@@ -22,6 +22,8 @@ STATUS = "status.json"
 RECORD = "record.json"
 LEFT = "left"
 """The folder of the weights that a cell leaves for those that attack it, and that these have not yet used."""
+LEFT_OUT = "the sweep chooses "
+"""How the reason begins for which a cell with another setting is not run."""
 
 
 class StoredNode(BaseModel):
@@ -87,6 +89,11 @@ class StoredCell:
     reason: str
     folder: Path
     record: Record | None = None
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the cell was not run because a sweep chose another setting."""
+        return self.status == CellStatus.NOT_APPLICABLE and self.reason.startswith(LEFT_OUT)
 
     @property
     def ending(self) -> str:

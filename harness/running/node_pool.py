@@ -16,7 +16,7 @@ from ..data.model_folder import REFERENCE, prepared_folder
 from ..domain import CellStatus
 from ..errors import RecordError, StorageError
 from ..planning.nodes import Node
-from ..records.chosen import unattackable
+from ..records.chosen import left_out
 from ..records.node_spec import CellSpec, ReferenceSpec, RunSettings, read_spec, write_spec
 from ..records.run_folder import LEFT, NodeStatus, read_status
 from .attempts import Attempts, conclude
@@ -229,11 +229,11 @@ class NodePool:
         return Outcome(node, status, reason, exit_code=cause.exit_code)
 
     def _left_out(self, node: Node) -> Outcome | None:
-        """The outcome of an attack that is not run; None of a node that is."""
-        if not isinstance(node.spec, CellSpec) or node.spec.attack is None:
+        """The outcome of a cell that is not run, by what came before it; None of a node that is."""
+        if not isinstance(node.spec, CellSpec):
             return None
         try:
-            reason = unattackable(self._run / node.spec.folder, node.spec)
+            reason = left_out(self._run / node.spec.folder, node.spec)
         except RecordError as error:
             return Outcome(node, CellStatus.FAILED, str(error))
         return Outcome(node, CellStatus.NOT_APPLICABLE, reason) if reason else None

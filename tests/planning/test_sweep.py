@@ -83,6 +83,33 @@ def test_a_setting_changes_the_key_of_its_cell_alone():
     assert {node.key for node in before.nodes} < {node.key for node in after.nodes}
 
 
+SEEDS = {"reference": 3, "unlearning": 2}
+THREE_RATES = {"methods": {"*": {"learning_rate": [1e-4, 1e-3, 1e-2]}}}
+
+
+def test_settings_may_be_tried_in_the_first_run_alone():
+    """Cells of other runs come after all of the first run's, which choose; each method's own."""
+    planned = plan({**THREE_RATES, "runs": "first"}, seeds=SEEDS)
+    order = [node.key for node in planned.nodes]
+    for method in ("ga", "npo"):
+        cells = [node for node in planned.cells if node.id.method == method]
+        first = tuple(node.key for node in cells if (node.id.seed, node.id.repeat) == (0, 0))
+        assert len(first) == 3
+        for node in cells:
+            expected = () if node.key in first else first
+            assert node.spec.rivals == node.after == expected
+            assert all(order.index(key) < order.index(node.key) for key in expected)
+    assert {node.key for node in plan(THREE_RATES, seeds=[0]).nodes} < set(order), "the first run's results are used again"
+
+
+def test_attacks_follow_the_first_run_too_however_many_runs_there_are():
+    few, many = (plan({**THREE_RATES, "runs": "first"}, seeds=seeds, attacks=["quantise"]) for seeds in ([0], SEEDS))
+    assert {node.key for node in few.nodes} < {node.key for node in many.nodes}
+    every = plan(THREE_RATES, seeds=SEEDS, attacks=["quantise"])
+    assert {len(node.spec.rivals) for node in many.cells if node.id.attack and node.id.setting} == {3}
+    assert {len(node.spec.rivals) for node in every.cells if node.id.attack and node.id.setting} == {3 * 6}
+
+
 def test_rows_are_divided_in_a_sweep_and_where_asked_for():
     sweep = {"methods": {"*": {"learning_rate": [1e-4, 1e-3]}}}
     for arguments, divided in (

@@ -82,6 +82,41 @@ def test_a_sweep_is_compared_setting_by_setting_and_by_the_mean_of_its_runs(swep
     assert all(mean["metrics"]["score"]["difference"] in (0, None) for mean in done.json["means"])
 
 
+def test_settings_tried_in_the_first_run_alone_choose_for_the_others(command):
+    """Other settings have no cells in later runs, which is no failure; attacks are run on the chosen one alone."""
+    words = command.study("-m", "ga", "-b", "tofu-forget10", *LONGER, "--attack", "quantise", "--name", "first",
+                          "--set", "sweep.methods.*.learning_rate=[1e-3, 3e-3, 1e-2]", "--set", "sweep.runs=first",
+                          "--set", "study.seeds={reference = 2, unlearning = 2}")  # fmt: skip
+    done = command(*words, "--json")
+    assert done.code == 0, done.err
+    runs = {}
+    for cell in done.json["cells"]:
+        if cell["method"] == "ga":
+            runs.setdefault((cell["seed"], cell["repeat"], cell["attack"]), []).append(cell)
+    assert {cell["status"] for cell in runs.pop((0, 0, ""))} == {"done"}
+    assert len(runs) == 3 + 4
+    chosen = {cell["setting"] for cells in runs.values() for cell in cells if cell["status"] == "done"}
+    assert len(chosen) == 1
+    for cells in runs.values():
+        assert sorted(cell["status"] for cell in cells) == ["done", "not-applicable", "not-applicable"]
+        assert {cell["reason"] for cell in cells} == {"", f"the sweep chooses {next(iter(chosen))}"}
+    site = command.folder / "runs/first/site"
+    page = (site / "b" / "tofu-forget10.html").read_text()
+    assert "settings were tried in the first run, and the chosen one alone in the others" in page
+    assert "failed</small>" not in page
+    assert "not-applicable" not in page
+    (line,) = [line for line in csv.DictReader(io.StringIO((site / "data/tofu-forget10-places.csv").read_text()))
+               if line["method"] == "ga"]  # fmt: skip
+    assert {line["setting"]} == chosen
+    assert (line["settings_tried"], line["settings_failed"]) == ("3", "0")
+    again = command(*words, "--json")
+    assert again.err.count("done (kept)") == 2 * 2 + 2 * 2 + 3 + 3 + 2 * 2 + 4, "models, cells, and attacks"
+    given = ("--contact", "a", "--licence", "b", "--budget", "c", "--selection", "d")
+    assert command("bundle", "runs/first", "-o", "first.zip", *given).code == 0
+    verified = command("verify", "first.zip", "--plugin", str(command.nano), "--json")
+    assert verified.code == 0, verified.err
+
+
 def test_settings_that_diverge_are_counted_and_another_stands_for_the_method(command):
     words = command.study("-m", "ga", "-b", "tofu-forget05", "--name", "far",
                           "--set", "sweep.methods.*.learning_rate=[1e-3, 1e30]")  # fmt: skip
