@@ -7,6 +7,7 @@ from .api import open_results as open_results
 from .api import plan as plan
 from .api import render as render
 from .api import run as run
+from .api import take_finished as take_finished
 from .api import verify as verify
 from .contracts import Attack as Attack
 from .contracts import Attackable as Attackable

@@ -28,6 +28,7 @@ from .records.meta_evaluation import MetaEvaluation, write_meta_evaluation
 from .records.results import Reporter, ResultSet
 from .records.run_folder import place_of_run
 from .results.opening import is_empty, opened
+from .results.resumption import Resumption, resume_from
 from .results.verification import Verification, held
 from .results.verification import verify as verify_results
 from .running.session import RunOutcome, placed, run_plan
@@ -128,6 +129,27 @@ def run(
         registry.manager.register(TrackerObserver(tracker, folder), f"tracker {tracker}")
     outcome: RunOutcome = run_plan(folder, made, registry, not progress, detach, follow)
     return Run(folder, made.study.edition, outcome.exit_code, outcome.to_mend, outcome.waiting)
+
+
+def take_finished(
+    study: Study | Plan, source: Source, out: Source | None = None, registry: Registry | None = None
+) -> Resumption:
+    """Put into a study's run folder the finished cells that a bundle or another run folder has of it.
+
+    Run the study then: what was taken is not run again, and no reference model is made for it.
+
+    Args:
+        out: the run folder; ``runs/<name of the study>`` by default.
+
+    Raises:
+        UnknownName, UsageError, DataError, ModelError, NothingSelected: what of the study cannot be used.
+        RecordError, BundleError: the source cannot be read.
+        StorageError: the disk refused a write.
+    """
+    made = study if isinstance(study, Plan) else None
+    registry = registry or load_plugins((made.study if made else study).plugins)  # type: ignore[union-attr]
+    made = made or plan(study, registry)  # type: ignore[arg-type]
+    return resume_from(Path(source), place_of_run(made.study.name, out), made, registry)
 
 
 def open_results(*sources: Source, edition: str = "", lenient: bool = False) -> ResultSet:

@@ -74,6 +74,13 @@ run_options = _all_of(
     click.option("--memory-limit", type=float, help="GiB of memory a cell may use."),
     click.option("--device", help="cpu, cuda, cuda:1, …"),
     executor_option,
+    click.option(
+        "--from",
+        "sources",
+        metavar="PATH",
+        multiple=True,
+        help="Go on from a bundle or run folder: cells of this study that are finished there are taken.",
+    ),
     click.option("--detach", is_flag=True, help="Submit to a cluster and return; run again to follow."),
     click.option("--follow", metavar="CELL", help="Show the log of a cell as it is written, e.g. npo--tofu-forget05."),
     click.option("--tracker", metavar="NAME", help="Keep cells in trackio, wandb or mlflow, offline."),

@@ -32,7 +32,7 @@ def plan(as_json: bool, **options: Any) -> None:
     """
     from .. import api
     from ..records.run_folder import cache_folder, place_of_run
-    from ..running.run_store import finished
+    from ..running.run_store import kept
     from ..running.session import executor_of
     from ..running.works import as_works, described
 
@@ -40,7 +40,8 @@ def plan(as_json: bool, **options: Any) -> None:
     registry = registry_of(study.plugins)
     made = api.plan(study, registry)
     run, cache = place_of_run(study.name, options["out"]), cache_folder()
-    done = [finished(run, node, cache) is not None for node in made.nodes]
+    settled = kept(run, made.nodes, cache)
+    done = [node.key in settled for node in made.nodes]
     (_print_plan_json if as_json else _print_plan)(made, done)
     executor = executor_of(study, registry)
     works = as_works(made, [node for node, is_done in zip(made.nodes, done, strict=True) if not is_done], {})
@@ -128,8 +129,14 @@ def _run(study: Study, options: dict[str, Any], as_json: bool, strict: bool) -> 
     if strict and registry.broken:
         broken = registry.broken[0]
         raise PluginError(broken.name, f"does not load: {broken.error}")
+    made = api.plan(study, registry)
+    for source in options["sources"]:
+        found = api.take_finished(made, source, options["out"], registry)
+        say(f"{source}: {found.taken} of {found.finished} finished cells are taken", file=sys.stderr)
+        for line in found.refused:
+            say(f"warning: {line}", file=sys.stderr)
     ran = api.run(
-        study,
+        made,
         options["out"],
         registry,
         detach=options["detach"],

@@ -13,7 +13,7 @@ from ..records.node_spec import CellSpec
 from ..records.run_folder import cache_folder, read_status
 from .attempts import Attempts, attempts_at, conclude, remove_orphans
 from .executor import Executor, Ticket, TicketState
-from .run_store import Outcome, finished, folder_of, whole_status, write_status
+from .run_store import Outcome, finished, folder_of, kept, whole_status, write_status
 from .works import as_works, keys_of
 
 POLL = 1.0
@@ -64,11 +64,9 @@ class Follower:
             StorageError: the disk refused a write.
         """
         cache = cache_folder()
-        for node in self.plan.nodes:
-            stored = finished(self.run, node, cache)
-            if stored:
-                self._forget_failure(node)
-                self._conclude(stored)
+        for stored in kept(self.run, self.plan.nodes, cache).values():
+            self._forget_failure(stored.node)
+            self._conclude(stored)
         for work, ticket in self.executor.find(self.run).items():
             keys = {key for key in keys_of(self.run, work) if key in self._nodes and key not in self.outcomes}
             if keys:

@@ -8,7 +8,7 @@ While a node runs it writes into a folder of its own, which becomes ``cells/<key
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +126,18 @@ def write_status(attempt: Path, outcome: Outcome) -> None:
         seconds=round(outcome.seconds, 3),
     )
     write_sealed(attempt / STATUS, status.model_dump(mode="json"))
+
+
+def kept(run: Path, nodes: Sequence[Node], cache: Path) -> dict[str, Outcome]:
+    """The stored outcomes of a plan's nodes, by key.
+
+    A reference model that is gone is not made again for cells that have all been measured.
+    """
+    found = {node.key: outcome for node in nodes if (outcome := finished(run, node, cache))}
+    cells = [node.spec for node in nodes if isinstance(node.spec, CellSpec) and node.key not in found]
+    wanted = {key for cell in cells for key in cell.models.values()}
+    unneeded = [node for node in nodes if not isinstance(node.spec, CellSpec) and node.key not in {*found, *wanted}]
+    return {**found, **{node.key: Outcome(node, CellStatus.DONE, cached=True) for node in unneeded}}
 
 
 def finished(run: Path, node: Node, cache: Path, folder: Path | None = None) -> Outcome | None:

@@ -99,7 +99,8 @@ def test_settings_may_be_tried_in_the_first_run_alone():
             expected = () if node.key in first else first
             assert node.spec.rivals == node.after == expected
             assert all(order.index(key) < order.index(node.key) for key in expected)
-    assert {node.key for node in plan(THREE_RATES, seeds=[0]).nodes} < set(order), "the first run's results are used again"
+    once = plan(THREE_RATES, seeds=[0])
+    assert {node.key for node in once.nodes} < set(order), "the first run's results are used again"
 
 
 def test_attacks_follow_the_first_run_too_however_many_runs_there_are():
