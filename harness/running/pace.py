@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ..planning.estimates import estimated
 from ..planning.nodes import Node, Plan
+from ..records.node_spec import CellSpec
 from .run_store import Outcome
 
 
@@ -14,8 +15,8 @@ class Pace:
     """What is left of a run.
 
     A node weighs what the plan estimates, or as much as the others where it cannot tell. What nodes of a kind took,
-    beside what they weigh, corrects the rest of that kind: a plan's estimates are of a GPU, and most attacks that a
-    sweep plans end at once, because their setting was not chosen.
+    beside what they weigh, corrects the rest of that kind: a plan's estimates are of a GPU, and most attacks and later
+    runs that a sweep plans end at once, because their setting was not chosen.
     """
 
     def __init__(self, plan: Plan, now: float) -> None:
@@ -60,9 +61,11 @@ class Pace:
 
 
 def _kind(node: Node) -> str:
-    """What nodes share that take alike: reference models, cells, and the cells of each attack."""
-    attack = node.id.attack
-    return f"attack {attack}" if attack else node.kind
+    """What nodes share that take alike: reference models, cells, runs of a chosen setting, and each attack."""
+    if node.id.attack:
+        return f"attack {node.id.attack}"
+    is_chosen = isinstance(node.spec, CellSpec) and node.spec.rivals
+    return "run of a chosen setting" if is_chosen else node.kind
 
 
 def in_words(seconds: float) -> str:

@@ -13,6 +13,9 @@ import pytest
 from unlearnbench import Context, Engine, Example
 from unlearnbench.domain import CellStatus
 from unlearnbench.errors import UsageError
+from unlearnbench.planning.plan import make_plan
+from unlearnbench.planning.study import check_study
+from unlearnbench.plugin.registry import load_plugins
 from unlearnbench.running import pace as pace_module
 from unlearnbench.running import progress as progress_module
 from unlearnbench.running.pace import Pace
@@ -203,3 +206,26 @@ def test_a_terminal_has_a_bar_with_what_runs(command):
     assert "stage: unlearn" in text
     assert re.search(r"step \d+ of \d+, epoch \d of \d: loss", text)
     assert "left" in text
+
+
+def test_runs_that_a_sweep_may_leave_out_are_told_from_those_that_are_run():
+    """Two of three end at once: they say nothing of how long a whole cell takes."""
+    registry = load_plugins()
+    tables = {
+        "study": {"methods": ["ga", "npo"], "benchmarks": ["tofu-forget05"], "models": ["tiny"],
+                  "seeds": {"reference": 2, "unlearning": 1}},
+        "data": {"source": "generated", "scale": "quick"},
+        "sweep": {"runs": "first", "methods": {"*": {"learning_rate": [1e-4, 1e-3, 1e-2]}}},
+    }  # fmt: skip
+    plan = make_plan(check_study(tables), registry)
+    pace = Pace(plan, 0.0)
+    spent = 0.0
+    for node in plan.nodes:
+        if node.id.method == "npo" and node.kind == "cell":
+            continue
+        is_left_out = node.kind == "cell" and node.spec.rivals and node.id.setting != "learning_rate=0.001"
+        seconds = 0.0 if is_left_out else 90.0 if node.kind == "cell" else 10.0
+        pace.ended(ended(node, seconds))
+        spent += seconds
+    # Three whole cells of npo's first run, and one of the three after them.
+    assert pace.left(spent, {}) == pytest.approx(3 * 90 + 90)
