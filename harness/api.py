@@ -70,6 +70,14 @@ def plan(study: Study, registry: Registry | None = None) -> Plan:
     return make_plan(placed(study, registry), registry)
 
 
+def _planned(study: Study | Plan, registry: Registry | None) -> tuple[Plan, Registry]:
+    """The plan of a study, and the plugins of which it is."""
+    if isinstance(study, Plan):
+        return study, registry or load_plugins(study.study.plugins)
+    registry = registry or load_plugins(study.plugins)
+    return plan(study, registry), registry
+
+
 @dataclass(frozen=True)
 class Run:
     """A study that was run.
@@ -121,9 +129,7 @@ def run(
         UnknownName, UsageError, DataError, ModelError, NothingSelected: what of the study cannot be used.
         StorageError: the disk refused a write.
     """
-    made = study if isinstance(study, Plan) else None
-    registry = registry or load_plugins((made.study if made else study).plugins)  # type: ignore[union-attr]
-    made = made or plan(study, registry)  # type: ignore[arg-type]
+    made, registry = _planned(study, registry)
     folder = place_of_run(made.study.name, out)
     if tracker:
         registry.manager.register(TrackerObserver(tracker, folder), f"tracker {tracker}")
@@ -146,9 +152,7 @@ def take_finished(
         RecordError, BundleError: the source cannot be read.
         StorageError: the disk refused a write.
     """
-    made = study if isinstance(study, Plan) else None
-    registry = registry or load_plugins((made.study if made else study).plugins)  # type: ignore[union-attr]
-    made = made or plan(study, registry)  # type: ignore[arg-type]
+    made, registry = _planned(study, registry)
     return resume_from(Path(source), place_of_run(made.study.name, out), made, registry)
 
 

@@ -10,14 +10,15 @@ from ..domain import CellStatus
 from ..errors import HarnessError
 from ..planning.nodes import Node, Plan
 from ..plugin.registry import Registry
+from ..records.chosen import left_out
 from ..records.code_digest import modules_digest
-from ..records.node_spec import SPEC, write_spec
+from ..records.node_spec import SPEC, CellSpec, write_spec
 from ..records.recomputation import benchmark_of, differences, rescored
 from ..records.record import SAMPLES
 from ..records.results import Results
-from ..records.run_folder import RECORD, STATUS, FinishedCell, NodeStatus, cache_folder
+from ..records.run_folder import LEFT_OUT, RECORD, STATUS, FinishedCell, NodeStatus, cache_folder
 from ..running.attempts import Attempts, conclude
-from ..running.run_store import finished, folder_of, locked, write_plan
+from ..running.run_store import Outcome, finished, folder_of, locked, whole_status, write_plan, write_status
 from ..storage import file_digest, write_sealed
 from .opening import opened
 
@@ -63,6 +64,9 @@ def resume_from(source: Path, run: Path, plan: Plan, registry: Registry) -> Resu
             attempts.retire(node)
             _copy(cell, node, attempts.new(node), run, registry)
             taken += 1
+        for node in plan.cells:
+            if isinstance(node.spec, CellSpec) and finished(run, node, cache) is None:
+                _leave_out(node, node.spec, attempts, run)
     return Resumption(taken, len(stored), tuple(refused))
 
 
@@ -74,6 +78,20 @@ def _fault(cell: FinishedCell, results: Results, registry: Registry) -> str:
     except HarnessError as error:
         return str(error)
     return next(iter(differences(cell.record, found, component)), "")
+
+
+def _leave_out(node: Node, spec: CellSpec, attempts: Attempts, run: Path) -> None:
+    """Note of a cell that a sweep's choice leaves out that it does: no model need be made to find that."""
+    folder = run / spec.folder
+    if not spec.rivals or any(whole_status(folder / key) is None for key in spec.rivals):
+        return
+    reason = left_out(folder, spec)
+    if reason.startswith(LEFT_OUT):
+        attempts.retire(node)
+        attempt = attempts.new(node)
+        write_spec(attempt, spec)
+        write_status(attempt, Outcome(node, CellStatus.NOT_APPLICABLE, reason))
+        conclude(attempt, folder_of(run, node))
 
 
 def _copy(cell: FinishedCell, node: Node, attempt: Path, run: Path, registry: Registry) -> None:

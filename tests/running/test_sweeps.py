@@ -115,6 +115,14 @@ def test_settings_tried_in_the_first_run_alone_choose_for_the_others(command):
     assert command("bundle", "runs/first", "-o", "first.zip", *given).code == 0
     verified = command("verify", "first.zip", "--plugin", str(command.nano), "--json")
     assert verified.code == 0, verified.err
+    command.cache = command.folder / "empty"
+    elsewhere = command(*words, "-o", "elsewhere", "--from", "first.zip", "--json")
+    assert elsewhere.code == 0, elsewhere.err
+    assert not (command.cache / "models").exists(), "no model is made to find that a cell is left out"
+    outcomes = [
+        [(cell["key"], cell["status"], cell["reason"]) for cell in run.json["cells"]] for run in (done, elsewhere)
+    ]
+    assert outcomes[0] == outcomes[1]
 
 
 def test_settings_that_diverge_are_counted_and_another_stands_for_the_method(command):
