@@ -131,12 +131,18 @@ def write_status(attempt: Path, outcome: Outcome) -> None:
 def kept(run: Path, nodes: Sequence[Node], cache: Path) -> dict[str, Outcome]:
     """The stored outcomes of a plan's nodes, by key.
 
-    A reference model that is gone is not made again for cells that have all been measured.
+    A reference model that is gone is not made again for cells that have all been measured; a damaged one is.
     """
     found = {node.key: outcome for node in nodes if (outcome := finished(run, node, cache))}
     cells = [node.spec for node in nodes if isinstance(node.spec, CellSpec) and node.key not in found]
     wanted = {key for cell in cells for key in cell.models.values()}
-    unneeded = [node for node in nodes if not isinstance(node.spec, CellSpec) and node.key not in {*found, *wanted}]
+    unneeded = [
+        node
+        for node in nodes
+        if not isinstance(node.spec, CellSpec)
+        and node.key not in {*found, *wanted}
+        and not prepared_folder(cache, node.key).exists()
+    ]
     return {**found, **{node.key: Outcome(node, CellStatus.DONE, cached=True) for node in unneeded}}
 
 
