@@ -11,7 +11,6 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -332,7 +331,7 @@ def test_rows_that_may_not_be_compared_stand_in_different_tables(small_run):
     changed = []
     for cell in other:
         record = cell.record.in_edition("as-released")
-        changed.append(SimpleNamespace(**{**vars(cell), "record": record, "key": cell.key + "x"}))
+        changed.append(replace(cell, record=record, key=cell.key + "x"))
     found = tables([*cells, *changed])
     assert [len(table.rows) for table in found] == [15, 1]
     assert found[0].comparability["edition"] != found[1].comparability["edition"]
@@ -350,7 +349,7 @@ def test_two_results_of_one_seed_are_two_rows_and_never_a_mean(small_run):
     run, _ = small_run
     cells = stored_cells(run)
     npo = next(cell for cell in cells if cell.identity.method == "npo")
-    again = SimpleNamespace(**{**vars(npo), "key": npo.key + "x"})
+    again = replace(npo, key=npo.key + "x")
     (table,) = tables([*cells, again, npo])
     rows = [row for row in table.rows if row.method == "npo"]
     assert [len(row.cells) for row in rows] == [1, 1]
@@ -362,7 +361,7 @@ def test_a_limit_of_one_row_is_not_the_table_s(small_run):
     cells = stored_cells(run)
     npo = next(cell for cell in cells if cell.identity.method == "npo")
     limits = {**npo.record.limits, "rows": 3}
-    limited = SimpleNamespace(**{**vars(npo), "record": npo.record.model_copy(update={"limits": limits})})
+    limited = replace(npo, record=npo.record.model_copy(update={"limits": limits}))
     (table,) = tables([limited if cell is npo else cell for cell in cells])
     assert "rows" not in table.limits
     assert "data" in table.limits
@@ -376,7 +375,7 @@ def test_a_loss_of_another_edition_is_not_ranked_with_the_rest(small_run):
     cells = stored_cells(run)
     ga = next(cell for cell in cells if cell.identity.method == "ga")
     identity = ga.record.identity.model_copy(update={"method_edition": "as-released"})
-    changed = SimpleNamespace(**{**vars(ga), "record": ga.record.model_copy(update={"identity": identity})})
+    changed = replace(ga, record=ga.record.model_copy(update={"identity": identity}))
     found = tables([changed if cell is ga else cell for cell in cells])
     assert [(table.loss_edition, len(table.rows)) for table in found] == [("as-released", 1), ("paper", 14)] or [
         (table.loss_edition, len(table.rows)) for table in found
