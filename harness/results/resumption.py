@@ -11,14 +11,13 @@ from ..errors import HarnessError
 from ..planning.nodes import Node, Plan
 from ..plugin.registry import Registry
 from ..records.chosen import left_out
-from ..records.code_digest import modules_digest
 from ..records.node_spec import SPEC, CellSpec, write_spec
 from ..records.recomputation import benchmark_of, differences, rescored
 from ..records.record import SAMPLES
 from ..records.results import Results
 from ..records.run_folder import LEFT_OUT, RECORD, STATUS, FinishedCell, NodeStatus, cache_folder
 from ..running.attempts import Attempts, conclude
-from ..running.run_store import Outcome, finished, folder_of, locked, whole_status, write_plan, write_status
+from ..running.run_store import Outcome, finished, folder_of, locked, whole_status, write_plan
 from ..storage import file_digest, write_sealed
 from .opening import opened
 
@@ -62,7 +61,7 @@ def resume_from(source: Path, run: Path, plan: Plan, registry: Registry) -> Resu
                 refused.append(f"{node.title} is run again: {reason}")
                 continue
             attempts.retire(node)
-            _copy(cell, node, attempts.new(node), run, registry)
+            _copy(cell, node, attempts.new(node), run)
             taken += 1
         for node in plan.cells:
             if isinstance(node.spec, CellSpec) and finished(run, node, cache) is None:
@@ -88,15 +87,11 @@ def _leave_out(node: Node, spec: CellSpec, attempts: Attempts, run: Path) -> Non
     reason = left_out(folder, spec)
     if reason.startswith(LEFT_OUT):
         attempts.retire(node)
-        attempt = attempts.new(node)
-        write_spec(attempt, spec)
-        write_status(attempt, Outcome(node, CellStatus.NOT_APPLICABLE, reason))
-        conclude(attempt, folder_of(run, node))
+        attempts.note(Outcome(node, CellStatus.NOT_APPLICABLE, reason))
 
 
-def _copy(cell: FinishedCell, node: Node, attempt: Path, run: Path, registry: Registry) -> None:
+def _copy(cell: FinishedCell, node: Node, attempt: Path, run: Path) -> None:
     """Make a cell's record and samples the node's result."""
-    component, _ = benchmark_of(cell.record, registry)
     for name in (RECORD, SAMPLES):
         shutil.copyfile(cell.folder / name, attempt / name)
     write_spec(attempt, node.spec)
@@ -108,7 +103,7 @@ def _copy(cell: FinishedCell, node: Node, attempt: Path, run: Path, registry: Re
         record_sha256=file_digest(attempt / RECORD),
         samples_sha256=file_digest(attempt / SAMPLES),
         spec_sha256=file_digest(attempt / SPEC),
-        scoring=modules_digest(component.spec.scoring),
+        scoring=node.spec.benchmark.scoring,
     )
     write_sealed(attempt / STATUS, status.model_dump(mode="json"))
     conclude(attempt, folder_of(run, node))

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from ..planning.nodes import Node
 from ..records.claim import Heartbeat, living
-from ..records.node_spec import CellSpec, ReferenceSpec
+from ..records.node_spec import CellSpec, ReferenceSpec, write_spec
 from ..storage import as_storage_error
-from .run_store import folder_of
+from .run_store import Outcome, folder_of, write_status
 
 WORKERS = "workers"
 
@@ -67,6 +67,14 @@ class Attempts:
             raise as_storage_error(error, result) from error
         if not is_wanted(gone) or not conclude(gone, result):
             shutil.rmtree(gone, ignore_errors=True)
+
+    def note(self, outcome: Outcome) -> None:
+        """Make an outcome the result of a node that is not run."""
+        node = outcome.node
+        attempt = self.new(node)
+        write_spec(attempt, node.spec)
+        write_status(attempt, outcome)
+        conclude(attempt, folder_of(self.run, node))
 
     def _beside(self, result: Path) -> Path:
         self._made += 1

@@ -159,10 +159,7 @@ class NodePool:
                 self._start(node)
             else:
                 if not outcome.cached:
-                    attempt = self._attempts.new(node)
-                    write_spec(attempt, node.spec)
-                    write_status(attempt, outcome)
-                    conclude(attempt, folder_of(self._run, node))
+                    self._attempts.note(outcome)
                 yield node
 
     def _ends_at_once(self, node: Node) -> Outcome | None:
