@@ -158,9 +158,10 @@ class Runtime:
             return bool((apart <= EXACT * (expected.abs() / 10).clamp(min=1))[known].all())
         mean = float(apart.mean())
         # Processes that share a model run the same passes, whatever each of them found.
-        if mean <= HALF and not self.capabilities(model).sharded:
+        if not self.capabilities(model).sharded and (mean <= HALF or not bool(known.all())):
             return True
-        return not bool(known.all()) or mean <= max(HALF, self._noise(model, row, expected))
+        noise = self._noise(model, row, expected)
+        return not bool(known.all()) or mean <= max(HALF, noise)
 
     def _noise(self, model: Any, row: EncodedRow, expected: Tensor) -> float:
         """How far rounding may move a row's log-probabilities on average, in nats a token.
@@ -176,7 +177,7 @@ class Runtime:
             otherwise = self.logprobs_alone(model, row)
         moved = [float((found.double() - expected).abs().mean()) for found in (beside, otherwise)]
         most = NO_ROUNDING * max(1.0, float(expected.abs().mean()))
-        return max(3 * moved[0], min(2 * moved[1], most))
+        return min(max(3 * moved[0], 2 * moved[1]), most)
 
 
 # -- the output head --------------------------------------------------------------------------------------------------

@@ -170,7 +170,7 @@ def _stored(run: Path, node: StoredNode, edition: str) -> StoredCell:
     if status.status != CellStatus.DONE:
         return StoredCell(node.key, node.identity, status.status, status.reason, folder)
     record = _whole_record(folder, status).in_edition(edition)
-    return FinishedCell(node.key, node.identity, status.status, status.reason, folder, record)
+    return FinishedCell(node.key, node.identity, status.status, status.reason or status.incomplete, folder, record)
 
 
 def _whole_record(folder: Path, status: NodeStatus) -> Record:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..domain import CellStatus
-from ..errors import HarnessError
+from ..errors import HarnessError, RecordError, UsageError
 from ..planning.nodes import Node, Plan
 from ..plugin.registry import Registry
 from ..records.chosen import left_out
@@ -17,8 +18,8 @@ from ..records.record import SAMPLES
 from ..records.results import Results
 from ..records.run_folder import LEFT_OUT, RECORD, STATUS, FinishedCell, NodeStatus, cache_folder
 from ..running.attempts import Attempts, conclude
-from ..running.run_store import Outcome, finished, folder_of, locked, whole_status, write_plan
-from ..storage import file_digest, write_sealed
+from ..running.run_store import Outcome, finished, folder_of, kept, locked, write_plan
+from ..storage import as_storage_error, file_digest, write_sealed
 from .opening import opened
 
 
@@ -41,69 +42,112 @@ def resume_from(source: Path, run: Path, plan: Plan, registry: Registry) -> Resu
     """Put into a run folder what a source has of a plan's cells and the folder lacks.
 
     A cell is the plan's where their content keys are one: the same code, data, settings, seed and packages. It is taken
-    where its scores recompute from its samples. What the folder has already stays.
+    where its scores recompute from its samples, and its references are the folder's. What the folder has already stays.
+
+    Args:
+        source: a bundle, a folder of bundles, or another run folder.
 
     Raises:
         RecordError, BundleError, UsageError: the source cannot be read, or the folder holds another study.
         StorageError: the disk refused a write.
     """
+    if source.exists() and source.resolve() == run.resolve():
+        raise UsageError(f"{str(source)!r} is the folder that the study runs in, which goes on by itself: leave it out")
     cache = cache_folder()
-    with opened([source]) as (results,), locked(run), Attempts(run) as attempts:
+    taken, count, other, refused = 0, 0, 0, []
+    planned = {node.id: node.key for node in plan.cells}
+    with opened([source]) as found, locked(run), Attempts(run) as attempts:
         write_plan(run, plan)
-        stored = {cell.key: cell for cell in results.finished}
-        taken, refused = 0, []
-        for node in plan.cells:
-            cell = stored.get(node.key)
-            if cell is None or cell.record.content != node.content or finished(run, node, cache) is not None:
-                continue
-            reason = _fault(cell, results, registry)
-            if reason:
-                refused.append(f"{node.title} is run again: {reason}")
-                continue
-            attempts.retire(node)
-            _copy(cell, node, attempts.new(node), run)
-            taken += 1
-        for node in plan.cells:
-            if isinstance(node.spec, CellSpec) and finished(run, node, cache) is None:
-                _leave_out(node, node.spec, attempts, run)
-    return Resumption(taken, len(stored), tuple(refused))
+        whole = {node.key for node in plan.cells if finished(run, node, cache) is not None}
+        for results in found:
+            if results.folder is None:
+                raise UsageError(f"{results.source} holds no samples; name a bundle or a run folder")
+            stored = {cell.key: cell for cell in results.finished}
+            count += len(stored)
+            other += sum(cell.identity in planned and key not in planned.values() for key, cell in stored.items())
+            for node in plan.cells:
+                cell = stored.get(node.key)
+                if cell is None or cell.record.content != node.content or node.key in whole:
+                    continue
+                reason = _fault(cell, results, registry) or _compares_otherwise(cell, run, whole)
+                if reason:
+                    refused.append(f"{node.title} is run again: {reason}")
+                    continue
+                _take(cell, node, attempts)
+                whole.add(node.key)
+                taken += 1
+        _leave_out(plan, attempts, run, cache)
+    if other:
+        refused.append(
+            f"{other} cells have other code, data, settings or packages than the study's here, and are run again"
+        )
+    return Resumption(taken, count, tuple(refused))
+
+
+def _compares_otherwise(cell: FinishedCell, run: Path, whole: Collection[str]) -> str:
+    """Why a cell's scores would not be those of the run folder's samples; empty where they would.
+
+    Args:
+        whole: keys of the cells that are finished there.
+    """
+    for role, key in cell.record.samples.references.items():
+        if key not in whole:
+            return f"the {role} model that it compares with is run again"
+        if file_digest(run / CellSpec.folder / key / SAMPLES) != file_digest(cell.folder.with_name(key) / SAMPLES):
+            return f"the {role} model that it compares with gave other answers in {run}"
+    return ""
 
 
 def _fault(cell: FinishedCell, results: Results, registry: Registry) -> str:
-    """Why a cell's scores are not those of its samples; empty where they are."""
+    """Why a cell is no whole result: questions were skipped, or its scores are not those of its samples."""
+    if cell.reason:
+        return cell.reason
     try:
         component, _ = benchmark_of(cell.record, registry)
         found = rescored(cell.record, results.samples_of, registry)
     except HarnessError as error:
         return str(error)
+    if file_digest(cell.folder / SAMPLES) != cell.record.samples.sha256:
+        return f"{cell.key}: its samples are not those of its record"
     return next(iter(differences(cell.record, found, component)), "")
 
 
-def _leave_out(node: Node, spec: CellSpec, attempts: Attempts, run: Path) -> None:
-    """Note of a cell that a sweep's choice leaves out that it does: no model need be made to find that."""
-    folder = run / spec.folder
-    if not spec.rivals or any(whole_status(folder / key) is None for key in spec.rivals):
-        return
-    reason = left_out(folder, spec)
-    if reason.startswith(LEFT_OUT):
-        attempts.retire(node)
-        attempts.note(Outcome(node, CellStatus.NOT_APPLICABLE, reason))
+def _leave_out(plan: Plan, attempts: Attempts, run: Path, cache: Path) -> None:
+    """Note of cells that a sweep's choice leaves out that it does: no model need be made to find that."""
+    found = kept(run, plan.nodes, cache)
+    for node in plan.cells:
+        spec = node.spec
+        if node.key in found or not isinstance(spec, CellSpec) or any(key not in found for key in spec.rivals):
+            continue
+        try:
+            reason = left_out(run / spec.folder, spec)
+        except RecordError:
+            # What is damaged is measured again, and the choice made then.
+            continue
+        if reason.startswith(LEFT_OUT):
+            attempts.retire(node)
+            attempts.note(Outcome(node, CellStatus.NOT_APPLICABLE, reason))
 
 
-def _copy(cell: FinishedCell, node: Node, attempt: Path, run: Path) -> None:
+def _take(cell: FinishedCell, node: Node, attempts: Attempts) -> None:
     """Make a cell's record and samples the node's result."""
+    attempt = attempts.new(node)
     for name in (RECORD, SAMPLES):
-        shutil.copyfile(cell.folder / name, attempt / name)
+        try:
+            shutil.copyfile(cell.folder / name, attempt / name)
+        except OSError as error:
+            raise as_storage_error(error, attempt / name) from error
     write_spec(attempt, node.spec)
     status = NodeStatus(
         status=CellStatus.DONE,
         key=node.key,
         content=node.content,
-        seconds=sum(cell.record.cost.seconds.get(stage, 0.0) for stage in ("load", "unlearn", "measure", "score")),
+        seconds=sum(cell.record.cost.seconds.values()),
         record_sha256=file_digest(attempt / RECORD),
         samples_sha256=file_digest(attempt / SAMPLES),
         spec_sha256=file_digest(attempt / SPEC),
         scoring=node.spec.benchmark.scoring,
     )
     write_sealed(attempt / STATUS, status.model_dump(mode="json"))
-    conclude(attempt, folder_of(run, node))
+    attempts.retire(node)
+    conclude(attempt, folder_of(attempts.run, node))

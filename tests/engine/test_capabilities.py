@@ -166,17 +166,36 @@ def test_rounding_is_told_from_a_way_that_does_not_suit(name, fits, dtype):
     assert able.padded.fits
 
 
-@pytest.mark.parametrize("seed", [0, 3])
-def test_rows_that_half_precision_rounds_apart_are_still_scored_together(seed):
-    """A CPU rounds two equal rows alike, and a padded row otherwise: by more than a fixed few hundredths of a nat."""
+def sharp(seed):
+    """A Llama in half precision with large logits."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = LlamaConfig(vocab_size=V, hidden_size=64, intermediate_size=128, num_hidden_layers=8,
                              num_attention_heads=4, initializer_range=0.3)  # fmt: skip
-        model = LlamaForCausalLM(config).eval().bfloat16()
+        return LlamaForCausalLM(config).eval().bfloat16()
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_rows_that_half_precision_rounds_apart_are_still_scored_together(seed):
+    """A CPU rounds two equal rows alike, and a padded row otherwise: by more than a fixed few hundredths of a nat."""
+    model = sharp(seed)
     engine = Engine()
     engine.token_logprobs(model, [*FAMILY, *UNLIKE])
     assert set(engine.counters.as_dict()["forward passes"]) == {"trees", "padded rows"}
+
+
+def test_rows_that_change_each_other_are_not_taken_for_rounding():
+    """As experts of limited capacity do: that a row beside itself is moved far makes no other row right."""
+    model = sharp(0)
+    model.model.register_forward_hook(
+        lambda _module, _args, out: type(out)(last_hidden_state=out.last_hidden_state * (2 if len(out[0]) > 1 else 1))
+    )
+    engine = Engine()
+    found = engine.token_logprobs(model, UNLIKE)
+    assert not engine.capabilities(model).padded.fits
+    for line, row in zip(found, UNLIKE, strict=True):
+        (alone,) = Engine().token_logprobs(model, [row])
+        assert line == pytest.approx(alone, abs=0.05)
 
 
 def test_a_row_of_one_token_more_than_there_are_positions_is_scored():

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import shutil
+import zipfile
+from pathlib import Path
 
 import pytest
+
+from unlearnbench import load_study, take_finished
+from unlearnbench.errors import UsageError
+from unlearnbench.storage import read_sealed, write_sealed
 
 GIVEN = ("--contact", "a", "--licence", "b", "--budget", "c", "--selection", "d")
 
@@ -55,32 +62,142 @@ def test_seeds_are_added_to_what_a_bundle_has(begun, command):
     assert folders(command.folder / "copy") == folders(command.folder / "runs/begun")
 
 
-def test_a_study_with_other_settings_takes_nothing(begun, command):
-    words, _, bundle = begun
-    other = command(*words, "--set", "methods.*.epochs=1", "--set", "recipe.epochs=3", "--from", str(bundle))
-    assert other.code == 0, other.err
-    assert "0 of 4 finished cells are taken" in other.err
+@pytest.fixture
+def source(begun, tmp_path):
+    """A copy of the finished run folder, to be changed."""
+    return Path(shutil.copytree(begun[2].parent / "runs/begun", tmp_path / "source"))
 
 
-def test_scores_that_are_not_those_of_their_samples_are_not_taken(begun, command, reseal):
-    """Whoever hands the folder over: the cell is measured again, and those that compare with it are whole."""
-    words, _, _ = begun
-    first = command(*words)
-    assert first.code == 0, first.err
-    run = command.folder / "runs/begun"
-    key = next(name for name in folders(run) if name.startswith("ga--"))
-    lines = gzip.decompress((run / "cells" / key / "samples.jsonl.gz").read_bytes()).decode().splitlines()
-    rows = [json.loads(line) for line in lines]
+@pytest.fixture
+def take(begun, command, tmp_path, monkeypatch):
+    """Takes what a source has of the finished run's study; without a name, into a new folder."""
+    monkeypatch.setenv("UNLEARNBENCH_CACHE", str(command.cache))
+    study = load_study(begun[2].parent / "runs/begun/study.toml", plugins=[str(command.nano)])
+    return lambda path, run="taken": take_finished(study, path, tmp_path / run)
+
+
+def cell_of(run, method):
+    return next(path for path in (run / "cells").iterdir() if path.name.startswith(f"{method}--"))
+
+
+def change_answers(cell):
+    """A cell's model seems to have found one token of its answers less likely."""
+    path = cell / "samples.jsonl.gz"
+    rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
     rows[0]["answer"][0] *= 2  # nats of an answer
-    text = "".join(f"{json.dumps(row)}\n" for row in rows)
-    (run / "cells" / key / "samples.jsonl.gz").write_bytes(gzip.compress(text.encode()))
-    reseal(run / "cells" / key)
-    shutil.move(run, command.folder / "tampered")
-    done = command(*words, "--from", "tampered", "--json")
-    assert done.code == 0, done.err
-    assert "3 of 4 finished cells are taken" in done.err
-    assert f"is run again: {key}: " in done.err
-    assert [cell["status"] for cell in done.json["cells"]] == ["done"] * 4
+    path.write_bytes(gzip.compress("".join(f"{json.dumps(row)}\n" for row in rows).encode()))
+
+
+def to_repeat(cell):
+    """The cell's benchmark skipped questions that another try may answer."""
+    path = cell / "status.json"
+    write_sealed(path, read_sealed(path, "") | {"incomplete": "boolq cannot be reached"})
+
+
+def test_a_whole_run_folder_is_taken_and_counts_as_finished(source, take):
+    assert take(source).taken == 4
+    again = take(source)
+    assert (again.taken, again.refused) == (0, ())
+
+
+def test_scores_that_are_not_those_of_their_samples_are_not_taken(source, take, reseal):
+    """Whoever hands the folder over."""
+    cell = cell_of(source, "ga")
+    change_answers(cell)
+    reseal(cell)
+    found = take(source)
+    assert found.taken == 3
+    (line,) = found.refused
+    assert line.startswith("ga × tofu-forget10")
+    assert f"is run again: {cell.name}: " in line
+
+
+def test_a_cell_whose_references_answered_otherwise_here_is_not_taken(source, take, tmp_path, reseal):
+    """Equal keys make no equal bits on another machine; a score is of the samples that lie beside it."""
+    assert take(source).taken == 4
+    shutil.rmtree(cell_of(tmp_path / "taken", "npo"))
+    change_answers(cell_of(tmp_path / "taken", "retained"))
+    reseal(cell_of(tmp_path / "taken", "retained"))
+    found = take(source)
+    assert found.taken == 0
+    (line,) = found.refused
+    assert "npo × tofu-forget10" in line
+    assert "the retained model that it compares with gave other answers in" in line
+
+
+def test_a_cell_whose_references_are_run_again_is_not_taken(source, take):
+    to_repeat(cell_of(source, "retained"))
+    found = take(source)
+    assert found.taken == 0
+    assert found.refused[0].endswith("is run again: boolq cannot be reached")
+    others = [line.rpartition("again: ")[2] for line in found.refused[1:]]
+    assert others == ["the retained model that it compares with is run again"] * 3
+
+
+def test_a_cell_that_is_to_be_repeated_is_not_taken_from_a_folder_or_a_bundle(source, take, command):
+    to_repeat(cell_of(source, "ga"))
+    assert command("bundle", str(source), "-o", "incomplete.zip", *GIVEN).code == 0
+    for name in (source, command.folder / "incomplete.zip"):
+        found = take(name, f"from-{name.stem}")
+        assert found.taken == 3
+        (line,) = found.refused
+        assert line.endswith("is run again: boolq cannot be reached")
+
+
+def test_samples_in_other_bytes_than_the_record_says_are_not_taken(begun, take, tmp_path):
+    """Such a cell would stand as finished, and its samples be refused by whoever reads them."""
+    with zipfile.ZipFile(begun[2]) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in files if name.startswith("cells/ga--") and name.endswith(".gz"))
+    files[name] = gzip.compress(gzip.decompress(files[name]), compresslevel=1)
+    manifest = json.loads(files["manifest.json"])
+    manifest["files"][name] = {"sha256": hashlib.sha256(files[name]).hexdigest(), "bytes": len(files[name])}
+    files["manifest.json"] = json.dumps(manifest).encode()
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    found = take(tmp_path / "other.zip")
+    assert found.taken == 3
+    assert found.refused[0].endswith("its samples are not those of its record")
+
+
+def test_a_study_with_other_settings_takes_nothing(begun, command, tmp_path):
+    study = load_study(begun[2].parent / "runs/begun/study.toml", {"recipe": {"epochs": 3}}, [str(command.nano)])
+    found = take_finished(study, begun[2], tmp_path / "other")
+    assert (found.taken, found.finished) == (0, 4)
+    assert found.refused == (
+        "4 cells have other code, data, settings or packages than the study's here, and are run again",
+    )
+
+
+def test_a_folder_of_bundles_is_a_source(begun, take, tmp_path):
+    folder = tmp_path / "bundles"
+    folder.mkdir()
+    for name in ("a.zip", "b.zip"):
+        shutil.copy(begun[2], folder / name)
+    found = take(folder)
+    assert (found.taken, found.finished, found.refused) == (4, 8, ())
+
+
+def test_the_run_s_own_folder_is_refused_as_a_source_and_stays(source, take):
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="is the folder that the study runs in"):
+        take(source, "source")
+    assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
+
+
+def test_printed_records_are_refused_as_a_source(begun, take, command, tmp_path):
+    printed = command("results", str(begun[2]), "--json")
+    (tmp_path / "records.json").write_text(printed.out)
+    with pytest.raises(UsageError, match="holds no samples; name a bundle or a run folder"):
+        take(tmp_path / "records.json")
+
+
+def test_a_damaged_record_of_a_reference_stops_nothing(source, take, tmp_path):
+    assert take(source).taken == 4
+    (cell_of(tmp_path / "taken", "original") / "record.json").write_text("{")
+    found = take(source)
+    assert found.taken == 1
 
 
 def test_a_source_that_does_not_exist_is_refused_before_anything_runs(command):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 
 import pytest
+
+from unlearnbench.storage import read_sealed, write_sealed
 
 # Long enough for the retained model to be told from the original.
 LONGER = ("--set", "recipe.epochs=16")
@@ -82,13 +85,25 @@ def test_a_sweep_is_compared_setting_by_setting_and_by_the_mean_of_its_runs(swep
     assert all(mean["metrics"]["score"]["difference"] in (0, None) for mean in done.json["means"])
 
 
-def test_settings_tried_in_the_first_run_alone_choose_for_the_others(command):
-    """Other settings have no cells in later runs, which is no failure; attacks are run on the chosen one alone."""
+@pytest.fixture(scope="module")
+def tried_first(tmp_path_factory, command_in):
+    """A study whose settings are tried in the first run: the command, its words and what it printed."""
+    command = command_in(tmp_path_factory.mktemp("first"))
     words = command.study("-m", "ga", "-b", "tofu-forget10", *LONGER, "--attack", "quantise", "--name", "first",
                           "--set", "sweep.methods.*.learning_rate=[1e-3, 3e-3, 1e-2]", "--set", "sweep.runs=first",
                           "--set", "study.seeds={reference = 2, unlearning = 2}")  # fmt: skip
     done = command(*words, "--json")
     assert done.code == 0, done.err
+    return command, words, done
+
+
+def endings(done):
+    return [(cell["key"], cell["status"], cell["reason"]) for cell in done.json["cells"]]
+
+
+def test_settings_tried_in_the_first_run_alone_choose_for_the_others(tried_first):
+    """Other settings have no cells in later runs, which is no failure; attacks are run on the chosen one alone."""
+    command, words, done = tried_first
     runs = {}
     for cell in done.json["cells"]:
         if cell["method"] == "ga":
@@ -111,18 +126,64 @@ def test_settings_tried_in_the_first_run_alone_choose_for_the_others(command):
     assert (line["settings_tried"], line["settings_failed"]) == ("3", "0")
     again = command(*words, "--json")
     assert again.err.count("done (kept)") == 2 * 2 + 2 * 2 + 3 + 3 + 2 * 2 + 4, "models, cells, and attacks"
+
+
+def test_a_study_with_a_choice_goes_on_from_its_bundle(tried_first, command):
+    first, words, done = tried_first
     given = ("--contact", "a", "--licence", "b", "--budget", "c", "--selection", "d")
-    assert command("bundle", "runs/first", "-o", "first.zip", *given).code == 0
-    verified = command("verify", "first.zip", "--plugin", str(command.nano), "--json")
+    bundle = str(command.folder / "first.zip")
+    assert first("bundle", "runs/first", "-o", bundle, *given).code == 0
+    verified = first("verify", bundle, "--plugin", str(command.nano), "--json")
     assert verified.code == 0, verified.err
     command.cache = command.folder / "empty"
-    elsewhere = command(*words, "-o", "elsewhere", "--from", "first.zip", "--json")
+    elsewhere = command(*words, "--from", bundle, "--json")
     assert elsewhere.code == 0, elsewhere.err
     assert not (command.cache / "models").exists(), "no model is made to find that a cell is left out"
-    outcomes = [
-        [(cell["key"], cell["status"], cell["reason"]) for cell in run.json["cells"]] for run in (done, elsewhere)
-    ]
-    assert outcomes[0] == outcomes[1]
+    assert endings(elsewhere) == endings(done)
+
+
+@pytest.mark.parametrize(
+    "note", ["no setting of the sweep was measured", "the sweep chooses learning_rate=0.02"], ids=["none", "another"]
+)
+def test_what_is_left_out_for_a_reason_that_holds_no_more_is_run(tried_first, command, note):
+    """Whoever failed has been measured since, or scores anew: a note of the first try binds nobody."""
+    first, words, done = tried_first
+    run = command.folder / "runs/first"
+    shutil.copytree(first.folder / "runs/first", run)
+    chosen = next(c["key"] for c in done.json["cells"] if c["method"] == "ga" and c["seed"] == 1 and not c["attack"]
+                  and c["status"] == "done")  # fmt: skip
+    leave_out(run / "cells" / chosen, note)
+    again = command(*words, "--json")
+    assert again.code == 0, again.err
+    assert endings(again) == endings(done)
+
+
+def test_what_a_choice_left_out_waits_for_a_setting_that_is_tried_again(tried_first, command):
+    """The better setting may be the one that failed: nothing is kept of a choice without it."""
+    first, words, done = tried_first
+    run = command.folder / "runs/first"
+    shutil.copytree(first.folder / "runs/first", run)
+    cells = [cell for cell in done.json["cells"] if cell["method"] == "ga" and not cell["attack"]]
+    chosen = next(cell["setting"] for cell in cells if cell["seed"] == 1 and cell["status"] == "done")
+    key, *others = [cell["key"] for cell in cells if cell["setting"] == chosen]
+    settle(run / "cells" / key, status="timed-out", reason="took longer than --timeout 1 s")
+    for other in others:
+        leave_out(run / "cells" / other, "the sweep chooses learning_rate=0.02")
+    again = command(*words, "--json")
+    assert again.code == 0, again.err
+    assert endings(again) == endings(done)
+
+
+def settle(cell, **how):
+    """A planned cell ended so, without a record."""
+    status = read_sealed(cell / "status.json", "")
+    for name in ("record.json", "samples.jsonl.gz"):
+        (cell / name).unlink()
+    write_sealed(cell / "status.json", status | {"record_sha256": "", "samples_sha256": ""} | how)
+
+
+def leave_out(cell, reason):
+    settle(cell, status="not-applicable", reason=reason)
 
 
 def test_settings_that_diverge_are_counted_and_another_stands_for_the_method(command):
