@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 
 from ..domain import CellStatus
 from .node_spec import CellSpec
 from .record import Record, read_record
-from .run_folder import LEFT_OUT, RECORD, NodeStatus, read_status
+from .run_folder import LEFT_OUT, RECORD, read_status
 
-UNMEASURED = "no setting of the sweep was measured"
-UNATTACKED = "the cell without the attack ended as "
+Choose = Callable[[Path, tuple[str, ...], str], str | None]
+"""``chosen_setting``, or one that remembers what it chose."""
 
 
 def chosen_place(values: Sequence[Sequence[float]]) -> int:
@@ -38,25 +39,23 @@ def chosen_setting(cells: Path, keys: tuple[str, ...], edition: str) -> str | No
     Raises:
         RecordError: a record is damaged.
     """
+    record_of = cache(lambda key: read_record(cells / key / RECORD).in_edition(edition))
     by_setting: dict[str, list[float]] = {}
-    for folder in (cells / key for key in keys):
-        status = read_status(folder)
+    for key in keys:
+        status = read_status(cells / key)
         if status and status.status == CellStatus.DONE:
-            record = read_record(folder / RECORD).in_edition(edition)
-            by_setting.setdefault(record.identity.setting, []).append(_value(cells, record))
+            record = record_of(key)
+            by_setting.setdefault(record.identity.setting, []).append(_value(record, record_of))
     return list(by_setting)[chosen_place(list(by_setting.values()))] if by_setting else None
 
 
-def left_out(
-    cells: Path, spec: CellSpec, choose: Callable[[Path, tuple[str, ...], str], str | None] = chosen_setting
-) -> str:
+def left_out(cells: Path, spec: CellSpec, choose: Choose) -> str:
     """Why a planned cell is not run, once those that it comes after have ended; empty where it is.
 
     An attack needs the cell that it attacks; where a sweep chooses, other settings are not attacked or run again.
 
     Args:
         cells: the folder of the cells' folders.
-        choose: ``chosen_setting``, or one that remembers what it chose.
 
     Raises:
         RecordError: a record is damaged.
@@ -64,27 +63,19 @@ def left_out(
     if spec.rivals:
         best = choose(cells, spec.rivals, spec.edition)
         if spec.setting != best:
-            return UNMEASURED if best is None else f"{LEFT_OUT}{best}"
+            return "no setting of the sweep was measured" if best is None else f"{LEFT_OUT}{best}"
     if spec.attack is None:
         return ""
     status = read_status(cells / spec.plain)
     if status is None or status.status != CellStatus.DONE:
-        return f"{UNATTACKED}{status.status if status else CellStatus.PENDING}"
+        return f"the cell without the attack ended as {status.status if status else CellStatus.PENDING}"
     return ""
 
 
-def is_left_out(status: NodeStatus) -> bool:
-    """Whether a cell was not run for what ``left_out`` said then, which may be otherwise now."""
-    return status.status == CellStatus.NOT_APPLICABLE and status.reason.startswith((LEFT_OUT, UNMEASURED, UNATTACKED))
-
-
-def _value(cells: Path, record: Record) -> float:
+def _value(record: Record, record_of: Callable[[str], Record]) -> float:
     """What the sweep's rule says of a cell."""
     # Planning and scheduling need no numpy where nothing is attacked.
     from .balance import selection_value
 
-    references = {
-        role: read_record(cells / key / RECORD).in_edition(record.edition)
-        for role, key in record.samples.references.items()
-    }
+    references = {role: record_of(key) for role, key in record.samples.references.items()}
     return selection_value(record, references.get("original"), references.get("retained"))

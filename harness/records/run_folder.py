@@ -78,6 +78,11 @@ class NodeStatus(Strict):
     incomplete: str = ""
     facts: dict[str, Any] = {}
 
+    @property
+    def is_note(self) -> bool:
+        """Whether a node was not run for what had come of others, which may come to something else."""
+        return self.status == CellStatus.NOT_APPLICABLE and not self.spec_sha256
+
 
 @dataclass(frozen=True)
 class StoredCell:

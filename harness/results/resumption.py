@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache as remembered
 from pathlib import Path
 
 from ..domain import CellStatus
 from ..errors import HarnessError, RecordError, UsageError
 from ..planning.nodes import Node, Plan
 from ..plugin.registry import Registry
-from ..records.chosen import left_out
+from ..records.chosen import chosen_setting, left_out
 from ..records.node_spec import SPEC, CellSpec, write_spec
 from ..records.recomputation import benchmark_of, differences, rescored
 from ..records.record import SAMPLES
 from ..records.results import Results
 from ..records.run_folder import LEFT_OUT, RECORD, STATUS, FinishedCell, NodeStatus, cache_folder
 from ..running.attempts import Attempts, conclude
-from ..running.run_store import Outcome, finished, folder_of, kept, locked, write_plan
-from ..storage import as_storage_error, file_digest, write_sealed
+from ..running.run_store import Outcome, finished, folder_of, has_ended, kept, locked, write_plan
+from ..storage import as_storage_error, file_digest, read_rows, write_sealed
 from .opening import opened
 
 
@@ -54,46 +55,50 @@ def resume_from(source: Path, run: Path, plan: Plan, registry: Registry) -> Resu
     if source.exists() and source.resolve() == run.resolve():
         raise UsageError(f"{str(source)!r} is the folder that the study runs in, which goes on by itself: leave it out")
     cache = cache_folder()
-    taken, count, other, refused = 0, 0, 0, []
+    taken, count, others, refused = 0, 0, set(), {}
     planned = {node.id: node.key for node in plan.cells}
-    with opened([source]) as found, locked(run), Attempts(run) as attempts:
+    with opened([source]) as sources, locked(run), Attempts(run) as attempts:
         write_plan(run, plan)
-        whole = {node.key for node in plan.cells if finished(run, node, cache) is not None}
-        for results in found:
+        there = {node.key: found.status for node in plan.cells if (found := finished(run, node, cache))}
+        for results in sources:
             if results.folder is None:
                 raise UsageError(f"{results.source} holds no samples; name a bundle or a run folder")
             stored = {cell.key: cell for cell in results.finished}
             count += len(stored)
-            other += sum(cell.identity in planned and key not in planned.values() for key, cell in stored.items())
+            others |= {planned[cell.identity] for cell in results.finished if cell.identity in planned} - stored.keys()
             for node in plan.cells:
                 cell = stored.get(node.key)
-                if cell is None or cell.record.content != node.content or node.key in whole:
+                if cell is None or cell.record.content != node.content or node.key in there:
                     continue
-                reason = _fault(cell, results, registry) or _compares_otherwise(cell, run, whole)
+                reason = _fault(cell, results, registry) or _compares_otherwise(cell, results, run, there)
                 if reason:
-                    refused.append(f"{node.title} is run again: {reason}")
+                    refused[node.key] = f"{node.title} is run again: {reason}"
                     continue
                 _take(cell, node, attempts)
-                whole.add(node.key)
+                there[node.key] = CellStatus.DONE
                 taken += 1
         _leave_out(plan, attempts, run, cache)
+    lines = [line for key, line in refused.items() if key not in there]
+    other = len(others - there.keys() - refused.keys())
     if other:
-        refused.append(
+        lines.append(
             f"{other} cells have other code, data, settings or packages than the study's here, and are run again"
         )
-    return Resumption(taken, count, tuple(refused))
+    return Resumption(taken, count, tuple(lines))
 
 
-def _compares_otherwise(cell: FinishedCell, run: Path, whole: Collection[str]) -> str:
+def _compares_otherwise(cell: FinishedCell, results: Results, run: Path, there: Mapping[str, CellStatus]) -> str:
     """Why a cell's scores would not be those of the run folder's samples; empty where they would.
 
     Args:
-        whole: keys of the cells that are finished there.
+        there: how the cells ended that are finished there.
     """
     for role, key in cell.record.samples.references.items():
-        if key not in whole:
+        if there.get(key) != CellStatus.DONE:
             return f"the {role} model that it compares with is run again"
-        if file_digest(run / CellSpec.folder / key / SAMPLES) != file_digest(cell.folder.with_name(key) / SAMPLES):
+        mine, theirs = run / CellSpec.folder / key / SAMPLES, cell.folder.with_name(key) / SAMPLES
+        # Another zlib may have packed the same rows.
+        if file_digest(mine) != file_digest(theirs) and read_rows(mine) != results.samples_of(key):
             return f"the {role} model that it compares with gave other answers in {run}"
     return ""
 
@@ -115,12 +120,16 @@ def _fault(cell: FinishedCell, results: Results, registry: Registry) -> str:
 def _leave_out(plan: Plan, attempts: Attempts, run: Path, cache: Path) -> None:
     """Note of cells that a sweep's choice leaves out that it does: no model need be made to find that."""
     found = kept(run, plan.nodes, cache)
+    choose = remembered(chosen_setting)
     for node in plan.cells:
         spec = node.spec
-        if node.key in found or not isinstance(spec, CellSpec) or any(key not in found for key in spec.rivals):
+        if node.key in found or not isinstance(spec, CellSpec):
+            continue
+        cells = run / spec.folder
+        if not all(has_ended(cells, key, found) for key in spec.rivals):
             continue
         try:
-            reason = left_out(run / spec.folder, spec)
+            reason = left_out(cells, spec, choose)
         except RecordError:
             # What is damaged is measured again, and the choice made then.
             continue

@@ -8,7 +8,7 @@ While a node runs it writes into a folder of its own, which becomes ``cells/<key
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache as remembered
@@ -20,7 +20,7 @@ from ..data.model_folder import prepared_folder, reference_facts
 from ..domain import CellStatus
 from ..errors import RecordError, StorageError, UsageError
 from ..planning.nodes import Node, Plan
-from ..records.chosen import chosen_setting, is_left_out, left_out
+from ..records.chosen import Choose, chosen_setting, left_out
 from ..records.claim import Claim, claimed
 from ..records.node_spec import SPEC, CellSpec
 from ..records.record import SAMPLES
@@ -133,8 +133,8 @@ def write_status(attempt: Path, outcome: Outcome) -> None:
 def kept(run: Path, nodes: Sequence[Node], cache: Path) -> dict[str, Outcome]:
     """The stored outcomes of a plan's nodes, by key.
 
-    A cell that a choice left out stays so while those that it comes after are finished and the choice is the same. A
-    reference model that is gone is not made again for cells that have all been measured; a damaged one is.
+    A cell that was not run for what had come of others stays so while nothing else comes of them. A reference model
+    that is gone is not made again for cells that have all been measured; a damaged one is.
 
     Args:
         nodes: those among them that others come after first, as in a plan.
@@ -142,7 +142,7 @@ def kept(run: Path, nodes: Sequence[Node], cache: Path) -> dict[str, Outcome]:
     found: dict[str, Outcome] = {}
     choose = remembered(chosen_setting)
     for node in nodes:
-        outcome = finished(run, node, cache) or _left_out(run, node, found, choose)
+        outcome = finished(run, node, cache) or _still_not_run(run, node, found, choose)
         if outcome:
             found[node.key] = outcome
     cells = [node.spec for node in nodes if isinstance(node.spec, CellSpec) and node.key not in found]
@@ -157,17 +157,29 @@ def kept(run: Path, nodes: Sequence[Node], cache: Path) -> dict[str, Outcome]:
     return {**found, **{node.key: Outcome(node, CellStatus.DONE, cached=True) for node in unneeded}}
 
 
-def _left_out(
-    run: Path, node: Node, found: Mapping[str, Outcome], choose: Callable[[Path, tuple[str, ...], str], str | None]
-) -> Outcome | None:
-    """The stored outcome of a cell that was left out, if it is to be left out still."""
-    if not isinstance(node.spec, CellSpec) or any(key not in found for key in node.after):
+def has_ended(cells: Path, key: str, found: Mapping[str, Outcome]) -> bool:
+    """Whether a cell is kept, or diverged: it is tried again, but nothing waits for another end.
+
+    Args:
+        cells: the folder of the cells' folders.
+        found: what is kept.
+    """
+    status = None if key in found else whole_status(cells / key)
+    return key in found or (status is not None and status.status == CellStatus.DIVERGED)
+
+
+def _still_not_run(run: Path, node: Node, found: Mapping[str, Outcome], choose: Choose) -> Outcome | None:
+    """The stored outcome of a cell that was not run for what had come of others, if that holds."""
+    spec = node.spec
+    status = whole_status(folder_of(run, node))
+    if not isinstance(spec, CellSpec) or status is None or not status.is_note or status.content != node.content:
         return None
+    cells = run / spec.folder
+    if not all(has_ended(cells, key, found) for key in (*spec.references.values(), *node.after)):
+        return None
+    needed = [found[key].status for key in spec.references.values() if key in found]
     try:
-        status = read_status(folder_of(run, node))
-        if status is None or not is_left_out(status) or status.content != node.content:
-            return None
-        still = left_out(run / node.spec.folder, node.spec, choose) == status.reason
+        still = CellStatus.NOT_APPLICABLE in needed or left_out(cells, spec, choose) == status.reason
     except RecordError:
         return None
     return Outcome.of(node, status, cached=True) if still else None
@@ -176,7 +188,7 @@ def _left_out(
 def finished(run: Path, node: Node, cache: Path, folder: Path | None = None) -> Outcome | None:
     """The stored outcome of a node, if it is done with the same content and what it left is still there.
 
-    That a choice left a cell out is no such outcome: it depends on others' (``kept``).
+    That a cell was not run for what had come of others is no such outcome (``kept``).
 
     Args:
         folder: where the result lies, when it is not in its place.
@@ -187,7 +199,7 @@ def finished(run: Path, node: Node, cache: Path, folder: Path | None = None) -> 
             return Outcome(node, CellStatus.DONE, cached=True)
         folder = folder or folder_of(run, node)
         status = read_status(folder)
-        stale = status is None or not status.status.settled or status.content != node.content or is_left_out(status)
+        stale = status is None or not status.status.settled or status.content != node.content or status.is_note
     except RecordError:
         # What is damaged is made again; nothing else is lost.
         return None

@@ -179,6 +179,42 @@ def test_a_folder_of_bundles_is_a_source(begun, take, tmp_path):
     assert (found.taken, found.finished, found.refused) == (4, 8, ())
 
 
+def test_a_cell_that_one_bundle_spoils_is_taken_from_the_next(begun, take, command, source, reseal, tmp_path):
+    """And is not said to be run again."""
+    change_answers(cell_of(source, "ga"))
+    reseal(cell_of(source, "ga"))
+    (tmp_path / "bundles").mkdir()
+    assert command("bundle", str(source), "-o", "bundles/a.zip", *GIVEN).code == 0
+    shutil.copy(begun[2], tmp_path / "bundles/b.zip")
+    found = take(tmp_path / "bundles")
+    assert (found.taken, found.refused) == (4, ())
+
+
+def test_a_reference_that_was_not_run_here_is_no_reference(source, take, tmp_path):
+    """Of equal keys, but without samples."""
+    assert take(source).taken == 4
+    for method in ("original", "npo"):
+        cell = cell_of(tmp_path / "taken", method)
+        for name in ("record.json", "samples.jsonl.gz"):
+            (cell / name).unlink()
+        path = cell / "status.json"
+        status = {"status": "not-applicable", "record_sha256": "", "samples_sha256": ""}
+        write_sealed(path, read_sealed(path, "") | status | {"spec_sha256": "" if method == "npo" else "0" * 64})
+    found = take(source)
+    assert found.taken == 0
+    assert found.refused[0].endswith("the original model that it compares with is run again")
+
+
+def test_the_same_rows_in_other_bytes_are_the_same_reference(source, take, tmp_path, reseal):
+    assert take(source).taken == 4
+    shutil.rmtree(cell_of(tmp_path / "taken", "npo"))
+    retained = cell_of(tmp_path / "taken", "retained")
+    rows = gzip.decompress((retained / "samples.jsonl.gz").read_bytes())
+    (retained / "samples.jsonl.gz").write_bytes(gzip.compress(rows, compresslevel=1))
+    reseal(retained)
+    assert take(source).taken == 1
+
+
 def test_the_run_s_own_folder_is_refused_as_a_source_and_stays(source, take):
     before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
     with pytest.raises(UsageError, match="is the folder that the study runs in"):

@@ -9,6 +9,8 @@ import shutil
 
 import pytest
 
+from unlearnbench import load_study, plan
+from unlearnbench.running.run_store import kept
 from unlearnbench.storage import read_sealed, write_sealed
 
 # Long enough for the retained model to be told from the original.
@@ -142,48 +144,60 @@ def test_a_study_with_a_choice_goes_on_from_its_bundle(tried_first, command):
     assert endings(elsewhere) == endings(done)
 
 
-@pytest.mark.parametrize(
-    "note", ["no setting of the sweep was measured", "the sweep chooses learning_rate=0.02"], ids=["none", "another"]
-)
-def test_what_is_left_out_for_a_reason_that_holds_no_more_is_run(tried_first, command, note):
-    """Whoever failed has been measured since, or scores anew: a note of the first try binds nobody."""
-    first, words, done = tried_first
+@pytest.fixture
+def copied(tried_first, command):
+    """A copy of the run folder, to be changed."""
     run = command.folder / "runs/first"
-    shutil.copytree(first.folder / "runs/first", run)
-    chosen = next(c["key"] for c in done.json["cells"] if c["method"] == "ga" and c["seed"] == 1 and not c["attack"]
-                  and c["status"] == "done")  # fmt: skip
-    leave_out(run / "cells" / chosen, note)
+    shutil.copytree(tried_first[0].folder / "runs/first", run)
+    return run
+
+
+def cells_of(done, method, **which):
+    return [
+        cell for cell in done.json["cells"]
+        if cell["method"] == method and all(cell[name] == value for name, value in which.items())
+    ]  # fmt: skip
+
+
+def test_what_was_not_run_for_a_reason_that_holds_no_more_is_run(tried_first, command, copied):
+    """Whoever failed has been measured since, or scores anew: what was noted of others then binds nobody."""
+    _, words, done = tried_first
+    one, other = cells_of(done, "ga", seed=1, attack="", status="done")
+    (retained,) = cells_of(done, "retained", seed=1, attack="quantise")
+    (original,) = cells_of(done, "original", seed=1, attack="quantise")
+    for cell, note in (
+        (one, "no setting of the sweep was measured"),
+        (other, "the sweep chooses learning_rate=0.02"),
+        (retained, "the cell without the attack ended as timed-out"),
+        (original, "needs retained under quantise, which ended as not-applicable: the cell without the attack ended"),
+    ):
+        settle(copied / "cells" / cell["key"], status="not-applicable", reason=note)
     again = command(*words, "--json")
     assert again.code == 0, again.err
     assert endings(again) == endings(done)
 
 
-def test_what_a_choice_left_out_waits_for_a_setting_that_is_tried_again(tried_first, command):
-    """The better setting may be the one that failed: nothing is kept of a choice without it."""
-    first, words, done = tried_first
-    run = command.folder / "runs/first"
-    shutil.copytree(first.folder / "runs/first", run)
-    cells = [cell for cell in done.json["cells"] if cell["method"] == "ga" and not cell["attack"]]
-    chosen = next(cell["setting"] for cell in cells if cell["seed"] == 1 and cell["status"] == "done")
-    key, *others = [cell["key"] for cell in cells if cell["setting"] == chosen]
-    settle(run / "cells" / key, status="timed-out", reason="took longer than --timeout 1 s")
-    for other in others:
-        leave_out(run / "cells" / other, "the sweep chooses learning_rate=0.02")
-    again = command(*words, "--json")
-    assert again.code == 0, again.err
-    assert endings(again) == endings(done)
+@pytest.mark.parametrize(("status", "holds"), [("diverged", True), ("timed-out", False), ("failed", False)])
+def test_a_choice_waits_for_a_setting_that_may_be_measured_yet(tried_first, copied, status, holds):
+    """One that diverged will again; of the others one may be the best."""
+    first, _, done = tried_first
+    left_out = {cell["key"] for cell in cells_of(done, "ga", status="not-applicable")}
+    setting = next(cell["setting"] for cell in cells_of(done, "ga", seed=1, status="not-applicable"))
+    (rival,) = cells_of(done, "ga", seed=0, repeat=0, attack="", setting=setting)
+    settle(copied / "cells" / rival["key"], status=status, reason="")
+    made = plan(load_study(copied / "study.toml", plugins=[str(first.nano)]))
+    found = kept(copied, made.nodes, first.cache)
+    assert rival["key"] not in found
+    assert left_out & found.keys() == (left_out if holds else set())
 
 
 def settle(cell, **how):
-    """A planned cell ended so, without a record."""
+    """A planned cell was not run, or stopped: this is noted of it."""
+    hashes = ("record_sha256", "samples_sha256", "spec_sha256")
     status = read_sealed(cell / "status.json", "")
     for name in ("record.json", "samples.jsonl.gz"):
         (cell / name).unlink()
-    write_sealed(cell / "status.json", status | {"record_sha256": "", "samples_sha256": ""} | how)
-
-
-def leave_out(cell, reason):
-    settle(cell, status="not-applicable", reason=reason)
+    write_sealed(cell / "status.json", status | dict.fromkeys(hashes, "") | how)
 
 
 def test_settings_that_diverge_are_counted_and_another_stands_for_the_method(command):
