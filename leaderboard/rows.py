@@ -187,7 +187,9 @@ def _over_seeds(entries: Sequence[ScoreEntry]) -> Value:
     if first.scale == "log":
         powers = [math.log10(value) if value > 0 else -math.inf if value == 0 else math.nan for value in values]
         middle, spread = fmean(powers), stdev(powers) if all(map(math.isfinite, powers)) else None
-        interval = None if spread is None else (10 ** (middle - spread), 10 ** (middle + spread))
+        # No p-value is above 1.
+        highest = max(1.0, *values)
+        interval = None if spread is None else (10 ** (middle - spread), min(10 ** (middle + spread), highest))
         return Value(10**middle if not math.isnan(middle) else math.nan, first.n, None, interval, reason, passes)
     # Exact sums: two perplexities of 1e308 have a mean although their sum overflows; their spread may overflow too.
     spread = _spread(values) if finite else None

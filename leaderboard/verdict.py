@@ -20,8 +20,8 @@ DEARER = 1.75
 def verdict(row: TableRow) -> str:
     """What a row comes to; empty for a reference and for a row without numbers.
 
-    Words follow the 95 % intervals: a row forgot as the retained model where its interval reaches 1, and did not forget
-    where it reaches 0.
+    Words follow the 95 % intervals: a row forgot as the retained model where its interval reaches 1 and lies above a
+    half, and did not forget where it reaches 0.
     """
     if row.reference or not row.numbers:
         return ""
@@ -43,12 +43,17 @@ def _is_nothing(forgetting: Number) -> bool:
     return forgetting.interval is not None and forgetting.interval[0] <= 0
 
 
+def _is_whole(share: Number) -> bool:
+    """Whether a share is not told from 1, by an interval that is not so wide that it says nothing."""
+    return share.interval is not None and share.interval[0] >= COLLAPSED and share.interval[1] >= WHOLE
+
+
 def _forgot(forgetting: Number) -> str:
     if math.isnan(forgetting.value):
         return "forgetting not measured"
     if _is_nothing(forgetting):
         return "did not forget"
-    if forgetting.interval and forgetting.interval[1] >= WHOLE:
+    if _is_whole(forgetting):
         return "forgot"
     return f"forgot {100 * forgetting.value:.0f} %"
 
@@ -58,7 +63,7 @@ def _kept(utility: Number) -> str:
         return "utility not measured"
     if utility.value < COLLAPSED:
         return "utility lost"
-    if utility.interval and utility.interval[1] >= WHOLE:
+    if _is_whole(utility):
         return "utility kept"
     return f"utility {100 * utility.value:.0f} %"
 

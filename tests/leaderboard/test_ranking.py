@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import replace
 
 import pytest
@@ -42,6 +43,21 @@ def test_the_references_are_the_ends_of_the_scale(cells_with):
     assert low <= 1.0 <= high
     assert original.place is retained.place is None
     assert table.rows[0].numbers["score"].value == pytest.approx(0.5)
+
+
+def test_p_values_of_seeds_are_averaged_as_powers_of_ten_and_stay_below_one(cells_with):
+    cells = []
+    for cell, value in zip(cells_with({"npo": [(0.5, 0.5), (0.5, 0.5)]}), (0.001, 1.0, 0.25, 1.0), strict=True):
+        scores = cell.record.scores
+        entry = scores["forget_quality"].model_copy(update={"value": value, "interval": None})
+        record = cell.record.model_copy(update={"scores": {**scores, "forget_quality": entry}})
+        cells.append(replace(cell, record=record))
+    (table,) = tables(cells)
+    found = table.rows[0].values["forget_quality"]
+    assert found.value == pytest.approx(0.5)
+    low, high = found.interval
+    assert low == pytest.approx(10 ** (math.log10(0.5) - math.log10(4) / math.sqrt(2)))
+    assert high == 1.0
 
 
 def test_references_that_cannot_be_told_apart_leave_no_place(cells_with):

@@ -35,6 +35,15 @@ def test_a_verdict_follows_the_intervals(cells_with, numbers, words, failed):
     assert [verdict(row) for row in table.references] == ["", ""]
 
 
+def test_an_interval_that_says_nothing_lets_nothing_be_said(cells_with):
+    """Two seeds may leave a range from nearly nothing to all: it reaches 1, and nobody knows."""
+    (table,) = tables(cells_with({"npo": (0.6, 0.8)}))
+    numbers = table.rows[0].numbers
+    for low, words in ((0.2, "forgot 60 %; utility 80 %"), (0.55, "forgot; utility kept")):
+        wide = {name: replace(numbers[name], interval=(low, 1.0)) for name in ("forgetting", "utility")}
+        assert verdict(replace(table.rows[0], numbers={**numbers, **wide})) == words
+
+
 def test_what_was_not_measured_is_said_so(cells_with):
     (table,) = tables(cells_with({"npo": (0.6, 0.8)}))
     missing = Number(math.nan, "nothing to measure")

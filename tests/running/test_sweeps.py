@@ -10,7 +10,10 @@ import shutil
 import pytest
 
 from unlearnbench import load_study, plan
+from unlearnbench.records.record import read_record
+from unlearnbench.running.node_pool import NodePool
 from unlearnbench.running.run_store import kept
+from unlearnbench.running.works import WORKER
 from unlearnbench.storage import read_sealed, write_sealed
 
 # Long enough for the retained model to be told from the original.
@@ -189,6 +192,22 @@ def test_a_choice_waits_for_a_setting_that_may_be_measured_yet(tried_first, copi
     found = kept(copied, made.nodes, first.cache)
     assert rival["key"] not in found
     assert left_out & found.keys() == (left_out if holds else set())
+
+
+def test_a_choice_is_made_once_while_a_cell_waits_for_a_slot(tried_first, copied, monkeypatch):
+    """A pool looks fifty times a second."""
+    first, _, done = tried_first
+    made = plan(load_study(copied / "study.toml", plugins=[str(first.nano)]))
+    attacked = cells_of(done, "ga", seed=0, repeat=0, attack="quantise", status="done")
+    (node,) = [node for node in made.cells if node.key == attacked[0]["key"]]
+    shutil.rmtree(copied / "cells" / node.key)
+    read = []
+    monkeypatch.setattr("unlearnbench.records.chosen.read_record", lambda path: read.append(path) or read_record(path))
+    with NodePool(copied, first.cache, made.study.run, [], WORKER) as pool:
+        pool.add([node])
+        for _ in range(5):
+            assert pool.step(0) == []
+    assert len(read) == len(set(read)) == 3 + 2, "three settings, and both reference models"
 
 
 def settle(cell, **how):
