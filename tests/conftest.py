@@ -33,6 +33,11 @@ def unlearnbench_models():
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole studies first: files are dealt out in this order, and a long one that began last would be waited for."""
+    items.sort(key=lambda item: "running" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def tiny_encoder() -> Any:
     from unlearnbench.running.builtin import unlearnbench_models
