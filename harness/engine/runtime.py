@@ -157,11 +157,12 @@ class Runtime:
         if exact(model, self.device):
             return bool((apart <= EXACT * (expected.abs() / 10).clamp(min=1))[known].all())
         mean = float(apart.mean())
-        # Processes that share a model run the same passes, whatever each of them found.
-        if not self.capabilities(model).sharded and (mean <= HALF or not bool(known.all())):
+        agrees = mean <= HALF or not bool(known.all())
+        if agrees and not self.capabilities(model).sharded:
             return True
+        # Processes that share a model run the same passes, whatever each of them found.
         noise = self._noise(model, row, expected)
-        return not bool(known.all()) or mean <= max(HALF, noise)
+        return agrees or mean <= noise
 
     def _noise(self, model: Any, row: EncodedRow, expected: Tensor) -> float:
         """How far rounding may move a row's log-probabilities on average, in nats a token.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache as remembered
 from pathlib import Path
 
 from ..domain import CellStatus
 from ..errors import HarnessError, RecordError, UsageError
 from ..planning.nodes import Node, Plan
 from ..plugin.registry import Registry
-from ..records.chosen import chosen_setting, left_out
+from ..records.chosen import Choices
 from ..records.node_spec import SPEC, CellSpec, write_spec
 from ..records.recomputation import benchmark_of, differences, rescored
 from ..records.record import SAMPLES
@@ -20,7 +18,7 @@ from ..records.results import Results
 from ..records.run_folder import LEFT_OUT, RECORD, STATUS, FinishedCell, NodeStatus, cache_folder
 from ..running.attempts import Attempts, conclude
 from ..running.run_store import Outcome, finished, folder_of, has_ended, kept, locked, write_plan
-from ..storage import as_storage_error, file_digest, read_rows, write_sealed
+from ..storage import file_digest, read_rows, write_bytes, write_sealed
 from .opening import opened
 
 
@@ -120,16 +118,15 @@ def _fault(cell: FinishedCell, results: Results, registry: Registry) -> str:
 def _leave_out(plan: Plan, attempts: Attempts, run: Path, cache: Path) -> None:
     """Note of cells that a sweep's choice leaves out that it does: no model need be made to find that."""
     found = kept(run, plan.nodes, cache)
-    choose = remembered(chosen_setting)
+    choices = Choices(run / CellSpec.folder)
     for node in plan.cells:
         spec = node.spec
         if node.key in found or not isinstance(spec, CellSpec):
             continue
-        cells = run / spec.folder
-        if not all(has_ended(cells, key, found) for key in spec.rivals):
+        if not all(has_ended(run / spec.folder, key, found) for key in spec.rivals):
             continue
         try:
-            reason = left_out(cells, spec, choose)
+            reason = choices.left_out(spec)
         except RecordError:
             # What is damaged is measured again, and the choice made then.
             continue
@@ -142,10 +139,7 @@ def _take(cell: FinishedCell, node: Node, attempts: Attempts) -> None:
     """Make a cell's record and samples the node's result."""
     attempt = attempts.new(node)
     for name in (RECORD, SAMPLES):
-        try:
-            shutil.copyfile(cell.folder / name, attempt / name)
-        except OSError as error:
-            raise as_storage_error(error, attempt / name) from error
+        write_bytes(attempt / name, (cell.folder / name).read_bytes())
     write_spec(attempt, node.spec)
     status = NodeStatus(
         status=CellStatus.DONE,

@@ -10,14 +10,13 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache as remembered
 from pathlib import Path
 
 from ..data.model_folder import REFERENCE, prepared_folder
 from ..domain import CellStatus
 from ..errors import RecordError, StorageError
 from ..planning.nodes import Node
-from ..records.chosen import chosen_setting, left_out
+from ..records.chosen import Choices
 from ..records.node_spec import CellSpec, ReferenceSpec, RunSettings, read_spec, write_spec
 from ..records.run_folder import LEFT, NodeStatus, read_status
 from .attempts import Attempts, conclude
@@ -65,8 +64,7 @@ class NodePool:
         self._followers: dict[str, list[str]] = {}
         self._references: dict[str, Node] = {}
         self._seen: dict[str, NodeStatus] = {}
-        # Asked once those among which it chooses have ended.
-        self._choose = remembered(chosen_setting)
+        self._choices = Choices(run / CellSpec.folder)
 
     def __enter__(self) -> NodePool:
         self._attempts.__enter__()
@@ -233,7 +231,7 @@ class NodePool:
         if not isinstance(node.spec, CellSpec):
             return None
         try:
-            reason = left_out(self._run / node.spec.folder, node.spec, self._choose)
+            reason = self._choices.left_out(node.spec)
         except RecordError as error:
             return Outcome(node, CellStatus.FAILED, str(error))
         return Outcome(node, CellStatus.NOT_APPLICABLE, reason) if reason else None

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache as remembered
 from pathlib import Path
 
 import tomli_w
@@ -20,7 +19,7 @@ from ..data.model_folder import prepared_folder, reference_facts
 from ..domain import CellStatus
 from ..errors import RecordError, StorageError, UsageError
 from ..planning.nodes import Node, Plan
-from ..records.chosen import Choose, chosen_setting, left_out
+from ..records.chosen import Choices
 from ..records.claim import Claim, claimed
 from ..records.node_spec import SPEC, CellSpec
 from ..records.record import SAMPLES
@@ -140,9 +139,9 @@ def kept(run: Path, nodes: Sequence[Node], cache: Path) -> dict[str, Outcome]:
         nodes: those among them that others come after first, as in a plan.
     """
     found: dict[str, Outcome] = {}
-    choose = remembered(chosen_setting)
+    choices = Choices(run / CellSpec.folder)
     for node in nodes:
-        outcome = finished(run, node, cache) or _still_not_run(run, node, found, choose)
+        outcome = finished(run, node, cache) or _still_not_run(run, node, found, choices)
         if outcome:
             found[node.key] = outcome
     cells = [node.spec for node in nodes if isinstance(node.spec, CellSpec) and node.key not in found]
@@ -168,18 +167,17 @@ def has_ended(cells: Path, key: str, found: Mapping[str, Outcome]) -> bool:
     return key in found or (status is not None and status.status == CellStatus.DIVERGED)
 
 
-def _still_not_run(run: Path, node: Node, found: Mapping[str, Outcome], choose: Choose) -> Outcome | None:
+def _still_not_run(run: Path, node: Node, found: Mapping[str, Outcome], choices: Choices) -> Outcome | None:
     """The stored outcome of a cell that was not run for what had come of others, if that holds."""
     spec = node.spec
     status = whole_status(folder_of(run, node))
     if not isinstance(spec, CellSpec) or status is None or not status.is_note or status.content != node.content:
         return None
-    cells = run / spec.folder
-    if not all(has_ended(cells, key, found) for key in (*spec.references.values(), *node.after)):
+    if not all(has_ended(run / spec.folder, key, found) for key in (*spec.references.values(), *node.after)):
         return None
     needed = [found[key].status for key in spec.references.values() if key in found]
     try:
-        still = CellStatus.NOT_APPLICABLE in needed or left_out(cells, spec, choose) == status.reason
+        still = CellStatus.NOT_APPLICABLE in needed or choices.left_out(spec) == status.reason
     except RecordError:
         return None
     return Outcome.of(node, status, cached=True) if still else None

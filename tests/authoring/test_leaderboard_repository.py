@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import re
 import subprocess
@@ -12,6 +10,7 @@ import zipfile
 
 import pytest
 import yaml
+from made_bundles import changed, edited, of_cell
 
 from unlearnbench.authoring.scaffold import write_leaderboard
 from unlearnbench.errors import UsageError
@@ -63,27 +62,16 @@ def run_steps(folder, workflow, **environment):
 
 def with_another_score(bundle):
     """The bundle with one score raised, and all hashes as they must be for what is in it."""
-    import hashlib
 
-    out = io.BytesIO()
-    with zipfile.ZipFile(bundle) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as target:
-        files = {name: source.read(name) for name in source.namelist()}
-        name = next(name for name in files if "ga--" in name and name.endswith("record.json"))
-        record = json.loads(files[name])
+    def raise_score(record):
         record["scores"]["forget_rouge"]["value"] += 0.25
         for edition in record["scores"]["forget_rouge"]["editions"].values():
             edition["value"] += 0.25
-        files[name] = json.dumps(record).encode()
-        manifest_name = next(name for name in files if name.endswith("manifest.json"))
-        manifest = files[manifest_name].decode()
-        with zipfile.ZipFile(bundle) as again:
-            manifest = manifest.replace(
-                hashlib.sha256(again.read(name)).hexdigest(), hashlib.sha256(files[name]).hexdigest()
-            )
-        files[manifest_name] = manifest.encode()
-        for name, content in files.items():
-            target.writestr(name, content)
-    return out.getvalue()
+
+    def change(files):
+        edited(files, of_cell(files, "ga", "record.json"), raise_score)
+
+    return changed(bundle, bundle.with_name("raised"), change).read_bytes()
 
 
 @pytest.fixture(scope="module")

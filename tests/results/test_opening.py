@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 
 import pytest
+from made_bundles import changed, edited, of_cell
 
 from unlearnbench.leaderboard.ranking import tables
 from unlearnbench.leaderboard.render import render
@@ -29,21 +29,12 @@ def folder(small_run, tmp_path):
 
 def forged(sound, path, value=0.97):
     """A copy whose FQ of one method is another, with all hashes mended."""
-    with zipfile.ZipFile(sound) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    name = next(name for name in files if name.startswith("cells/npo--") and name.endswith("record.json"))
-    record = json.loads(files[name])
-    for entry in (record["scores"]["forget_quality"], record["scores"]["forget_quality"]["editions"]["paper"]):
-        entry["value"] = value
-    files[name] = json.dumps(record).encode()
-    manifest = json.loads(files["manifest.json"])
-    path.write_bytes(files[name])
-    manifest["files"][name] = {"sha256": file_digest(path), "bytes": len(files[name])}
-    files["manifest.json"] = json.dumps(manifest).encode()
-    with zipfile.ZipFile(path, "w") as archive:
-        for entry, content in files.items():
-            archive.writestr(entry, content)
-    return path
+
+    def forge(record):
+        for entry in (record["scores"]["forget_quality"], record["scores"]["forget_quality"]["editions"]["paper"]):
+            entry["value"] = value
+
+    return changed(sound, path, lambda files: edited(files, of_cell(files, "npo", "record.json"), forge))
 
 
 def test_sources_of_different_coverage_stand_on_one_site(small_run, text_run, tmp_path):

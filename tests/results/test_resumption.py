@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import shutil
-import zipfile
 from pathlib import Path
 
 import pytest
+from made_bundles import changed, of_cell
 
 from unlearnbench import load_study, take_finished
 from unlearnbench.errors import UsageError
@@ -146,17 +145,12 @@ def test_a_cell_that_is_to_be_repeated_is_not_taken_from_a_folder_or_a_bundle(so
 
 def test_samples_in_other_bytes_than_the_record_says_are_not_taken(begun, take, tmp_path):
     """Such a cell would stand as finished, and its samples be refused by whoever reads them."""
-    with zipfile.ZipFile(begun[2]) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    name = next(name for name in files if name.startswith("cells/ga--") and name.endswith(".gz"))
-    files[name] = gzip.compress(gzip.decompress(files[name]), compresslevel=1)
-    manifest = json.loads(files["manifest.json"])
-    manifest["files"][name] = {"sha256": hashlib.sha256(files[name]).hexdigest(), "bytes": len(files[name])}
-    files["manifest.json"] = json.dumps(manifest).encode()
-    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    found = take(tmp_path / "other.zip")
+
+    def pack_otherwise(files):
+        name = of_cell(files, "ga", "samples.jsonl.gz")
+        files[name] = gzip.compress(gzip.decompress(files[name]), compresslevel=1)
+
+    found = take(changed(begun[2], tmp_path / "other.zip", pack_otherwise))
     assert found.taken == 3
     assert found.refused[0].endswith("its samples are not those of its record")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import random
 import shutil
@@ -13,6 +12,7 @@ import zipfile
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_bundles import changed, edited, of_cell, sha256
 
 from unlearnbench.errors import BundleError, HarnessError, UsageError
 from unlearnbench.plugin.registry import load_plugins
@@ -35,41 +35,6 @@ def bundle(small_run, tmp_path_factory):
 def checked(path):
     with opened([path]) as (results,):
         return verify(results, load_plugins())
-
-
-def changed(bundle, path, change):
-    """A copy of the bundle whose files ``change`` has edited, with the manifest's hashes made to fit."""
-    with zipfile.ZipFile(bundle) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    change(files)
-    manifest = json.loads(files["manifest.json"])
-    manifest["files"] = {
-        name: {"sha256": sha256(content), "bytes": len(content)}
-        for name, content in files.items() if name != "manifest.json"
-    }  # fmt: skip
-    files["manifest.json"] = json.dumps(manifest).encode()
-    return zipped(path, files)
-
-
-def sha256(content):
-    return hashlib.sha256(content).hexdigest()
-
-
-def zipped(path, files):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def of_cell(files, method, name):
-    return next(path for path in files if path.startswith(f"cells/{method}--") and path.endswith(name))
-
-
-def edited(files, path, edit):
-    content = json.loads(files[path])
-    edit(content)
-    files[path] = json.dumps(content).encode()
 
 
 def test_a_bundle_recomputes_and_gets_a_badge(bundle, command, tmp_path):
